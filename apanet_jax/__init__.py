@@ -1,0 +1,1 @@
+"""Few-shot semantic segmentation with adaptive prototypes (APANet) in JAX."""

@@ -1,0 +1,1 @@
+"""Pictures, episodes and the pipeline that feeds them."""

@@ -1,0 +1,240 @@
+"""Features of a frozen backbone, computed once per picture and kept on disk.
+
+A training picture is kept in several augmented views (scale, rotation, blur, mirror and crop are
+drawn per view and then stay), a test picture in its one test view. Episodes then read rows of
+memory-mapped files: a head trains without the backbone running at all.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from apanet_jax.data.episodes import Episode, EpisodeLists, draw_evaluation, draw_training
+from apanet_jax.data.loader import batches, scoring_label
+from apanet_jax.data.records import RecordSplit
+from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
+from apanet_jax.errors import UserError
+
+_MAPS = ("middle", "high", "label")
+_VIEW_STREAM = 0x71E3
+_EPISODE_STREAM = 0xE915
+_EMBED_BATCH = 8
+
+Embed = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptFeatures:
+    """The kept views of a split's pictures; picklable, files are opened where they are read.
+
+    Attributes:
+      directory: holds `middle.npy` `[N, V, h, w, c]` and `high.npy` `[N, V, h, w, d]` in float16,
+        and `label.npy` `[N, V, S, S]` with class ids.
+      views: V.
+    """
+
+    directory: Path
+    views: int
+
+    def view(self, picture: int, view: int) -> dict[str, np.ndarray]:
+        """Returns `middle`, `high` and `label` of a view of a picture."""
+        return {name: _open_map(self.directory / f"{name}.npy")[picture, view] for name in _MAPS}
+
+    def episode(self, episode: Episode, views: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns an episode's arrays, un-batched.
+
+        Args:
+          episode: which pictures.
+          views: of the query, then of each support.
+        """
+        query = self.view(episode.query, views[0])
+        supports = [self.view(s, v) for s, v in zip(episode.supports, views[1:], strict=True)]
+        labels = np.stack([s["label"] for s in supports])
+        return {
+            "query_middle": query["middle"],
+            "query_high": query["high"],
+            "query_label": binary_label(query["label"], episode.class_id),
+            "support_middle": np.stack([s["middle"] for s in supports]),
+            "support_high": np.stack([s["high"] for s in supports]),
+            "support_labels": binary_label(labels, episode.class_id),
+            "class_id": np.int32(episode.class_id),
+        }
+
+
+@functools.lru_cache(maxsize=16)
+def _open_map(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r")
+
+
+def load_kept_training_episode(
+    kept: KeptFeatures,
+    lists: EpisodeLists,
+    index: int,
+    *,
+    seed: int,
+    shot: int,
+) -> dict[str, np.ndarray]:
+    """Returns training episode `index`, a random view of each of its pictures."""
+    episode = draw_training(lists, seed=seed, index=index, shot=shot)
+    rng = np.random.default_rng([seed, _EPISODE_STREAM, index])
+    return kept.episode(episode, rng.integers(kept.views, size=1 + shot))
+
+
+def load_kept_evaluation_episode(
+    kept: KeptFeatures,
+    split: RecordSplit,
+    lists: EpisodeLists,
+    label_side: int,
+    index: int,
+    *,
+    seed: int,
+    shot: int,
+) -> dict[str, np.ndarray]:
+    """Returns test episode `index`, with the query's original label to score against."""
+    episode = draw_evaluation(lists, seed=seed, index=index, shot=shot)
+    arrays = kept.episode(episode, np.zeros(1 + shot, int))
+    label = binary_label(split[episode.query]["label"], episode.class_id)
+    return arrays | scoring_label(label, label_side) | {"index": np.int32(index)}
+
+
+def _training_view(
+    split: RecordSplit, augmentation: Augmentation, views: int, seed: int, index: int
+) -> dict[str, np.ndarray]:
+    picture = split[index // views]
+    rng = np.random.default_rng([seed, _VIEW_STREAM, index])
+    image, label = augment(picture["image"], picture["label"], rng, augmentation)
+    return {"image": image, "label": label}
+
+
+def _test_view(split: RecordSplit, size: int, index: int) -> dict[str, np.ndarray]:
+    picture = split[index]
+    image, label = fit_square(picture["image"], picture["label"], size)
+    return {"image": image, "label": label}
+
+
+def keep_training_features(
+    embed: Embed,
+    split: RecordSplit,
+    directory: Path,
+    identity: str,
+    *,
+    augmentation: Augmentation,
+    views: int,
+    seed: int,
+    workers: int,
+) -> KeptFeatures:
+    """Keeps `views` augmented views of each picture of `split` (see `keep_features`)."""
+    load = functools.partial(_training_view, split, augmentation, views, seed)
+    identity = f"{identity} {augmentation} views={views} seed={seed}"
+    return keep_features(embed, load, len(split), views, directory, identity, workers)
+
+
+def keep_test_features(
+    embed: Embed, split: RecordSplit, directory: Path, identity: str, *, size: int, workers: int
+) -> KeptFeatures:
+    """Keeps the test view of each picture of `split` (see `keep_features`)."""
+    load = functools.partial(_test_view, split, size)
+    return keep_features(embed, load, len(split), 1, directory, f"{identity} test {size}", workers)
+
+
+def keep_features(
+    embed: Embed,
+    load: Callable[[int], dict[str, np.ndarray]],
+    pictures: int,
+    views: int,
+    directory: Path,
+    identity: str,
+    workers: int,
+) -> KeptFeatures:
+    """Embeds every view of every picture, unless that was done; goes on where it was stopped.
+
+    Args:
+      embed: from images `[B, S, S, 3]` to their middle and high features.
+      load: from the number of a view (picture times views, plus view) to its image and label.
+      pictures: how many there are.
+      views: how many of each.
+      directory: features are kept in a folder of it that is named after `identity`.
+      identity: everything that the features depend on.
+      workers: processes that load pictures.
+
+    Raises:
+      UserError: the disk is too small, or what lies there cannot be read.
+    """
+    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    directory = Path(directory) / name
+    kept = KeptFeatures(directory, views)
+    total = pictures * views
+    done = _progress(directory)
+    if done == total:
+        return kept
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "identity.txt").write_text(identity + "\n")
+    start = done // _EMBED_BATCH
+    try:
+        with (
+            batches(
+                load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers
+            ) as iterator,
+            tqdm(
+                total=total,
+                initial=done,
+                unit="picture",
+                desc="embedding",
+                leave=False,
+                disable=None,
+            ) as progress,
+        ):
+            _write(embed, iterator, directory, (pictures, views), start * _EMBED_BATCH, progress)
+    except OSError as error:
+        raise UserError(
+            f"features could not be kept in {directory}: {error.strerror or error}; free some "
+            "space, or name another place with features.directory"
+        ) from error
+    return kept
+
+
+def _write(embed, iterator, directory, shape, position, progress) -> None:
+    total = shape[0] * shape[1]
+    maps = None
+    for batch in iterator:
+        middle, high = jax.device_get(embed(batch["image"]))
+        valid = int(batch["valid"].sum())
+        rows = {"middle": middle, "high": high, "label": batch["label"]}
+        if maps is None:
+            maps = {k: _writable_map(directory / f"{k}.npy", shape, v) for k, v in rows.items()}
+        for key, array in rows.items():
+            flat = maps[key].reshape(total, *array.shape[1:])
+            flat[position : position + valid] = array[:valid]
+        position += valid
+        progress.update(valid)
+        if position == total or (position // _EMBED_BATCH) % 32 == 0:
+            for array in maps.values():
+                array.flush()
+            _set_progress(directory, position)
+
+
+def _writable_map(path: Path, shape: tuple[int, int], rows: np.ndarray) -> np.memmap:
+    dtype = np.uint8 if rows.dtype == np.uint8 else np.float16
+    if path.exists():
+        return np.load(path, mmap_mode="r+")
+    return np.lib.format.open_memmap(path, "w+", dtype, (*shape, *rows.shape[1:]))
+
+
+def _progress(directory: Path) -> int:
+    try:
+        return json.loads((directory / "progress.json").read_text())["views"]
+    except FileNotFoundError:
+        return 0
+
+
+def _set_progress(directory: Path, views: int) -> None:
+    temporary = directory / "progress.json.new"
+    temporary.write_text(json.dumps({"views": views}))
+    temporary.replace(directory / "progress.json")

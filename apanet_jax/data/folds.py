@@ -1,0 +1,24 @@
+"""Which classes are novel in a fold, and which are learned."""
+
+from apanet_jax.data.records import Records
+from apanet_jax.errors import UserError
+
+
+def novel_classes(records: Records, fold: int) -> tuple[int, ...]:
+    """Returns the class ids (from 1) that fold `fold` tests and never trains on.
+
+    Raises:
+      UserError: there is no such fold.
+    """
+    if not 0 <= fold < len(records.folds):
+        raise UserError(
+            f"{records.name} has no fold {fold}: its folds are 0 to {len(records.folds) - 1}"
+        )
+    names = records.folds[fold]
+    return tuple(i for i, name in enumerate(records.class_names, 1) if name in names)
+
+
+def base_classes(records: Records, fold: int) -> tuple[int, ...]:
+    """Returns the class ids that fold `fold` trains on: all but the novel ones."""
+    novel = novel_classes(records, fold)
+    return tuple(i for i in range(1, len(records.class_names) + 1) if i not in novel)

@@ -1,0 +1,181 @@
+"""From episodes to batches: decoded, transformed, batched and prefetched by grain.
+
+Arrays of a batch have fixed names: `query_image` `[B, S, S, 3]`, `query_label` `[B, S, S]`,
+`support_images` `[B, K, S, S, 3]`, `support_labels` `[B, K, S, S]` and `class_id` `[B]`; in
+testing also `original_label` `[B, L, L]`, `original_side` `[B]` and `index` `[B]`; and always
+`valid` `[B]`, false for the repeated elements that fill up a last batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+
+from apanet_jax.data.episodes import EpisodeLists, draw_evaluation, draw_training
+from apanet_jax.data.records import RecordSplit
+from apanet_jax.data.transforms import IGNORE, Augmentation, augment, binary_label, fit_square
+from apanet_jax.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+_AUGMENTATION = 4
+_ENDLESS = 1 << 40
+_PREFETCHED_BATCHES = 2
+
+
+def load_training_episode(
+    split: RecordSplit,
+    lists: EpisodeLists,
+    augmentation: Augmentation,
+    index: int,
+    *,
+    seed: int,
+    shot: int,
+) -> Arrays:
+    """Returns training episode `index`, each picture augmented by draws of its own."""
+    episode = draw_training(lists, seed=seed, index=index, shot=shot)
+
+    def transformed(slot: int, picture: int):
+        data = split[picture]
+        label = binary_label(data["label"], episode.class_id)
+        rng = np.random.default_rng([seed, _AUGMENTATION, index, slot])
+        return augment(data["image"], label, rng, augmentation)
+
+    return _arrays(episode, transformed)
+
+
+def load_evaluation_episode(
+    split: RecordSplit,
+    lists: EpisodeLists,
+    size: int,
+    label_side: int,
+    index: int,
+    *,
+    seed: int,
+    shot: int,
+) -> Arrays:
+    """Returns test episode `index`, with the query's original label to score against.
+
+    Args:
+      split: where the pictures are.
+      lists: of the novel classes.
+      size: side of the square that pictures are fitted into.
+      label_side: side of the square that original labels are put into, top left.
+      index: which episode.
+      seed: of the episodes.
+      shot: supports.
+    """
+    episode = draw_evaluation(lists, seed=seed, index=index, shot=shot)
+
+    def transformed(_slot: int, picture: int):
+        data = split[picture]
+        return fit_square(data["image"], binary_label(data["label"], episode.class_id), size)
+
+    label = binary_label(split[episode.query]["label"], episode.class_id)
+    return (
+        _arrays(episode, transformed)
+        | scoring_label(label, label_side)
+        | {"index": np.int32(index)}
+    )
+
+
+def scoring_label(label: UInt8[np.ndarray, "height width"], side: int) -> Arrays:
+    """Returns `original_label`, top left in a square of 255, and `original_side`, its longer side."""
+    height, width = label.shape
+    square = np.full((side, side), IGNORE, np.uint8)
+    square[:height, :width] = label
+    return {"original_label": square, "original_side": np.int32(max(height, width))}
+
+
+def _arrays(episode, transformed) -> Arrays:
+    query_image, query_label = transformed(0, episode.query)
+    supports = [transformed(slot, picture) for slot, picture in enumerate(episode.supports, 1)]
+    return {
+        "query_image": query_image,
+        "query_label": query_label,
+        "support_images": np.stack([image for image, _ in supports]),
+        "support_labels": np.stack([label for _, label in supports]),
+        "class_id": np.int32(episode.class_id),
+    }
+
+
+class EpisodeIterator:
+    """Batches of elements that are each a function of their number; a context manager.
+
+    The sequence is the same for any number of workers. The state is the number of the next batch,
+    so a run can go on with other workers than it was started with.
+    """
+
+    def __init__(self, batches: grain.MapDataset, start: int, workers: int):
+        """Iterates over `batches` from number `start` on."""
+        self._position = start
+        dataset = batches[start:].to_iter_dataset(
+            grain.ReadOptions(num_threads=2, prefetch_buffer_size=_PREFETCHED_BATCHES)
+        )
+        if workers:
+            if not flags.FLAGS.is_parsed():
+                # grain reads its own flags; in a notebook or a test nobody has parsed them.
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(
+                num_workers=workers, per_worker_buffer_size=_PREFETCHED_BATCHES
+            )
+            dataset = dataset.mp_prefetch(options)
+        self._iterator = iter(dataset)
+
+    def __iter__(self) -> "EpisodeIterator":
+        return self
+
+    def __next__(self) -> Arrays:
+        try:
+            batch = next(self._iterator)
+        except (StopIteration, UserError):
+            raise
+        except Exception as error:
+            raise UserError(f"loading batch {self._position} failed: {error}") from error
+        self._position += 1
+        return batch
+
+    def __enter__(self) -> "EpisodeIterator":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def state(self) -> dict[str, Any]:
+        """Returns what to save (JSON) in order to go on with the next batch later."""
+        return {"position": self._position}
+
+    def close(self) -> None:
+        """Ends the workers."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def batches(
+    load: Callable[[int], Arrays],
+    *,
+    count: int | None,
+    batch_size: int,
+    start: int = 0,
+    workers: int = 0,
+) -> EpisodeIterator:
+    """Returns the batches of elements 0, 1, 2, ….
+
+    Args:
+      load: from an element's number to its arrays; with workers it must be picklable.
+      count: how many elements there are; None: without end.
+      batch_size: elements a batch; the last one is filled up with its last element.
+      start: number of the batch to begin with.
+      workers: processes that load; 0: two threads of this one.
+    """
+    total = _ENDLESS if count is None else -(-count // batch_size) * batch_size
+    last = total - 1 if count is None else count - 1
+
+    def element(number: int) -> Arrays:
+        return load(min(number, last)) | {"valid": np.bool_(number <= last)}
+
+    dataset = grain.MapDataset.range(total).map(element).batch(batch_size, drop_remainder=True)
+    return EpisodeIterator(dataset, start, workers)

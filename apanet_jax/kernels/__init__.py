@@ -1,0 +1,1 @@
+"""Device kernels that need nothing but jax."""

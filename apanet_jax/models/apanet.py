@@ -1,0 +1,206 @@
+"""APANet: class-specific and, in training, class-agnostic comparison with prototypes.
+
+The head of the network: it takes a frozen backbone's features of an episode and holds every
+parameter that is trained. Equation numbers are the paper's.
+"""
+
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from apanet_jax.kernels.kmeans import kmeans
+from apanet_jax.kernels.pooling import masked_average
+from apanet_jax.models.comparison import ConvComparison
+from apanet_jax.models.initializers import bias_init, kernel_init
+from apanet_jax.models.prior import prior_mask
+from apanet_jax.models.resize import resize_bilinear
+
+IGNORE = 255
+AREA_EPSILON = 0.0005
+FEATURE_EPSILON = 1e-6
+
+
+class PictureFeatures(NamedTuple):
+    """What the head needs to know of pictures.
+
+    Attributes:
+      middle: `[..., h, w, c]`, the paper's F: blocks 4 and 3 side by side.
+      high: `[..., h, w, d]`, the paper's F-bar: the last block.
+    """
+
+    middle: Float[Array, "*batch height width channels"]
+    high: Float[Array, "*batch height width high_channels"]
+
+
+class Outputs(NamedTuple):
+    """What the head says of an episode.
+
+    Attributes:
+      logits: `[B, h, w, 2]` of the class-specific branch: background, foreground.
+      prior: `[B, h, w, p]` prior masks in [0, 1].
+      agnostic_logits: `[B, h, w, 2]` of the class-agnostic branch: another thing than the assigned
+        prototype, the same thing. None without a query label or with no clusters.
+      clusters: `[B, h, w]` cluster of each position before the foreground is removed (Eq. 4).
+      agnostic_valid: `[B]`, false where a picture has no background to take a prototype from.
+    """
+
+    logits: Float[Array, "batch height width 2"]
+    prior: Float[Array, "batch height width priors"]
+    agnostic_logits: Float[Array, "batch height width 2"] | None = None
+    clusters: Int[Array, "batch height width"] | None = None
+    agnostic_valid: Float[Array, " batch"] | None = None
+
+
+class APANet(nn.Module):
+    """The trained part of APANet.
+
+    Attributes:
+      channels: of the reduced features.
+      num_clusters: the paper's n; 0 is the baseline without a class-agnostic branch.
+      priors: which features give a prior mask, any of "high" and "middle", one channel each.
+      agnostic_prior: what stands in those channels in the class-agnostic branch: the complement
+        of the prior, the prior itself, or zeros.
+      unit_features: scale each position's middle features to a mean square of 1 before they are
+        reduced: for backbones whose features have no scale of their own, beside which a prior mask
+        in [0, 1] would not be seen.
+      shared_reduction: one reduction for queries and supports instead of one each.
+      reduction_dropout: share of the reduced channels dropped in training.
+      comparison_dropout: share of the comparison's hidden channels dropped in training.
+      kmeans_rounds: rounds of the clustering; the paper's 10.
+      kmeans_init: where the clustering starts, see `kernels.kmeans`.
+    """
+
+    channels: int = 256
+    num_clusters: int = 3
+    priors: tuple[str, ...] = ("high",)
+    agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
+    unit_features: bool = False
+    shared_reduction: bool = False
+    reduction_dropout: float = 0.5
+    comparison_dropout: float = 0.1
+    kmeans_rounds: int = 10
+    kmeans_init: str = "farthest"
+
+    @nn.compact
+    def __call__(
+        self,
+        query: PictureFeatures,
+        support: PictureFeatures,
+        support_labels: UInt8[Array, "batch shot H W"],
+        query_label: UInt8[Array, "batch H W"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Outputs:
+        """Compares queries with their supports (Eq. 1 to 3) and with themselves (Eq. 4 to 8).
+
+        Args:
+          query: features `[B, h, w, ...]` of the queries.
+          support: features `[B, K, h, w, ...]` of the supports.
+          support_labels: 1 where the class is, 0 elsewhere, 255 to ignore.
+          query_label: the same of the queries; the class-agnostic branch runs only where it is
+            given and `num_clusters` is above 0.
+          train: whether channels are dropped. Training needs the keys "dropout" and "cluster".
+        """
+        reduce_support = self._reduction("reduce_support", query.middle.shape[-1])
+        reduce_query = (
+            reduce_support
+            if self.shared_reduction
+            else self._reduction("reduce_query", query.middle.shape[-1])
+        )
+        drop = nn.Dropout(self.reduction_dropout, broadcast_dims=(-3, -2), deterministic=not train)
+        compare = ConvComparison(
+            self.channels, len(self.priors), self.comparison_dropout, name="comparison"
+        )
+
+        size = query.middle.shape[1:3]
+        foreground = _at_size(support_labels == 1, size)
+        prototype = _prototype(drop(reduce_support(support.middle)), foreground)
+        prior = self._prior_masks(query, support, foreground)
+        encoded = compare.encode_query(drop(reduce_query(query.middle)))
+        everywhere = jnp.ones((*prior.shape[:3], 1))
+        logits = compare(encoded, prototype[:, None], everywhere, prior, train=train)
+        if query_label is None or not self.num_clusters:
+            return Outputs(logits, prior)
+
+        clusters = self._clusters(query.high, _at_size(query_label != IGNORE, size))
+        prototypes, assignment, valid = self._expansion(
+            drop(reduce_support(query.middle)), clusters, query_label
+        )
+        opposite = {"complement": 1 - prior, "same": prior, "zeros": jnp.zeros_like(prior)}
+        agnostic_logits = compare(
+            encoded, prototypes, assignment, opposite[self.agnostic_prior], train=train
+        )
+        return Outputs(logits, prior, agnostic_logits, clusters, valid)
+
+    def _reduction(self, name: str, inputs: int):
+        dense = nn.Dense(
+            self.channels, kernel_init=kernel_init, bias_init=bias_init(inputs), name=name
+        )
+
+        def reduce(features):
+            features = features.astype(jnp.float32)
+            if self.unit_features:
+                mean_square = jnp.mean(jnp.square(features), -1, keepdims=True)
+                features = features * jax.lax.rsqrt(mean_square + FEATURE_EPSILON)
+            return nn.relu(dense(features))
+
+        return reduce
+
+    def _prior_masks(self, query, support, foreground) -> Float[Array, "batch height width priors"]:
+        if not self.priors:
+            return jnp.zeros((*query.middle.shape[:3], 0))
+        masks = [prior_mask(getattr(query, p), getattr(support, p), foreground) for p in self.priors]
+        return jax.lax.stop_gradient(jnp.stack(masks, -1))
+
+    def _clusters(self, high, valid) -> Int[Array, "batch height width"]:
+        """Partitions the queries' high-level features (Eq. 4)."""
+        batch, height, width, channels = high.shape
+        result = kmeans(
+            high.reshape(batch, height * width, channels),
+            self.num_clusters,
+            rounds=self.kmeans_rounds,
+            weights=(valid.reshape(batch, -1) >= 0.5).astype(jnp.float32),
+            init=self.kmeans_init,
+            key=self.make_rng("cluster"),
+        )
+        return result.assignment.reshape(batch, height, width)
+
+    def _expansion(self, features, clusters, query_label):
+        """Prototypes of the background's clusters (Eq. 5, 6) and who is compared with which.
+
+        Background positions get their own cluster's prototype; all foreground positions of a
+        picture the prototype of one non-empty cluster, drawn at random.
+        """
+        batch, height, width, channels = features.shape
+        foreground = _at_size(query_label == 1, (height, width))[..., None]
+        background = _at_size(query_label == 0, (height, width))[..., None]
+        masks = jax.nn.one_hot(clusters, self.num_clusters)
+        prototypes, areas = masked_average(
+            features.reshape(batch, height * width, channels),
+            (masks * background).reshape(batch, height * width, self.num_clusters),
+            epsilon=AREA_EPSILON,
+        )
+        chosen = jax.random.categorical(
+            self.make_rng("cluster"), jnp.where(areas > 0, 0.0, -jnp.inf), axis=-1
+        )
+        negative = jax.nn.one_hot(chosen, self.num_clusters)[:, None, None]
+        assignment = jnp.where(foreground >= 0.5, negative, masks)
+        return prototypes, assignment, (areas > 0).any(-1).astype(jnp.float32)
+
+
+def _at_size(mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+    return resize_bilinear(mask.astype(jnp.float32)[..., None], size)[..., 0]
+
+
+def _prototype(features, foreground) -> Float[Array, "batch channels"]:
+    """Masked average pooling of each support (Eq. 1), averaged over the shots."""
+    batch, shot, height, width, channels = features.shape
+    pooled, _ = masked_average(
+        features.reshape(batch, shot, height * width, channels),
+        foreground.reshape(batch, shot, height * width, 1),
+        epsilon=AREA_EPSILON,
+    )
+    return pooled[:, :, 0].mean(1)

@@ -1,0 +1,84 @@
+"""The frozen networks that features are taken from.
+
+Every backbone is a Linen module that maps pictures (RGB, 0 to 255, not normalised) to `Features`,
+and whose method `last_block` maps block 4's features to block 5's, so that supports can be masked
+before it as in PFENet. Its convolutions have a kernel and a bias; BatchNorm is folded into them
+when weights are loaded (see `apanet_jax.weights`).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from apanet_jax.errors import UserError
+from apanet_jax.models.efficientnet_lite import EfficientNetLite0
+from apanet_jax.models.layers import Features
+from apanet_jax.models.resize import resize_bilinear
+from apanet_jax.models.resnet import RESNET50, RESNET101, ResNet
+
+__all__ = ["BACKBONES", "BackboneSpec", "Features", "create", "middle", "spec"]
+
+
+class BackboneSpec(NamedTuple):
+    """One row of the table of backbones.
+
+    Attributes:
+      build: makes the module; takes `dtype`, and `stem` where there are several.
+      stems: the stems to choose among; empty if there is only one.
+      middle_channels: of blocks 4 and 3 together.
+      high_channels: of block 5.
+    """
+
+    build: Callable[..., nn.Module]
+    stems: tuple[str, ...]
+    middle_channels: int
+    high_channels: int
+
+
+RESNET_STEMS = ("deep", "plain")
+
+BACKBONES = {
+    "efficientnet_lite0": BackboneSpec(EfficientNetLite0, (), 112 + 40, 320),
+    "resnet50": BackboneSpec(functools.partial(ResNet, RESNET50), RESNET_STEMS, 1024 + 512, 2048),
+    "resnet101": BackboneSpec(functools.partial(ResNet, RESNET101), RESNET_STEMS, 1024 + 512, 2048),
+}
+
+
+def spec(name: str) -> BackboneSpec:
+    """Returns a backbone's row of the table; raises UserError if there is none of that name."""
+    if name not in BACKBONES:
+        raise UserError(f"unknown backbone {name!r}: expected one of {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def create(name: str, *, stem: str = "deep", dtype=jnp.float32) -> nn.Module:
+    """Returns the backbone of that name, without parameters.
+
+    Args:
+      name: one of `BACKBONES`.
+      stem: "deep" (three 3x3 convolutions, as in PSPNet and PFENet) or "plain" (one 7x7, as in
+        torchvision) for ResNets; the others have one stem and do not look at it.
+      dtype: of the computation: float32 or bfloat16.
+
+    Raises:
+      UserError: for a name or a stem that does not exist.
+    """
+    row = spec(name)
+    if not row.stems:
+        return row.build(dtype=dtype)
+    if stem not in row.stems:
+        raise UserError(f"{name} has no stem {stem!r}: expected one of {', '.join(row.stems)}")
+    return row.build(stem=stem, dtype=dtype)
+
+
+def middle(features: Features) -> Float[Array, "batch height width channels"]:
+    """Returns the paper's F: block 4 and block 3 side by side, in this order.
+
+    Block 3 is resized to block 4's size where they differ (bilinear, aligned corners).
+    """
+    block3 = resize_bilinear(features.block3, features.block4.shape[1:3])
+    return jnp.concatenate([features.block4, block3], axis=-1)

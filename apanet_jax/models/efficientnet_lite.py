@@ -1,0 +1,149 @@
+"""EfficientNet-Lite0 with its strides cut to 8.
+
+EfficientNet without squeeze-and-excitation, with ReLU6, and a stem and last block of fixed width
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). Pictures are
+normalised as (x - 127) / 128. The outputs of its blocks are linear: nothing stands between a
+block's projection and the next block's expansion but the addition.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from apanet_jax.models.layers import Conv, Depthwise, Features, Pointwise
+
+MEAN, SCALE = 127.0, 128.0
+
+
+class Stage(NamedTuple):
+    """Blocks of one width.
+
+    Attributes:
+      blocks: how many.
+      channels: of their outputs.
+      size: side of their depthwise kernels.
+      expansion: how many times wider than its input a block is inside.
+      stride: of the first block, before strides are cut.
+    """
+
+    blocks: int
+    channels: int
+    size: int
+    expansion: int
+    stride: int
+
+
+STAGES = (
+    Stage(1, 16, 3, 1, 1),
+    Stage(2, 24, 3, 6, 2),
+    Stage(2, 40, 5, 6, 2),
+    Stage(3, 80, 3, 6, 2),
+    Stage(3, 112, 5, 6, 1),
+    Stage(4, 192, 5, 6, 2),
+    Stage(1, 320, 3, 6, 1),
+)
+BLOCK3_STAGES, BLOCK4_STAGES = 3, 5
+"""The paper's block 3 ends after so many stages, block 4 after so many, block 5 after all."""
+
+
+class InvertedResidual(nn.Module):
+    """A block: 1x1 expansion, depthwise convolution, linear 1x1 projection.
+
+    Attributes:
+      channels: of the output.
+      size: side of the depthwise kernel.
+      expansion: how many times wider than the input the inside is.
+      stride: of the output.
+      dilation: of the depthwise kernel.
+      dtype: of the computation.
+    """
+
+    channels: int
+    size: int
+    expansion: int
+    stride: int = 1
+    dilation: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch new_height new_width channels"]:
+        inputs = x.shape[-1]
+        y = x
+        if self.expansion > 1:
+            wide = self.expansion * inputs
+            y = nn.relu6(Pointwise(wide, dtype=self.dtype, name="expand")(y))
+        depthwise = Depthwise(
+            self.size, self.stride, self.dilation, "same", self.dtype, name="depthwise"
+        )
+        y = nn.relu6(depthwise(y))
+        y = Pointwise(self.channels, dtype=self.dtype, name="project")(y)
+        return x + y if self.stride == 1 and inputs == self.channels else y
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 as a backbone of stride `output_stride`.
+
+    Where a stage would go beyond that stride, its own stride is left out and every depthwise
+    kernel from there on, the stage's first included, is dilated twice as much.
+
+    Attributes:
+      dtype: of the computation: float32 or bfloat16. Parameters are float32.
+      output_stride: 8, or more where coarser features will do (32 is the undilated network).
+    """
+
+    dtype: jnp.dtype = jnp.float32
+    output_stride: int = 8
+
+    def setup(self):
+        self.stem = Conv(32, 3, stride=2, padding="same", dtype=self.dtype)
+        stages, reached, dilation = [], 2, 1
+        for stage in STAGES:
+            stride = stage.stride
+            if reached * stride > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            reached *= stride
+            stages.append(
+                [
+                    InvertedResidual(
+                        stage.channels,
+                        stage.size,
+                        stage.expansion,
+                        stride if block == 0 else 1,
+                        dilation,
+                        self.dtype,
+                    )
+                    for block in range(stage.blocks)
+                ]
+            )
+        self.stages = stages
+
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
+        """Returns the features of pictures.
+
+        Args:
+          images: RGB, 0 to 255.
+
+        Returns:
+          40, 112 and 320 channels, all at an eighth of the pictures' size (rounded up).
+        """
+        x = (images.astype(jnp.float32) - MEAN) / SCALE
+        x = nn.relu6(self.stem(x))
+        block3 = self._run(x, 0, BLOCK3_STAGES)
+        block4 = self._run(block3, BLOCK3_STAGES, BLOCK4_STAGES)
+        return Features(block3, block4, self.last_block(block4))
+
+    def last_block(
+        self, block4: Float[Array, "batch height width 112"]
+    ) -> Float[Array, "batch height width 320"]:
+        """Returns block 5 of block 4's features, which may have been masked."""
+        return self._run(block4, BLOCK4_STAGES, len(STAGES))
+
+    def _run(self, x, first: int, end: int):
+        for stage in self.stages[first:end]:
+            for block in stage:
+                x = block(x)
+        return x

@@ -1,0 +1,118 @@
+"""Backbone and head together: from an episode's pictures, or their kept features, to logits."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from apanet_jax.models.apanet import APANet, Outputs, PictureFeatures
+from apanet_jax.models.backbones import middle
+from apanet_jax.models.resize import resize_bilinear
+
+Batch = Mapping[str, Array]
+Parameters = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A frozen backbone and the head that is trained on it; itself it holds no parameters.
+
+    Attributes:
+      backbone: one of `models.backbones`.
+      head: the trained part.
+      masked_support: whether the supports' last block sees block 4 times the mask, as in PFENet.
+        Otherwise it sees the whole picture, so that a picture's features serve any class.
+    """
+
+    backbone: nn.Module
+    head: APANet
+    masked_support: bool = True
+
+    def embed(
+        self, parameters: Parameters, images: UInt8[Array, "batch height width 3"]
+    ) -> PictureFeatures:
+        """Returns the features of pictures (RGB, 0 to 255)."""
+        features = self.backbone.apply({"params": parameters}, images)
+        return jax.lax.stop_gradient(PictureFeatures(middle(features), features.block5))
+
+    def embed_episode(
+        self, parameters: Parameters, batch: Batch
+    ) -> tuple[PictureFeatures, PictureFeatures]:
+        """Returns the features of a batch's queries `[B, ...]` and supports `[B, K, ...]`.
+
+        The batch holds either pictures (`query_image`, `support_images`), which pass the backbone
+        together, or features that were kept (`query_middle`, `query_high`, `support_middle`,
+        `support_high`).
+        """
+        if "query_middle" in batch:
+            return (
+                PictureFeatures(batch["query_middle"], batch["query_high"]),
+                PictureFeatures(batch["support_middle"], batch["support_high"]),
+            )
+        query, support = batch["query_image"], batch["support_images"]
+        features = self.backbone.apply(
+            {"params": parameters}, jnp.concatenate([query, _flat(support)])
+        )
+        features = jax.lax.stop_gradient(features)
+        count = query.shape[0]
+        high = features.block5[count:]
+        if self.masked_support:
+            high = self._masked_last_block(
+                parameters, features.block4[count:], _flat(batch["support_labels"], keep=2)
+            )
+        middles = middle(features)
+        leading = support.shape[:2]
+        return (
+            PictureFeatures(middles[:count], features.block5[:count]),
+            PictureFeatures(
+                middles[count:].reshape(*leading, *middles.shape[1:]),
+                high.reshape(*leading, *high.shape[1:]),
+            ),
+        )
+
+    def __call__(
+        self,
+        head_parameters: Parameters,
+        backbone_parameters: Parameters,
+        batch: Batch,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Outputs:
+        """Runs an episode batch: by the class-specific branch alone, or for training.
+
+        Args:
+          head_parameters: what is trained.
+          backbone_parameters: what is not; unused when the batch holds kept features.
+          batch: an episode batch (see `data.loader`), with pictures or kept features.
+          key: given in training only: for dropout, clustering and the choice of negatives.
+        """
+        query, support = self.embed_episode(backbone_parameters, batch)
+        training = {}
+        if key is not None:
+            dropout, cluster = jax.random.split(key)
+            training = {"rngs": {"dropout": dropout, "cluster": cluster}}
+        return self.head.apply(
+            {"params": head_parameters},
+            query,
+            support,
+            batch["support_labels"],
+            batch["query_label"] if training else None,
+            train=bool(training),
+            **training,
+        )
+
+    def _masked_last_block(self, parameters, block4, labels) -> Float[Array, "n h w c"]:
+        mask = (labels == 1).astype(jnp.float32)[..., None]
+        mask = resize_bilinear(mask, block4.shape[1:3]).astype(block4.dtype)
+        high = self.backbone.apply(
+            {"params": parameters}, block4 * mask, method=self.backbone.last_block
+        )
+        return jax.lax.stop_gradient(high * mask)
+
+
+def _flat(x: Array, keep: int = 3) -> Array:
+    return x.reshape(-1, *x.shape[-keep:])

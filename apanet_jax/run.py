@@ -1,0 +1,248 @@
+"""From a config to the things a run is made of: data, episodes, network, weights, devices."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from apanet_jax import settings
+from apanet_jax.data.episodes import Apart, EpisodeLists, episode_lists
+from apanet_jax.data.features import (
+    KeptFeatures,
+    keep_test_features,
+    keep_training_features,
+    load_kept_evaluation_episode,
+    load_kept_training_episode,
+)
+from apanet_jax.data.folds import base_classes, novel_classes
+from apanet_jax.data.loader import (
+    EpisodeIterator,
+    batches,
+    load_evaluation_episode,
+    load_training_episode,
+)
+from apanet_jax.data.records import Records, open_records
+from apanet_jax.data.transforms import Augmentation
+from apanet_jax.errors import UserError
+from apanet_jax.models import backbones
+from apanet_jax.models.apanet import APANet
+from apanet_jax.models.network import Network, Parameters
+from apanet_jax.train_step import data_mesh, replicated
+from apanet_jax.weights import load
+
+_LABEL_BUCKET = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run is made of.
+
+    Attributes:
+      config: the settings, checked.
+      records: the data set.
+      base: the episodes to train on.
+      novel: the episodes to test on.
+      network: backbone and head.
+      backbone_parameters: frozen, on every device.
+      mesh: the devices.
+      fingerprint: of everything that the trained parameters depend on.
+      weights_fingerprint: of the backbone's weights.
+    """
+
+    config: ConfigDict
+    records: Records
+    base: EpisodeLists
+    novel: EpisodeLists
+    network: Network
+    backbone_parameters: Parameters
+    mesh: Mesh
+    fingerprint: str
+    weights_fingerprint: str
+
+    @property
+    def steps(self) -> int:
+        """Training steps: as set, or epochs times the whole batches of the training list."""
+        training = self.config.training
+        per_epoch = len(self.base.queries) // training.batch_size
+        return training.steps or training.epochs * per_epoch
+
+    def training_batches(self, start: int) -> EpisodeIterator:
+        """Returns the endless training batches from batch `start` on."""
+        config = self.config
+        common = {"seed": config.seed, "shot": config.shot}
+        if config.features.keep:
+            load_episode = functools.partial(
+                load_kept_training_episode, self.kept_training_features(), self.base, **common
+            )
+        else:
+            load_episode = functools.partial(
+                load_training_episode,
+                self.records.split("train"),
+                self.base,
+                augmentation(config),
+                **common,
+            )
+        return _batches(load_episode, None, config.training.batch_size, start, config)
+
+    def evaluation_batches(self, shot: int, episodes: int) -> EpisodeIterator:
+        """Returns the batches of the first `episodes` test episodes with `shot` supports."""
+        config = self.config
+        split = self.records.split("val")
+        common = {"seed": config.evaluation.seed, "shot": shot}
+        side = _label_side(split.sizes)
+        if config.features.keep:
+            load_episode = functools.partial(
+                load_kept_evaluation_episode,
+                self.kept_test_features(),
+                split,
+                self.novel,
+                side,
+                **common,
+            )
+        else:
+            load_episode = functools.partial(
+                load_evaluation_episode,
+                split,
+                self.novel,
+                config.image_size,
+                side,
+                **common,
+            )
+        return _batches(load_episode, episodes, config.evaluation.batch_size, 0, config)
+
+    def kept_training_features(self) -> KeptFeatures:
+        """Returns the kept views of the training pictures, which are embedded first if need be."""
+        return keep_training_features(
+            self._embed(),
+            self.records.split("train"),
+            self._features_directory(),
+            self._features_identity(),
+            augmentation=augmentation(self.config),
+            views=self.config.features.views,
+            seed=self.config.seed,
+            workers=self.config.workers,
+        )
+
+    def kept_test_features(self) -> KeptFeatures:
+        """Returns the kept test pictures, which are embedded first if need be."""
+        return keep_test_features(
+            self._embed(),
+            self.records.split("val"),
+            self._features_directory(),
+            self._features_identity(),
+            size=self.config.image_size,
+            workers=self.config.workers,
+        )
+
+    def _embed(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        embed = jax.jit(self.network.embed)
+        return lambda images: embed(self.backbone_parameters, images)
+
+    def _features_directory(self) -> Path:
+        config = self.config
+        return Path(config.features.directory or Path(config.data.records) / "features")
+
+    def _features_identity(self) -> str:
+        backbone = self.config.backbone
+        return (
+            f"{self.records.fingerprint} {backbone.name} {backbone.stem} {backbone.dtype} "
+            f"{self.weights_fingerprint} {self.config.image_size}"
+        )
+
+
+def make_run(config: ConfigDict) -> Run:
+    """Opens and checks everything that a run needs; nothing is compiled yet.
+
+    Raises:
+      UserError: what is missing or cannot work, and what to do.
+    """
+    settings.check(config)
+    records = open_records(Path(config.data.records))
+    mesh = data_mesh(config.devices or None)
+    for name in ("training", "evaluation"):
+        size = config[name].batch_size
+        if size % mesh.size:
+            raise UserError(
+                f"{name}.batch_size={size} cannot be spread over {mesh.size} devices: take a "
+                f"multiple of {mesh.size}, or fewer devices with --config.devices"
+            )
+    apart, min_area = _apart(config), config.data.min_area
+    base = episode_lists(
+        records.split("train"),
+        base_classes(records, config.fold),
+        shot=config.shot,
+        apart=apart,
+        min_area=min_area,
+    )
+    novel = episode_lists(
+        records.split("val"),
+        novel_classes(records, config.fold),
+        shot=max(config.evaluation.shots),
+        apart=apart,
+        min_area=min_area,
+    )
+    backbone = config.backbone
+    source = backbone.weights or load.default_source(backbone.name)
+    weights = load.load_backbone(backbone.name, source, stem=backbone.stem)
+    weights_fingerprint = load.fingerprint(weights)
+    return Run(
+        config=config,
+        records=records,
+        base=base,
+        novel=novel,
+        network=make_network(config),
+        backbone_parameters=jax.device_put(weights, replicated(mesh)),
+        mesh=mesh,
+        fingerprint=settings.fingerprint(config, records.fingerprint, weights_fingerprint),
+        weights_fingerprint=weights_fingerprint,
+    )
+
+
+def make_network(config: ConfigDict) -> Network:
+    """Returns the network that the config describes."""
+    model = config.model
+    backbone = backbones.create(
+        config.backbone.name,
+        stem=config.backbone.stem,
+        dtype=jnp.dtype(config.backbone.dtype),
+    )
+    head = APANet(
+        channels=model.channels,
+        num_clusters=model.num_clusters,
+        priors=tuple(model.priors),
+        agnostic_prior=model.agnostic_prior,
+        unit_features=model.unit_features,
+        shared_reduction=model.shared_reduction,
+        reduction_dropout=model.reduction_dropout,
+        comparison_dropout=model.comparison_dropout,
+        kmeans_rounds=model.kmeans_rounds,
+        kmeans_init=model.kmeans_init,
+    )
+    return Network(backbone, head, masked_support=model.masked_support)
+
+
+def augmentation(config: ConfigDict) -> Augmentation:
+    """Returns the transforms of training pictures that the config describes."""
+    given = config.augmentation.to_dict()
+    return Augmentation(size=config.image_size, **given)
+
+
+def _apart(config: ConfigDict) -> Apart | None:
+    return Apart(config.data.support_gap) if config.data.support_gap else None
+
+
+def _label_side(sizes: np.ndarray) -> int:
+    """A static side that every original label fits into, the same for pictures of like sizes."""
+    return -(-int(sizes.max()) // _LABEL_BUCKET) * _LABEL_BUCKET
+
+
+def _batches(load_episode, count, batch_size, start, config) -> EpisodeIterator:
+    return batches(
+        load_episode, count=count, batch_size=batch_size, start=start, workers=config.workers
+    )

@@ -1,0 +1,193 @@
+"""Settings of a run: options set by name, and checked before anything is compiled."""
+
+import ast
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from apanet_jax.errors import UserError
+
+NOT_OF_THE_RESULT = (
+    "evaluation.",
+    "features.directory",
+    "workers",
+    "devices",
+    "data.records",
+    "variants.",
+    "training.log_every",
+    "training.checkpoint_every",
+)
+"""Settings that may change between a run and its continuation: its parameters do not depend on
+them. (Records count by their content's fingerprint, not by where they lie.)"""
+
+def with_options(config: ConfigDict, options: str) -> ConfigDict:
+    """Returns `config` with options such as "fold=2,model.num_clusters=5" set.
+
+    Values are Python literals; anything else is a string. A tuple is written with plus signs:
+    `evaluation.shots=1+5`.
+
+    Raises:
+      UserError: for an option that is not `key=value`, a key that does not exist, or a value of
+        another type than the setting's.
+    """
+    for option in filter(None, options.split(",")):
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise UserError(f"option {option!r} behind the config: expected key=value")
+        set_field(config, key.strip(), text.strip())
+    return config
+
+
+def set_field(config: ConfigDict, key: str, text: str) -> None:
+    """Sets the field `key` of `config` to what `text` says.
+
+    `key` is a dotted path, or a path's last name where only one field has it, or a section's name
+    for the `name` in it (`backbone=resnet101`).
+    """
+    flat = dict(flat_fields(config))
+    named = [p for p in flat if p == key] or [
+        p for p in flat if p.endswith(f".{key}") or p == f"{key}.name"
+    ]
+    if len(named) > 1:
+        raise UserError(f"{key!r} could mean {' or '.join(sorted(named))}: write which")
+    if not named:
+        short = {p.rpartition(".")[2]: p for p in flat} | {p: p for p in flat}
+        near = difflib.get_close_matches(key, short, n=1)
+        hint = f"; did you mean {short[near[0]]!r}?" if near else ""
+        raise UserError(f"the config has no field {key!r}{hint}")
+    path = named[0]
+    old = flat[path]
+    value = _literal(text)
+    if isinstance(old, tuple):
+        value = tuple(_literal(part) for part in text.split("+")) if text else ()
+    elif isinstance(old, str):
+        value = text
+    elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(old):
+        raise UserError(
+            f"config field {path!r} was given {text!r}, expected {type(old).__name__} (now {old!r})"
+        )
+    with config.unlocked():
+        config.update_from_flattened_dict({path: value})
+
+
+def flat_fields(config: ConfigDict, prefix: str = ""):
+    """Yields (dotted path, value) of every field of `config`."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flat_fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _literal(text: str):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def fingerprint(config: ConfigDict, *others: str) -> str:
+    """Returns a hash of the settings that a run's parameters depend on, and of `others`."""
+    kept = {k: v for k, v in flat_fields(config) if not k.startswith(NOT_OF_THE_RESULT)}
+    text = json.dumps([kept, others], sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings that cannot work.
+
+    Raises:
+      UserError: names the first such field, its value, and what was expected.
+    """
+    for key, (holds, expected) in _RULES.items():
+        value = dict(flat_fields(config))[key]
+        if not holds(value):
+            raise UserError(f"config field {key!r} is {value!r}, expected {expected}")
+    if config.features.keep and config.model.masked_support:
+        raise UserError(
+            "features.keep needs model.masked_support=False: a masked support has other features "
+            "for every class, and only whole pictures are kept"
+        )
+    if config.model.num_clusters == 0 and config.model.agnostic_weight == 1.0:
+        raise UserError("model.agnostic_weight=1 with model.num_clusters=0 leaves nothing to learn")
+
+
+def _number(low: float, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
+    def holds(value) -> bool:
+        return math.isfinite(value) and low <= value <= high
+
+    return holds, f"a number from {low} to {high}" if high < math.inf else f"at least {low}"
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in choices, "one of " + ", ".join(map(repr, choices))
+
+
+def _range() -> tuple[Callable[[Any], bool], str]:
+    def holds(value) -> bool:
+        return (
+            len(value) == 2 and all(map(math.isfinite, value)) and 0 < value[0] <= value[1]
+        )
+
+    return holds, "two numbers above 0, the smaller first"
+
+
+_RULES = {
+    "seed": _number(0, 2**31 - 1),
+    "fold": _number(0),
+    "shot": _number(1),
+    "image_size": _number(33),
+    "data.min_area": _number(0),
+    "data.support_gap": _number(0),
+    "backbone.name": _one_of("efficientnet_lite0", "resnet50", "resnet101"),
+    "backbone.stem": _one_of("deep", "plain"),
+    "backbone.dtype": _one_of("float32", "bfloat16"),
+    "model.comparison": _one_of("conv"),
+    "model.channels": _number(1),
+    "model.num_clusters": _number(0),
+    "model.agnostic_weight": _number(0, 1),
+    "model.priors": (
+        lambda value: set(value) <= {"high", "middle"} and len(set(value)) == len(value),
+        "a tuple of 'high' and 'middle', either, or neither",
+    ),
+    "model.agnostic_prior": _one_of("complement", "same", "zeros"),
+    "model.reduction_dropout": _number(0, 0.99),
+    "model.comparison_dropout": _number(0, 0.99),
+    "model.kmeans_rounds": _number(1),
+    "model.kmeans_init": _one_of("farthest", "k-means++", "random"),
+    "augmentation.longer_side": _number(0),
+    "augmentation.scale": _range(),
+    "augmentation.rotation": _number(0, 180),
+    "augmentation.rotation_probability": _number(0, 1),
+    "augmentation.blur_probability": _number(0, 1),
+    "augmentation.mirror_probability": _number(0, 1),
+    "training.epochs": _number(1),
+    "training.steps": _number(0),
+    "training.batch_size": _number(1),
+    "training.learning_rate": _number(0),
+    "training.rate_factor": _number(0),
+    "training.momentum": _number(0, 1),
+    "training.weight_decay": _number(0),
+    "training.log_every": _number(1),
+    "training.checkpoint_every": _number(1),
+    "evaluation.shots": (
+        lambda value: len(value) > 0 and all(isinstance(k, int) and k >= 1 for k in value),
+        "a tuple of shots, each at least 1",
+    ),
+    "evaluation.episodes": _number(1),
+    "evaluation.seed": _number(0, 2**31 - 1),
+    "evaluation.batch_size": _number(1),
+    "evaluation.every": _number(0),
+    "evaluation.validation_episodes": _number(1),
+    "evaluation.pictures": _number(0),
+    "features.views": _number(1),
+    "workers": _number(0),
+    "devices": _number(0),
+}

@@ -1,0 +1,204 @@
+"""Training and evaluation of one run, from its config to `results.json`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from apanet_jax import train_step
+from apanet_jax.checkpoint import Checkpoints
+from apanet_jax.data.loader import EpisodeIterator
+from apanet_jax.errors import UserError
+from apanet_jax.evaluate import evaluate, make_count
+from apanet_jax.metrics import Scores
+from apanet_jax.reporting import MetricsLog, write_json
+from apanet_jax.run import Run
+from apanet_jax.train_step import Losses, TrainState
+
+
+def train_and_evaluate(run: Run, workdir: Path) -> list[dict[str, Any]]:
+    """Trains, or goes on where the workdir's run stopped, then evaluates; returns the results."""
+    train(run, workdir)
+    return evaluate_checkpoints(run, workdir)
+
+
+def train(run: Run, workdir: Path) -> TrainState:
+    """Trains the head to its last step and returns the final state.
+
+    Checkpoints, metrics and the config go to `workdir`. A run that was interrupted goes on from
+    its newest checkpoint and ends with the same parameters as if it had not been.
+
+    Raises:
+      UserError: the workdir holds a run of other settings, or the loss is no longer a number.
+    """
+    config = run.config
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
+        transformation = _transformation(run)
+        state = _initial_state(run, transformation)
+        position = 0
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            sharding = train_step.replicated(run.mesh)
+            state, iterator_state = checkpoints.restore(latest, state, sharding)
+            position = iterator_state["position"]
+            print(f"going on from step {latest} of {run.steps} in {workdir}", flush=True)
+        write_json(workdir / "config.json", config.to_dict())
+        if int(state.step) >= run.steps:
+            return state
+        step = train_step.make_step(
+            run.network, transformation, config.model.agnostic_weight, run.mesh
+        )
+        with (
+            run.training_batches(position) as episodes,
+            MetricsLog(workdir, int(state.step)) as log,
+            tqdm(
+                total=run.steps,
+                initial=int(state.step),
+                unit="step",
+                desc="training",
+                disable=None,
+            ) as progress,
+        ):
+            return _loop(run, step, state, episodes, checkpoints, log, progress)
+
+
+def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
+    """Evaluates the last checkpoint, and the best one on validation; writes `results.json`.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    config = run.config
+    results = []
+    with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
+        chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
+        if chosen["last"] is None:
+            raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
+        for name, step in chosen.items():
+            if step is None:
+                continue
+            parameters = restore_parameters(run, checkpoints, step)
+            for shot in config.evaluation.shots:
+                scores = evaluate_parameters(run, parameters, shot, config.evaluation.episodes)
+                results.append(_result(run, name, step, shot, scores))
+    write_json(workdir / "results.json", results)
+    return results
+
+
+def evaluate_parameters(run: Run, parameters: Any, shot: int, episodes: int) -> Scores:
+    """Returns the scores of a head on the first `episodes` test episodes with `shot` supports."""
+    count = make_count(run.network, parameters, run.backbone_parameters, run.mesh)
+    with run.evaluation_batches(shot, episodes) as batches:
+        sums = evaluate(
+            count,
+            batches,
+            len(run.records.class_names),
+            episodes=episodes,
+            description=f"evaluating {shot}-shot",
+        )
+    return sums.scores()
+
+
+def restore_parameters(run: Run, checkpoints: Checkpoints, step: int) -> Any:
+    """Returns the head's parameters that were saved at `step`."""
+    like = _initial_state(run, _transformation(run))
+    state, _ = checkpoints.restore(step, like, train_step.replicated(run.mesh))
+    return state.parameters
+
+
+def _transformation(run: Run):
+    training = run.config.training
+    schedule = train_step.poly_schedule(training.learning_rate * training.rate_factor, run.steps)
+    return train_step.optimizer(
+        schedule, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+
+
+def _initial_state(run: Run, transformation) -> TrainState:
+    state = train_step.create_state(
+        run.network,
+        run.backbone_parameters,
+        run.config.image_size,
+        transformation,
+        jax.random.key(run.config.seed),
+    )
+    return jax.device_put(state, train_step.replicated(run.mesh))
+
+
+def _loop(run, step, state, episodes: EpisodeIterator, checkpoints, log, progress) -> TrainState:
+    config = run.config
+    training, every = config.training, config.evaluation.every
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    rate = train_step.poly_schedule(training.learning_rate * training.rate_factor, run.steps)
+    started, logged = time.perf_counter(), int(state.step)
+    for number in range(int(state.step) + 1, run.steps + 1):
+        state, losses = step(state, run.backbone_parameters, next(episodes), key)
+        progress.update()
+        last = number == run.steps
+        validate = every and (number % every == 0 or last)
+        save = validate or last or number % training.checkpoint_every == 0
+        if save or number % training.log_every == 0:
+            losses = _finite(losses, number, float(rate(number - 1)), checkpoints)
+            seconds = time.perf_counter() - started
+            pace = (number - logged) * training.batch_size / seconds
+            progress.set_postfix(loss=f"{losses.total:.3f}", episodes_per_second=f"{pace:.1f}")
+            log.write(
+                number,
+                loss=losses.total,
+                loss_specific=losses.specific,
+                loss_agnostic=losses.agnostic,
+                learning_rate=float(rate(number - 1)),
+                episodes_per_second=pace,
+            )
+        miou = None
+        if validate:
+            scores = evaluate_parameters(
+                run,
+                state.parameters,
+                config.evaluation.shots[0],
+                config.evaluation.validation_episodes,
+            )
+            miou = scores.miou
+            log.write(number, validation_miou=miou, validation_fb_iou=scores.fb_iou)
+        if save:
+            checkpoints.save(state, episodes.state(), miou)
+        if save or number % training.log_every == 0:
+            # Neither validating nor saving counts as training time.
+            started, logged = time.perf_counter(), number
+    return state
+
+
+def _finite(losses: Losses, step: int, rate: float, checkpoints: Checkpoints) -> Losses:
+    losses = Losses(*(float(x) for x in jax.device_get(losses)))
+    if not np.isfinite(losses.total):
+        raise UserError(
+            f"the loss is {losses.total} at step {step} (learning rate {rate:.3g}); the newest good "
+            f"checkpoint is of step {checkpoints.latest_step()}: lower training.learning_rate or "
+            "training.rate_factor, and take another --workdir"
+        )
+    return losses
+
+
+def _result(run: Run, name: str, step: int, shot: int, scores: Scores) -> dict[str, Any]:
+    config = run.config
+    names = run.records.class_names
+    return {
+        "dataset": config.dataset or run.records.name,
+        "fold": config.fold,
+        "shot": shot,
+        "backbone": config.backbone.name,
+        "num_clusters": config.model.num_clusters,
+        "agnostic_weight": config.model.agnostic_weight,
+        "checkpoint": name,
+        "step": step,
+        "episodes": config.evaluation.episodes,
+        "seed": config.evaluation.seed,
+        "training_seed": config.seed,
+        "miou": round(scores.miou, 4),
+        "fb_iou": round(scores.fb_iou, 4),
+        "iou_per_class": {names[c - 1]: round(v, 4) for c, v in scores.iou_per_class.items()},
+    }

@@ -1,0 +1,164 @@
+"""The training state, the loss (Eq. 9), and the jitted step with its shardings."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from apanet_jax.models.apanet import IGNORE, Outputs
+from apanet_jax.models.network import Batch, Network, Parameters
+from apanet_jax.models.resize import resize_bilinear
+
+
+class TrainState(NamedTuple):
+    """Everything a step changes.
+
+    Attributes:
+      step: how many steps were made.
+      parameters: of the head; the backbone is not trained and not here.
+      momentum: the optimizer's state.
+    """
+
+    step: Int[Array, ""]
+    parameters: Any
+    momentum: Any
+
+
+class Losses(NamedTuple):
+    """The loss of a batch: `total` is Eq. 9, the others its two terms."""
+
+    total: Float[Array, ""]
+    specific: Float[Array, ""]
+    agnostic: Float[Array, ""]
+
+
+def poly_schedule(base: float, steps: int, power: float = 0.9) -> optax.Schedule:
+    """Returns base * (1 - step/steps)^power, where the first update is step 1."""
+
+    def rate(count):
+        return base * jnp.maximum(1.0 - (count + 1) / steps, 0.0) ** power
+
+    return rate
+
+
+def optimizer(
+    schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 1e-4
+) -> optax.GradientTransformation:
+    """Returns SGD as PyTorch has it: decay joins the gradient before the momentum."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def cross_entropy(
+    logits: Float[Array, "batch height width 2"], label: UInt8[Array, "batch H W"]
+) -> Float[Array, ""]:
+    """Returns the mean cross-entropy over the pixels of a batch whose label is not 255.
+
+    The logits are resized to the label's size first (bilinear, aligned corners). With two classes
+    only their difference matters, so that alone is resized.
+    """
+    difference = resize_bilinear((logits[..., 1] - logits[..., 0])[..., None], label.shape[1:3])
+    difference = difference[..., 0]
+    pixel_loss = jax.nn.softplus(difference) - (label == 1) * difference
+    valid = (label != IGNORE).astype(jnp.float32)
+    return jnp.sum(pixel_loss * valid) / jnp.maximum(jnp.sum(valid), 1.0)
+
+
+def complement(
+    label: UInt8[Array, "batch H W"], valid: Float[Array, " batch"]
+) -> UInt8[Array, "batch H W"]:
+    """Returns 1 - M, the class-agnostic branch's target (Eq. 9).
+
+    255 stays, and fills the whole picture where it had no background to learn from.
+    """
+    flipped = jnp.where(label == IGNORE, IGNORE, 1 - label).astype(jnp.uint8)
+    return jnp.where(valid[:, None, None] > 0, flipped, jnp.uint8(IGNORE))
+
+
+def losses(outputs: Outputs, label: UInt8[Array, "batch H W"], agnostic_weight: float) -> Losses:
+    """Returns Eq. 9: (1 - lambda) L1 + lambda L2, or L1 alone without a class-agnostic branch."""
+    specific = cross_entropy(outputs.logits, label)
+    if outputs.agnostic_logits is None:
+        return Losses(specific, specific, jnp.zeros(()))
+    agnostic = cross_entropy(outputs.agnostic_logits, complement(label, outputs.agnostic_valid))
+    total = (1 - agnostic_weight) * specific + agnostic_weight * agnostic
+    return Losses(total, specific, agnostic)
+
+
+def data_mesh(devices: int | None = None) -> Mesh:
+    """Returns a mesh with one axis, "data", over the first `devices` devices (None: all)."""
+    chosen = jax.devices()[:devices]
+    return jax.make_mesh((len(chosen),), ("data",), axis_types=(AxisType.Auto,), devices=chosen)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def create_state(
+    network: Network,
+    backbone_parameters: Parameters,
+    image_size: int,
+    transformation: optax.GradientTransformation,
+    key: PRNGKeyArray,
+) -> TrainState:
+    """Draws the head's parameters, for pictures of `image_size` pixels a side."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
+    shapes = jax.eval_shape(network.embed, backbone_parameters, image)
+
+    @jax.jit
+    def initialise(key):
+        query = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        support = jax.tree.map(lambda x: x[:, None], query)
+        labels = jnp.zeros((1, 1, image_size, image_size), jnp.uint8)
+        return network.head.init({"params": key}, query, support, labels)["params"]
+
+    parameters = initialise(key)
+    return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
+
+
+def make_step(
+    network: Network,
+    transformation: optax.GradientTransformation,
+    agnostic_weight: float,
+    mesh: Mesh,
+) -> Callable[[TrainState, Parameters, Batch, PRNGKeyArray], tuple[TrainState, Losses]]:
+    """Returns the jitted step `(state, backbone_parameters, batch, key) -> (state, losses)`.
+
+    The batch's first axis is spread over the mesh; the state is donated. `key` is the run's: each
+    step folds its number into it, so that a run that goes on draws what it would have drawn.
+    """
+
+    def step(state, backbone_parameters, batch, key):
+        key = jax.random.fold_in(key, state.step)
+
+        def loss(parameters):
+            outputs = network(parameters, backbone_parameters, batch, key=key)
+            result = losses(outputs, batch["query_label"], agnostic_weight)
+            return result.total, result
+
+        gradients, result = jax.grad(loss, has_aux=True)(state.parameters)
+        updates, momentum = transformation.update(gradients, state.momentum, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
+        return TrainState(state.step + 1, parameters, momentum), result
+
+    whole, spread = replicated(mesh), batch_sharding(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(whole, whole, spread, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )

@@ -1,0 +1,1 @@
+"""Settings of runs: `get_config()` functions for `--config=configs/NAME.py`."""

@@ -1,0 +1,228 @@
+"""The head against a literal PyTorch transcription of the paper's equations, gradients included."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from apanet_jax.models.apanet import APANet, PictureFeatures
+from apanet_jax.train_step import losses
+
+BATCH, SHOT, SIZE, LABEL, MIDDLE, HIGH, CHANNELS = 2, 2, 4, 13, 5, 6, 7
+
+
+def episode(seed=0, shot=SHOT):
+    rng = np.random.default_rng(seed)
+
+    def features(channels, *leading):
+        return rng.standard_normal((*leading, SIZE, SIZE, channels)).astype(np.float32)
+
+    def label(*leading):
+        coarse = rng.choice(np.array([0, 0, 1, 255], np.uint8), (*leading, SIZE, SIZE))
+        return coarse.repeat(4, -1).repeat(4, -2)[..., :LABEL, :LABEL]
+
+    return (
+        PictureFeatures(features(MIDDLE, BATCH), features(HIGH, BATCH)),
+        PictureFeatures(features(MIDDLE, BATCH, shot), features(HIGH, BATCH, shot)),
+        label(BATCH, shot),
+        label(BATCH),
+    )
+
+
+def head(**options):
+    defaults = {"reduction_dropout": 0.0, "comparison_dropout": 0.0, "channels": CHANNELS}
+    return APANet(**(defaults | options))
+
+
+def parameters_of(module, inputs):
+    return module.init({"params": jax.random.key(0)}, *inputs[:3])["params"]
+
+
+def run(module, parameters, inputs, label=None, seed=0):
+    keys = {"cluster": jax.random.key(seed), "dropout": jax.random.key(seed + 1)}
+    return module.apply({"params": parameters}, *inputs[:3], label, train=True, rngs=keys)
+
+
+def _resized(mask):
+    mask = torch.as_tensor(np.asarray(mask, np.float32))
+    flat = mask.reshape(-1, 1, LABEL, LABEL)
+    small = torch.nn.functional.interpolate(flat, (SIZE, SIZE), mode="bilinear", align_corners=True)
+    return small.reshape(*mask.shape[:-2], SIZE, SIZE)
+
+
+class Literal:
+    """The paper's equations in PyTorch, one picture and one position after the other."""
+
+    def __init__(self, parameters):
+        self.tensors = {
+            "/".join(k.key for k in path): torch.tensor(np.asarray(x), requires_grad=True)
+            for path, x in jax.tree_util.tree_leaves_with_path(parameters)
+        }
+
+    def reduce(self, name, features):
+        t = self.tensors
+        return torch.relu(torch.tensor(features) @ t[f"{name}/kernel"] + t[f"{name}/bias"])
+
+    def compare(self, query, expanded, prior):
+        t = self.tensors
+        x = torch.cat([query, expanded, torch.tensor(np.asarray(prior))], -1).permute(0, 3, 1, 2)
+        hidden = torch.nn.functional.conv2d(
+            x, t["comparison/kernel"].permute(3, 2, 0, 1), t["comparison/bias"], padding=1
+        )
+        hidden = torch.relu(hidden).permute(0, 2, 3, 1)
+        return hidden @ t["comparison/output/kernel"] + t["comparison/output/bias"]
+
+    def specific(self, query, support, support_labels, prior):
+        features = self.reduce("reduce_support", support.middle)
+        mask = _resized(support_labels == 1)
+        prototype = (features * mask[..., None]).sum((2, 3)) / (
+            mask.sum((2, 3))[..., None] + 0.0005
+        )
+        expanded = prototype.mean(1)[:, None, None].expand(-1, SIZE, SIZE, -1)
+        return self.compare(self.reduce("reduce_query", query.middle), expanded, prior)
+
+    def agnostic(self, query, label, clusters, chosen, prior):
+        features = self.reduce("reduce_support", query.middle)
+        foreground, background = _resized(label == 1), _resized(label == 0)
+        expanded = []
+        for b in range(BATCH):
+            prototypes = {}
+            for k in np.unique(clusters[b]):
+                weight = background[b] * torch.tensor(clusters[b] == k)
+                pooled = (features[b] * weight[..., None]).sum((0, 1))
+                prototypes[k] = pooled / (weight.sum() + 0.0005)
+            rows = [
+                prototypes[chosen[b]] if foreground[b, i, j] >= 0.5 else prototypes[clusters[b, i, j]]
+                for i in range(SIZE)
+                for j in range(SIZE)
+            ]
+            expanded.append(torch.stack(rows).reshape(SIZE, SIZE, -1))
+        query_features = self.reduce("reduce_query", query.middle)
+        return self.compare(query_features, torch.stack(expanded), 1 - prior)
+
+    def loss(self, logits, label):
+        logits = torch.nn.functional.interpolate(
+            logits.permute(0, 3, 1, 2), (LABEL, LABEL), mode="bilinear", align_corners=True
+        )
+        label = torch.tensor(label.astype(np.int64))
+        return torch.nn.functional.cross_entropy(logits, label, ignore_index=255)
+
+
+def test_class_specific_branch_follows_the_equations():
+    inputs = episode()
+    module = head(priors=("high", "middle"))
+    parameters = parameters_of(module, inputs)
+    outputs = module.apply({"params": parameters}, *inputs[:3])
+    assert outputs.agnostic_logits is None and outputs.clusters is None
+    expected = Literal(parameters).specific(*inputs[:3], outputs.prior)
+    np.testing.assert_allclose(outputs.logits, expected.detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_both_branches_and_all_gradients_agree_with_torch(seed):
+    inputs = episode(seed)
+    label = inputs[3]
+    module = head(num_clusters=2)
+    parameters = parameters_of(module, inputs)
+
+    def total(parameters):
+        outputs = run(module, parameters, inputs, label)
+        return losses(outputs, label, 0.4).total, outputs
+
+    gradients, outputs = jax.grad(total, has_aux=True)(parameters)
+    clusters = np.asarray(outputs.clusters)
+
+    # The negatives' clusters are drawn at random; exactly one draw explains the output.
+    for chosen in itertools.product(range(2), repeat=BATCH):
+        literal = Literal(parameters)
+        try:
+            agnostic = literal.agnostic(inputs[0], label, clusters, chosen, outputs.prior)
+        except KeyError:
+            continue
+        if np.allclose(outputs.agnostic_logits, agnostic.detach(), atol=1e-5):
+            break
+    else:
+        pytest.fail("no choice of negatives explains the class-agnostic logits")
+
+    specific = literal.specific(*inputs[:3], outputs.prior)
+    flipped = np.where(label == 255, 255, 1 - label).astype(np.uint8)
+    loss = 0.6 * literal.loss(specific, label) + 0.4 * literal.loss(agnostic, flipped)
+    loss.backward()
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        expected = literal.tensors["/".join(k.key for k in path)].grad
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_shots_are_averaged():
+    query, support, labels, _ = episode(shot=3)
+    module = head()
+    parameters = parameters_of(module, (query, support, labels))
+    together = module.apply({"params": parameters}, query, support, labels)
+    priors = [
+        module.apply(
+            {"params": parameters},
+            query,
+            PictureFeatures(support.middle[:, k : k + 1], support.high[:, k : k + 1]),
+            labels[:, k : k + 1],
+        ).prior
+        for k in range(3)
+    ]
+    np.testing.assert_allclose(together.prior, np.mean(priors, 0), atol=1e-6)
+
+
+def test_negatives_never_come_from_an_empty_cluster():
+    query, support, labels, label = episode()
+    # All features equal: one cluster takes every position, the others stay empty.
+    query = PictureFeatures(np.ones_like(query.middle), np.ones_like(query.high))
+    module = head(num_clusters=4)
+    parameters = parameters_of(module, (query, support, labels))
+    runs = [run(module, parameters, (query, support, labels), label, seed) for seed in range(8)]
+    for outputs in runs:
+        assert len(np.unique(outputs.clusters)) == 1
+        # With the one non-empty cluster as everybody's prototype the choice changes nothing.
+        np.testing.assert_allclose(outputs.agnostic_logits, runs[0].agnostic_logits, atol=1e-6)
+        assert (np.asarray(outputs.agnostic_valid) == 1).all()
+
+
+def test_a_query_without_background_teaches_the_branch_nothing():
+    query, support, labels, label = episode()
+    label = label.copy()
+    label[0] = 1
+    module = head(num_clusters=3)
+    parameters = parameters_of(module, (query, support, labels))
+    outputs = run(module, parameters, (query, support, labels), label)
+    assert outputs.agnostic_valid.tolist() == [0.0, 1.0]
+    assert np.isfinite(losses(outputs, label, 0.5).total)
+
+
+@pytest.mark.parametrize("choice", ["complement", "same", "zeros"])
+def test_the_agnostic_prior_is_what_was_chosen(choice):
+    inputs = episode()
+    label = inputs[3]
+    modules = {c: head(agnostic_prior=c, num_clusters=1) for c in ("complement", choice)}
+    parameters = parameters_of(modules[choice], inputs)
+    outputs = run(modules[choice], parameters, inputs, label)
+    prior = np.asarray(outputs.prior)
+    stands = {"complement": 1 - prior, "same": prior, "zeros": 0 * prior}[choice]
+    literal = Literal(parameters)
+    clusters = np.zeros((BATCH, SIZE, SIZE), int)
+    expected = literal.agnostic(inputs[0], label, clusters, (0, 0), 1 - stands)
+    np.testing.assert_allclose(outputs.agnostic_logits, expected.detach(), atol=1e-5)
+
+
+def test_a_shared_reduction_has_no_second_one():
+    inputs = episode()
+    assert "reduce_query" not in parameters_of(head(shared_reduction=True), inputs)
+    assert "reduce_query" in parameters_of(head(), inputs)
+
+
+def test_inference_needs_no_query_label_and_no_random_numbers():
+    inputs = episode()
+    module = head(reduction_dropout=0.5, comparison_dropout=0.1)
+    parameters = parameters_of(module, inputs)
+    first = module.apply({"params": parameters}, *inputs[:3]).logits
+    np.testing.assert_array_equal(
+        first, module.apply({"params": parameters}, *inputs[:3]).logits
+    )

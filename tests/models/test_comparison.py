@@ -1,0 +1,100 @@
+"""The comparison against its literal form: expand, concatenate, convolve (Eq. 2, 3, 7, 8)."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from apanet_jax.models.comparison import ConvComparison, conv3x3
+
+BATCH, SIZE, CHANNELS, CLUSTERS = 2, (5, 6), 7, 3
+
+
+def _inputs(seed=0):
+    rng = np.random.default_rng(seed)
+    query = rng.standard_normal((BATCH, *SIZE, CHANNELS)).astype(np.float32)
+    prototypes = rng.standard_normal((BATCH, CLUSTERS, CHANNELS)).astype(np.float32)
+    assignment = np.eye(CLUSTERS, dtype=np.float32)[rng.integers(0, CLUSTERS, (BATCH, *SIZE))]
+    prior = rng.random((BATCH, *SIZE, 2)).astype(np.float32)
+    return query, prototypes, assignment, prior
+
+
+def _literal(parameters, query, prototypes, assignment, prior):
+    expanded = np.einsum("bnc,bhwn->bhwc", prototypes, assignment)
+    x = torch.tensor(np.concatenate([query, expanded, prior], -1)).permute(0, 3, 1, 2)
+    kernel = torch.tensor(np.asarray(parameters["kernel"])).permute(3, 2, 0, 1)
+    bias = torch.tensor(np.asarray(parameters["bias"]))
+    hidden = torch.relu(torch.nn.functional.conv2d(x, kernel, bias, padding=1))
+    output = torch.tensor(np.asarray(parameters["output"]["kernel"]))
+    return hidden.permute(0, 2, 3, 1) @ output + torch.tensor(
+        np.asarray(parameters["output"]["bias"])
+    )
+
+
+def _apply(module, parameters, query, *rest, **options):
+    def both(module, query, *rest):
+        return module(module.encode_query(query), *rest, **options)
+
+    return module.apply({"params": parameters}, query, *rest, method=both, rngs={})
+
+
+@pytest.mark.parametrize("priors", [0, 1, 2])
+def test_equals_the_literal_concatenation(priors):
+    query, prototypes, assignment, prior = _inputs()
+    module = ConvComparison(CHANNELS, priors)
+    inputs = (query, prototypes, assignment, prior[..., :priors])
+
+    def both(module, query, *rest):
+        return module(module.encode_query(query), *rest)
+
+    parameters = module.init(jax.random.key(0), *inputs, method=both)["params"]
+    np.testing.assert_allclose(
+        _apply(module, parameters, *inputs), _literal(parameters, *inputs), atol=1e-5
+    )
+
+
+def test_starts_as_pytorch_does():
+    module = ConvComparison(64, 1)
+    inputs = [np.zeros(s, np.float32) for s in ((1, 3, 3, 64), (1, 1, 64), (1, 3, 3, 1), (1, 3, 3, 1))]
+
+    def both(module, query, *rest):
+        return module(module.encode_query(query), *rest)
+
+    parameters = module.init(jax.random.key(1), *inputs, method=both)["params"]
+    reference = torch.nn.Conv2d(129, 64, 3)
+    for ours, theirs in ((parameters["kernel"], reference.weight), (parameters["bias"], reference.bias)):
+        bound = (129 * 9) ** -0.5
+        assert np.abs(ours).max() <= bound and theirs.abs().max() <= bound
+        np.testing.assert_allclose(np.std(ours), theirs.std().item(), rtol=0.25)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 3)])
+def test_convolution_and_its_gradients_agree_with_torch(shape):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((2, *shape, 4)).astype(np.float32)
+    kernel = rng.standard_normal((3, 3, 4, 5)).astype(np.float32)
+    weight = rng.standard_normal((2, *shape, 5)).astype(np.float32)
+
+    gradients = jax.grad(lambda x, k: (conv3x3(x, k) * weight).sum(), (0, 1))(x, kernel)
+    tx, tk = torch.tensor(x, requires_grad=True), torch.tensor(kernel, requires_grad=True)
+    out = torch.nn.functional.conv2d(tx.permute(0, 3, 1, 2), tk.permute(3, 2, 0, 1), padding=1)
+    out = out.permute(0, 2, 3, 1)
+    (out * torch.tensor(weight)).sum().backward()
+    np.testing.assert_allclose(conv3x3(x, kernel), out.detach(), atol=1e-4)
+    np.testing.assert_allclose(gradients[0], tx.grad, atol=1e-4)
+    np.testing.assert_allclose(gradients[1], tk.grad, atol=1e-4)
+
+
+def test_kernel_gradient_of_accelerators_equals_the_cpus(monkeypatch):
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((2, 4, 3, 4)).astype(np.float32)
+    kernel = rng.standard_normal((3, 3, 4, 5)).astype(np.float32)
+
+    def gradient():
+        return jax.grad(lambda k: (conv3x3(x, k) ** 3).sum())(kernel)
+
+    on_cpu = gradient()
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, default, **platforms: default(*args)
+    )
+    np.testing.assert_allclose(gradient(), on_cpu, rtol=1e-4, atol=1e-3)

