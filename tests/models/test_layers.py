@@ -20,9 +20,6 @@ from apanet_jax.models.layers import (
     shifted_products,
 )
 
-settings.register_profile("layers", deadline=None, max_examples=25)
-settings.load_profile("layers")
-
 
 def channels_first(x):
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(x), -1, 1)))
@@ -37,6 +34,7 @@ def torch_padded(x, borders):
     return torch.nn.functional.pad(channels_first(x), (left, right, top, bottom))
 
 
+@settings(deadline=None)
 @given(
     length=st.integers(1, 60),
     size=st.sampled_from([1, 3, 5, 7]),
@@ -55,6 +53,7 @@ def test_symmetric_padding_does_not_depend_on_the_size():
 
 
 @pytest.mark.parametrize("form", [shifted_products, grouped_convolution])
+@settings(deadline=None, max_examples=12)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),

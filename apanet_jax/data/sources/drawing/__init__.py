@@ -1,0 +1,1 @@
+"""How the synthetic pictures are drawn: outlines, textures, things and backgrounds."""

@@ -1,0 +1,97 @@
+"""Any data set in VOC's layout, with its classes and folds beside the pictures."""
+
+import json
+from pathlib import Path
+
+from apanet_jax.data.source import (
+    Sample,
+    Split,
+    check_same_size,
+    read_bytes,
+    read_image_size,
+    read_label,
+    read_names,
+)
+from apanet_jax.errors import UserError
+
+
+class FolderSource:
+    """A folder with
+
+    - `JPEGImages/NAME.jpg` (or `.png`): the pictures,
+    - `SegmentationClass/NAME.png`: 0 background, 1..C classes, 255 ignore,
+    - `ImageSets/Segmentation/{train,val}.txt`: names, one a line,
+    - `classes.txt`: the names of the classes 1..C, one a line,
+    - `folds.json`: a list of folds, each the list of the class names that are novel in it.
+    """
+
+    def __init__(self, directory: Path, name: str | None = None):
+        """Reads classes and folds.
+
+        Args:
+          directory: the folder.
+          name: of the data set; by default the folder's.
+
+        Raises:
+          UserError: something is missing, or a fold names what is no class.
+        """
+        self._directory = Path(directory)
+        if not self._directory.is_dir():
+            raise UserError(
+                f"{directory} is no folder: name one with pictures and masks (--source)"
+            )
+        self.name = name or self._directory.resolve().name
+        self.class_names = _read_classes(self._directory / "classes.txt")
+        self.folds = _read_folds(self._directory / "folds.json", self.class_names)
+
+    def names(self, split: Split) -> list[str]:
+        """Returns the names in `ImageSets/Segmentation/SPLIT.txt`."""
+        return read_names(self._directory / "ImageSets" / "Segmentation" / f"{split}.txt")
+
+    def read(self, split: Split, name: str) -> Sample:
+        """Returns a picture with its label."""
+        stem = self._directory / "JPEGImages" / name
+        path = next((p for e in (".jpg", ".jpeg", ".png") if (p := _with(stem, e)).exists()), None)
+        if path is None:
+            raise UserError(f"{stem} is missing: expected it with .jpg or .png")
+        image = read_bytes(path)
+        label = read_label(
+            _with(self._directory / "SegmentationClass" / name, ".png"), len(self.class_names)
+        )
+        check_same_size(path, read_image_size(image, path), label)
+        return Sample(name, image, label)
+
+
+def _with(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    try:
+        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except OSError as error:
+        raise UserError(f"{path} is missing: write the classes' names, one a line") from error
+    if not names or len(set(names)) < len(names) or len(names) > 254:
+        raise UserError(f"{path} holds {len(names)} names, expected 1 to 254 different ones")
+    return names
+
+
+def _read_folds(path: Path, class_names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    try:
+        folds = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"{path} is missing: write a list of folds, each the list of its novel classes"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    lists = isinstance(folds, list) and all(isinstance(fold, list) and fold for fold in folds)
+    if not folds or not lists:
+        raise UserError(f"{path}: expected a list of folds, each a list of class names")
+    flat = [name for fold in folds for name in fold]
+    unknown = [name for name in flat if name not in class_names]
+    if unknown:
+        raise UserError(f"{path} names {unknown[0]!r}, which is not in classes.txt")
+    if len(set(flat)) < len(flat):
+        raise UserError(f"{path}: a class can be novel in one fold only")
+    return tuple(tuple(fold) for fold in folds)

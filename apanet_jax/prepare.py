@@ -1,0 +1,130 @@
+"""Checks a data set and writes it as records: `python -m apanet_jax.prepare folder --help`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from apanet_jax.data import records
+from apanet_jax.data.source import Source
+from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.pascal import PascalSource
+from apanet_jax.errors import UserError, main_guard
+from apanet_jax.reporting import write_json
+
+_SHOWN = 20
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepares the data set that the arguments name."""
+    arguments = _parser().parse_args(argv)
+    source = arguments.source_of(arguments)
+    output = Path(arguments.output)
+    try:
+        report = records.write(
+            source,
+            output,
+            skip_bad=arguments.skip_bad,
+            overwrite=arguments.overwrite,
+            min_area=arguments.min_area,
+        )
+    except records.BadPictures as refused:
+        _print_bad(refused.report)
+        raise
+    _print_bad(report)
+    print(report_table(report, source, arguments.shots, arguments.min_area))
+    print(f"\nrecords: {output}")
+    write_json(output / "report.json", vars(report))
+
+
+def report_table(report: records.Report, source: Source, shots: int, min_area: int) -> str:
+    """Returns how many pictures each class has, and what is too few for `shots` supports."""
+    lines = [
+        f"{source.name}: {report.pictures['train']} training and {report.pictures['val']} test "
+        "pictures",
+        "",
+        f"{'class':<20}{'novel in':>9}{'train':>8}{'listed':>8}{'test':>8}{'listed':>8}",
+    ]
+    few = []
+    for name in source.class_names:
+        fold = next((str(i) for i, fold in enumerate(source.folds) if name in fold), "never")
+        train, val = (report.per_class[split][name] for split in ("train", "val"))
+        lines.append(f"{name:<20}{fold:>9}{train[0]:>8}{train[1]:>8}{val[0]:>8}{val[1]:>8}")
+        folds = [] if fold == "never" else [("test", val[1])]
+        few += [
+            f"{name}: {count} listed for {split}, {shots} supports and a query need {shots + 1}"
+            for split, count in [("training", train[1]), *folds]
+            if count < shots + 1
+        ]
+    lines += ["", f"listed: at least {min_area} pixels of the class"]
+    return "\n".join(lines + [f"too few  {line}" for line in few])
+
+
+def _print_bad(report: records.Report) -> None:
+    for line in report.bad[:_SHOWN]:
+        print(f"bad  {line}", file=sys.stderr)
+    if len(report.bad) > _SHOWN:
+        print(f"bad  … and {len(report.bad) - _SHOWN} more", file=sys.stderr)
+
+
+def _synthetic(arguments: argparse.Namespace) -> Source:
+    from apanet_jax.data.sources.synthetic import SyntheticSource
+
+    try:
+        return SyntheticSource(
+            seed=arguments.seed, train=arguments.train, val=arguments.val, size=arguments.size
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m apanet_jax.prepare",
+        description="Checks every picture and mask of a data set and writes records to train on.",
+    )
+    kinds = parser.add_subparsers(title="data sets", required=True, metavar="KIND")
+
+    pascal = kinds.add_parser("pascal", help="PASCAL-5i from the official VOC 2012 and SBD trees")
+    pascal.add_argument("--voc", required=True, type=Path, help="VOCdevkit/VOC2012")
+    pascal.add_argument("--sbd", required=True, type=Path, help="SBD's benchmark_RELEASE")
+    pascal.add_argument(
+        "--any_count",
+        action="store_true",
+        help="accept lists of other lengths than the protocol's 5953 and 1449",
+    )
+    pascal.set_defaults(source_of=lambda a: PascalSource(a.voc, a.sbd, any_count=a.any_count))
+
+    folder = kinds.add_parser("folder", help="your own pictures, in VOC's layout with folds.json")
+    folder.add_argument(
+        "--source",
+        required=True,
+        type=Path,
+        help="holds JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt, "
+        "classes.txt and folds.json",
+    )
+    folder.set_defaults(source_of=lambda a: FolderSource(a.source))
+
+    synthetic = kinds.add_parser("synthetic", help="generated pictures of 20 classes in 4 folds")
+    synthetic.add_argument("--seed", type=int, default=0, help="which pictures (0)")
+    synthetic.add_argument("--train", type=int, default=600, help="training pictures (600)")
+    synthetic.add_argument("--val", type=int, default=200, help="test pictures (200)")
+    synthetic.add_argument("--size", type=int, default=256, help="side in pixels (256)")
+    synthetic.set_defaults(source_of=_synthetic)
+
+    for kind in (pascal, folder, synthetic):
+        kind.add_argument("--output", required=True, type=Path, help="where the records go")
+        kind.add_argument(
+            "--skip_bad", action="store_true", help="leave out pictures that cannot be used"
+        )
+        kind.add_argument("--overwrite", action="store_true", help="replace what is there")
+        kind.add_argument("--shots", type=int, default=5, help="supports to have enough for (5)")
+        kind.add_argument(
+            "--min_area", type=int, default=2048, help="pixels that put a picture on a list (2048)"
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Named tensors from weight files, whoever saved them and however deep they lie in there."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from apanet_jax.errors import UserError
+from apanet_jax.weights.torch_pickle import read_torch
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
+LEVELS = ("state_dict", "model_state_dict", "model")
+"""Keys under which training programs put the weights beside optimizer state and counters."""
+
+WRAPPER = "module."
+"""What PyTorch's data parallelism puts before every name."""
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Returns the named tensors of a weight file.
+
+    Args:
+      path: `.safetensors`, or what `torch.save` wrote (`.pth`, `.pt`, `.bin`, `.pth.tar`): a state
+        dict, or a checkpoint that holds one as `state_dict`, `model_state_dict` or `model`, whose
+        other contents are ignored. Neither needs PyTorch, and neither runs code from the file.
+
+    Returns:
+      The arrays by name, without a common `module.` before the names; perhaps read-only.
+
+    Raises:
+      UserError: if there is no such file, it is damaged, holds no named tensors, or its pickle asks
+        for anything but tensors, containers, numbers and strings.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no weight file {path}: expected a .safetensors, .pth or .pt file")
+    if path.suffix == ".safetensors":
+        return _unwrapped(_read_safetensors(path))
+    if path.suffix not in TORCH_SUFFIXES:
+        raise UserError(
+            f"cannot tell what {path} holds: expected a name that ends in .safetensors or "
+            + ", ".join(TORCH_SUFFIXES)
+        )
+    value = read_torch(path)
+    while isinstance(value, dict):
+        inner = next((value[k] for k in LEVELS if isinstance(value.get(k), dict)), None)
+        if inner is None:
+            break
+        value = inner
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}: expected named tensors")
+    tensors = {
+        name: item
+        for name, item in value.items()
+        if isinstance(name, str) and isinstance(item, np.ndarray)
+    }
+    if not tensors:
+        names = ", ".join(str(name)[:40] for name in list(value)[:5]) or "nothing"
+        raise UserError(f"{path} holds no named tensors (but {names}): expected a state dict")
+    return _unwrapped(tensors)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}; expected a whole .safetensors file"
+        ) from None
+
+
+def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    while tensors and all(name.startswith(WRAPPER) for name in tensors):
+        tensors = {name.removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
+    return tensors

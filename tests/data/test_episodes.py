@@ -1,0 +1,120 @@
+"""Episodes against the protocol's rules, checked one by one on random tables of areas."""
+
+import collections
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apanet_jax.data.episodes import Apart, draw_evaluation, draw_training, episode_lists
+from apanet_jax.errors import UserError
+
+MIN_AREA = 100
+CLASSES = (2, 3, 5)
+
+
+def split_of(seed=0, pictures=60, classes=6, names=None):
+    rng = np.random.default_rng(seed)
+    areas = rng.integers(1, 400, (pictures, classes + 1)) * (rng.random((pictures, classes + 1)) < 0.4)
+    names = names or [f"{i:04d}" for i in range(pictures)]
+    return types.SimpleNamespace(areas=areas, names=names)
+
+
+def slow_lists(split, class_ids, shot):
+    """The rules in the protocol's words, in plain loops."""
+    supports = {
+        c: [i for i, row in enumerate(split.areas) if row[c] >= MIN_AREA] for c in class_ids
+    }
+    queries = {}
+    for i, row in enumerate(split.areas):
+        if any(i in supports[c] for c in class_ids):
+            present = [
+                c for c in class_ids if row[c] > 0 and len(set(supports[c]) - {i}) >= shot
+            ]
+            if present:
+                queries[i] = present
+    return supports, queries
+
+
+@pytest.mark.parametrize("shot", [1, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_lists_follow_the_rules(seed, shot):
+    split = split_of(seed)
+    lists = episode_lists(split, CLASSES, shot=shot, min_area=MIN_AREA)
+    supports, queries = slow_lists(split, CLASSES, shot)
+    assert {c: s.tolist() for c, s in lists.supports.items()} == supports
+    assert dict(zip(lists.queries.tolist(), [c.tolist() for c in lists.classes], strict=True)) == queries
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 2**31 - 1), st.integers(0, 10**6), st.sampled_from([1, 2, 5]))
+def test_every_episode_is_allowed(table, seed, index, shot):
+    split = split_of(table)
+    lists = episode_lists(split, CLASSES, shot=shot, min_area=MIN_AREA)
+    for draw in (draw_training, draw_evaluation):
+        episode = draw(lists, seed=seed, index=index, shot=shot)
+        assert episode == draw(lists, seed=seed, index=index, shot=shot)
+        assert split.areas[episode.query, episode.class_id] > 0
+        assert len(set(episode.supports)) == shot and episode.query not in episode.supports
+        assert all(split.areas[s, episode.class_id] >= MIN_AREA for s in episode.supports)
+
+
+def test_an_epoch_asks_every_query_once_in_an_order_of_its_own():
+    lists = episode_lists(split_of(), CLASSES, shot=1, min_area=MIN_AREA)
+    count = len(lists.queries)
+    orders = [
+        [draw_training(lists, seed=4, index=e * count + i, shot=1).query for i in range(count)]
+        for e in range(3)
+    ]
+    assert all(sorted(order) == lists.queries.tolist() for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+    assert orders[0] != lists.queries.tolist()
+
+
+def test_testing_follows_the_list_round_after_round():
+    lists = episode_lists(split_of(), CLASSES, shot=1, min_area=MIN_AREA)
+    count = len(lists.queries)
+    drawn = [draw_evaluation(lists, seed=321, index=i, shot=1).query for i in range(2 * count)]
+    assert drawn == lists.queries.tolist() * 2
+
+
+def test_classes_and_supports_are_drawn_evenly():
+    split = types.SimpleNamespace(areas=np.full((4, 4), 500), names=list("abcd"))
+    lists = episode_lists(split, (1, 2, 3), shot=1, min_area=MIN_AREA)
+    episodes = [draw_evaluation(lists, seed=0, index=i, shot=1) for i in range(3600)]
+    for counts in (
+        collections.Counter(e.class_id for e in episodes),
+        collections.Counter(e.supports for e in episodes if e.query == 0),
+    ):
+        expected = sum(counts.values()) / 3
+        assert len(counts) == 3
+        assert all(abs(n - expected) < 5 * expected**0.5 for n in counts.values())
+
+
+def test_frames_of_a_video_stay_apart():
+    names = [f"A_{i:05d}" for i in range(40)] + [f"B_{i:05d}" for i in range(20)]
+    rng = np.random.default_rng(0)
+    order = rng.permutation(60)
+    names = [names[i] for i in order]
+    split = types.SimpleNamespace(areas=np.full((60, 2), 500), names=names)
+    lists = episode_lists(split, (1,), shot=5, apart=Apart(15), min_area=MIN_AREA)
+    others = set()
+    for index in range(300):
+        episode = draw_training(lists, seed=1, index=index, shot=5)
+        for support in episode.supports:
+            a, b = names[episode.query], names[support]
+            others.add(a[0] == b[0])
+            if a[0] == b[0]:
+                assert abs(int(a[2:]) - int(b[2:])) >= 15
+    assert others == {True, False}
+
+
+def test_a_class_without_supports_enough_is_named():
+    split = types.SimpleNamespace(areas=np.array([[0, 500], [0, 500], [0, 5]]), names=list("abc"))
+    assert len(episode_lists(split, (1,), shot=1, min_area=MIN_AREA).queries) == 2
+    with pytest.raises(UserError, match="class 1 has 2 pictures .* 2 supports"):
+        episode_lists(split, (1,), shot=2, min_area=MIN_AREA)
+    with pytest.raises(UserError, match="class 1 has 0 pictures"):
+        episode_lists(split, (1,), shot=1, min_area=1000)

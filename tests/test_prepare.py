@@ -1,0 +1,67 @@
+"""The prepare command as its user meets it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from apanet_jax import prepare
+from apanet_jax.data import records
+from tests import trees
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        prepare.main([str(a) for a in arguments])
+    return ended.value.code
+
+
+def test_folder(tmp_path, capsys):
+    source = trees.folder_tree(tmp_path / "mine", train=6, val=4)
+    assert run("folder", "--source", source, "--output", tmp_path / "out", "--min_area=50") == 0
+    printed = capsys.readouterr().out
+    assert "mine: 6 training and 4 test pictures" in printed and "class3" in printed
+    assert "too few  class1" in printed
+    assert max(map(len, printed.splitlines())) <= 80 + len(str(tmp_path))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["pictures"] == {"train": 6, "val": 4}
+    assert len(records.open_records(tmp_path / "out").split("val")) == 4
+
+
+def test_pascal(tmp_path, capsys):
+    voc, sbd, _ = trees.pascal_tree(tmp_path, own=4, sbd=6, both=2, val=4)
+    arguments = ["pascal", "--voc", voc, "--sbd", sbd, "--output", tmp_path / "out"]
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "5953" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert run(*arguments, "--any_count") == 0
+    assert records.open_records(tmp_path / "out").name == "pascal"
+
+
+def test_synthetic(tmp_path):
+    arguments = ["--train=4", "--val=3", "--size=96", "--output", tmp_path / "out"]
+    assert run("synthetic", *arguments) == 0
+    opened = records.open_records(tmp_path / "out")
+    assert len(opened.class_names) == 20 and len(opened.folds) == 4
+    assert opened.split("train")[0]["image"].shape == (96, 96, 3)
+
+
+def test_bad_files_are_named_and_left_out_only_when_asked(tmp_path, capsys):
+    source = trees.folder_tree(tmp_path / "mine", train=4, val=3)
+    (source / "JPEGImages" / "val_001.jpg").write_bytes(b"junk")
+    arguments = ["folder", "--source", source, "--output", tmp_path / "out"]
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "val_001.jpg" in error and "--skip_bad" in error and not (tmp_path / "out").exists()
+    assert run(*arguments, "--skip_bad") == 0
+    assert "val_001.jpg" in capsys.readouterr().err
+
+
+def test_a_wrong_argument_is_one_line_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "apanet_jax.prepare", "folder", "--source", "nowhere"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere is no folder") and done.stderr.count("\n") == 1
