@@ -103,7 +103,8 @@ class Checkpoints:
         if metadata.get("fingerprint") != self._fingerprint:
             raise UserError(
                 f"{self._directory} holds checkpoints of other settings than the given config: "
-                "take the config they were made with (config.json beside them), or another --workdir"
+                "take the config they were made with (config.json beside them), or another "
+                "--workdir"
             )
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like._asdict()

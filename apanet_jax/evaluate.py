@@ -89,7 +89,9 @@ def evaluate(
     """
     sums = SummedCounts(num_classes)
     pending = None
-    with tqdm(total=episodes, unit="episode", desc=description, leave=False, disable=None) as progress:
+    with tqdm(
+        total=episodes, unit="episode", desc=description, leave=False, disable=None
+    ) as progress:
         for batch in batches:
             # The device works on this batch while the counts of the one before are fetched.
             counted = (count(batch), batch["class_id"], batch["valid"])

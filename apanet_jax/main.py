@@ -32,9 +32,12 @@ def main(argv: list[str]) -> None:
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
     from apanet_jax.variants import run_all
 
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    config = ConfigDict(_CONFIG.value)
-    run_all(config, Path(_WORKDIR.value or f"runs/{name}"), _MODE.value)
+    filename = config_flags.get_config_filename(flags.FLAGS["config"])
+    try:
+        config = ConfigDict(_CONFIG.value)
+    except OSError as error:
+        raise UserError(f"--config={filename} cannot be read: {error}") from error
+    run_all(config, Path(_WORKDIR.value or f"runs/{Path(filename).stem}"), _MODE.value)
 
 
 def cli() -> None:

@@ -84,7 +84,9 @@ class SummedCounts:
         per_class = {
             int(c): 100.0 * _ratio(self.intersection[c, 1], self.union[c, 1]) for c in seen
         }
-        both = [_ratio(i, u) for i, u in zip(self.intersection.sum(0), self.union.sum(0), strict=True)]
+        both = [
+            _ratio(i, u) for i, u in zip(self.intersection.sum(0), self.union.sum(0), strict=True)
+        ]
         miou = float(np.mean(list(per_class.values()))) if per_class else 0.0
         return Scores(miou, 100.0 * float(np.mean(both)), per_class)
 

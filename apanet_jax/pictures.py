@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +42,10 @@ def write_pictures(
             for row in np.flatnonzero(batch["valid"]):
                 index = int(batch["index"][row])
                 cells = _episode_cells(
-                    run, index, shot, {name: masks[row] for name, masks in found.items()},
+                    run,
+                    index,
+                    shot,
+                    {name: masks[row] for name, masks in found.items()},
                     clusters[row],
                 )
                 paths.append(directory / f"episode_{index:04d}.png")
@@ -64,9 +66,7 @@ def _episode_cells(run, index, shot, found, clusters) -> list[tuple[str, np.ndar
     for support in episode.supports:
         picture = split[support]
         mask = picture["label"] == episode.class_id
-        cells.append(
-            (f"support: {name}", drawing.overlay(picture["image"], mask, drawing.GIVEN))
-        )
+        cells.append((f"support: {name}", drawing.overlay(picture["image"], mask, drawing.GIVEN)))
     query = split[episode.query]
     image, label = query["image"], query["label"]
     height, width = label.shape
@@ -77,9 +77,7 @@ def _episode_cells(run, index, shot, found, clusters) -> list[tuple[str, np.ndar
         counted = label != 255
         union = ((mask | truth) & counted).sum()
         iou = 100 * ((mask & truth) & counted).sum() / max(union, 1)
-        cells.append(
-            (f"{head}: IoU {iou:.0f}", drawing.overlay(image, mask, drawing.PREDICTION))
-        )
+        cells.append((f"{head}: IoU {iou:.0f}", drawing.overlay(image, mask, drawing.PREDICTION)))
     shown = drawing.cluster_map(image, clusters[:height, :width])
     cells.append((f"{_CLUSTERS_SHOWN} clusters", shown))
     return cells

@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,6 +24,7 @@ NOT_OF_THE_RESULT = (
 )
 """Settings that may change between a run and its continuation: its parameters do not depend on
 them. (Records count by their content's fingerprint, not by where they lie.)"""
+
 
 def with_options(config: ConfigDict, options: str) -> ConfigDict:
     """Returns `config` with options such as "fold=2,model.num_clusters=5" set.
@@ -132,9 +133,7 @@ def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
 
 def _range() -> tuple[Callable[[Any], bool], str]:
     def holds(value) -> bool:
-        return (
-            len(value) == 2 and all(map(math.isfinite, value)) and 0 < value[0] <= value[1]
-        )
+        return len(value) == 2 and all(map(math.isfinite, value)) and 0 < value[0] <= value[1]
 
     return holds, "two numbers above 0, the smaller first"
 

@@ -176,9 +176,9 @@ def _finite(losses: Losses, step: int, rate: float, checkpoints: Checkpoints) ->
     losses = Losses(*(float(x) for x in jax.device_get(losses)))
     if not np.isfinite(losses.total):
         raise UserError(
-            f"the loss is {losses.total} at step {step} (learning rate {rate:.3g}); the newest good "
-            f"checkpoint is of step {checkpoints.latest_step()}: lower training.learning_rate or "
-            "training.rate_factor, and take another --workdir"
+            f"the loss is {losses.total} at step {step} (learning rate {rate:.3g}); the newest "
+            f"good checkpoint is of step {checkpoints.latest_step()}: lower training.learning_rate "
+            "or training.rate_factor, and take another --workdir"
         )
     return losses
 

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from apanet_jax.errors import UserError
 from apanet_jax.models.apanet import IGNORE, Outputs
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.models.resize import resize_bilinear
@@ -93,8 +94,14 @@ def losses(outputs: Outputs, label: UInt8[Array, "batch H W"], agnostic_weight: 
 
 
 def data_mesh(devices: int | None = None) -> Mesh:
-    """Returns a mesh with one axis, "data", over the first `devices` devices (None: all)."""
+    """Returns a mesh with one axis, "data", over the first `devices` devices (None: all).
+
+    Raises:
+      UserError: there are not so many.
+    """
     chosen = jax.devices()[:devices]
+    if devices and len(chosen) < devices:
+        raise UserError(f"devices={devices}, but there are {len(chosen)}: take fewer, or 0 for all")
     return jax.make_mesh((len(chosen),), ("data",), axis_types=(AxisType.Auto,), devices=chosen)
 
 

@@ -34,7 +34,10 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> dict[str, list[dict
         _generate(config, workdir)
     variants = config.variants.to_dict() or {"": ""}
     runs = {
-        name: (make_run(settings.with_options(config.copy_and_resolve_references(), options)), workdir / name)
+        name: (
+            make_run(settings.with_options(config.copy_and_resolve_references(), options)),
+            workdir / name,
+        )
         for name, options in variants.items()
     }
     results = {}

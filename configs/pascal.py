@@ -1,6 +1,7 @@
 """PASCAL-5i as in the paper's Table I: ResNet-50 at 473x473, 200 epochs of batch 4.
 
-    python -m apanet_jax.prepare pascal --voc=VOCdevkit/VOC2012 --sbd=benchmark_RELEASE --output=RECORDS
+    python -m apanet_jax.prepare pascal --voc=VOCdevkit/VOC2012 --sbd=benchmark_RELEASE \\
+        --output=RECORDS
     python -m apanet_jax.main --config=configs/pascal.py:records=RECORDS,fold=0 --workdir=WORKDIR
 
 The learning rate is 0.0025 times 10, as in PFENet's code. The paper names only mirror, rotation

@@ -1,6 +1,6 @@
 """Baseline and APANet on a data set made on the spot: minutes on two CPU cores, no download.
 
-    python -m apanet_jax.main --config=configs/quickstart.py
+python -m apanet_jax.main --config=configs/quickstart.py
 """
 
 from ml_collections import ConfigDict

@@ -59,9 +59,7 @@ def test_evaluate_adds_up_batches_and_leaves_out_the_padding():
         }
         for step in range(3)
     ]
-    sums = evaluate(
-        lambda b: EpisodeCounts(b["intersection"], b["union"]), batches, 2, episodes=5
-    )
+    sums = evaluate(lambda b: EpisodeCounts(b["intersection"], b["union"]), batches, 2, episodes=5)
     assert sums.episodes.tolist() == [0, 3, 2]
     assert sums.union[1, 1] == sum(b["union"][0, 1] for b in batches)
     assert sums.intersection[2, 0] == sum(b["intersection"][1, 0] for b in batches[:2])

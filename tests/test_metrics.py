@@ -45,9 +45,7 @@ def test_scores_are_ratios_of_sums_not_means_of_ratios():
     scores = sums.scores()
     assert scores.iou_per_class == pytest.approx(expected)
     assert scores.miou == pytest.approx(np.mean(list(expected.values())))
-    sides = [
-        sum(i[s] for i, _ in counts) / sum(u[s] for _, u in counts) for s in (0, 1)
-    ]
+    sides = [sum(i[s] for i, _ in counts) / sum(u[s] for _, u in counts) for s in (0, 1)]
     assert scores.fb_iou == pytest.approx(100 * np.mean(sides))
 
 

@@ -111,9 +111,7 @@ def test_several_devices_make_the_same_step(devices):
     results = []
     for count in (1, devices):
         mesh = train_step.data_mesh(count)
-        state = jax.device_put(
-            initial(network, transformation, batch), train_step.replicated(mesh)
-        )
+        state = jax.device_put(initial(network, transformation, batch), train_step.replicated(mesh))
         step = train_step.make_step(network, transformation, 0.5, mesh)
         for _ in range(2):
             state, losses = step(state, {}, batch, jax.random.key(1))

@@ -18,7 +18,9 @@ def picture_and_label(rng, height, width, ids):
         top, left = rng.integers(2, height // 3), width // 2 * half + rng.integers(2, width // 8)
         window = np.s_[top : top + height // 2, left : left + width // 3]
         label[window] = class_id
-        image[window] = np.array([class_id * 11 % 256, 255 - class_id * 9 % 256, class_id * 67 % 256])
+        image[window] = np.array(
+            [class_id * 11 % 256, 255 - class_id * 9 % 256, class_id * 67 % 256]
+        )
         label[top, left : left + width // 3] = 255
     return image, label
 

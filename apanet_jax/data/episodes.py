@@ -118,7 +118,7 @@ def episode_lists(
 
 
 def draw_training(lists: EpisodeLists, *, seed: int, index: int, shot: int) -> Episode:
-    """Returns training episode `index`: every epoch asks each query once, in an order of its own."""
+    """Returns training episode `index`: an epoch asks each query once, in an order of its own."""
     epoch, position = divmod(index, len(lists.queries))
     order = _epoch_order(seed, epoch, len(lists.queries))
     return _draw(lists, int(order[position]), np.random.default_rng([seed, _TRAINING, index]), shot)

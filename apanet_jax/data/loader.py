@@ -82,7 +82,7 @@ def load_evaluation_episode(
 
 
 def scoring_label(label: UInt8[np.ndarray, "height width"], side: int) -> Arrays:
-    """Returns `original_label`, top left in a square of 255, and `original_side`, its longer side."""
+    """Returns `original_label`, top left in a square of 255, and its longer side."""
     height, width = label.shape
     square = np.full((side, side), IGNORE, np.uint8)
     square[:height, :width] = label

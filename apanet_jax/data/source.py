@@ -87,8 +87,8 @@ def read_label(path: Path, num_classes: int) -> UInt8[np.ndarray, "height width"
     outside = sorted(set(np.unique(label).tolist()) - {*range(num_classes + 1), IGNORE})
     if outside:
         raise UserError(
-            f"{path} holds the ids {outside[:5]}, expected 0 to {num_classes} or 255: mend the mask "
-            "or the list of classes"
+            f"{path} holds the ids {outside[:5]}, expected 0 to {num_classes} or 255: mend the "
+            "mask or the list of classes"
         )
     return label
 

@@ -91,9 +91,7 @@ def fit_square(image: Image, label: Label, size: int) -> tuple[Image, Label]:
     return square, square_label
 
 
-def binary_label(
-    label: UInt8[np.ndarray, "*shape"], class_id: int
-) -> UInt8[np.ndarray, "*shape"]:
+def binary_label(label: UInt8[np.ndarray, "*shape"], class_id: int) -> UInt8[np.ndarray, "*shape"]:
     """Returns an episode's label: 1 where the class is, 255 where 255 was, 0 elsewhere."""
     result = (label == class_id).astype(np.uint8)
     result[label == IGNORE] = IGNORE

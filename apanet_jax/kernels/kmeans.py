@@ -1,4 +1,4 @@
-"""Cosine k-means with a fixed number of rounds, for batches of feature maps in one compiled call."""
+"""Cosine k-means with a fixed number of rounds, for a batch of feature maps in one call."""
 
 import functools
 from typing import Literal, NamedTuple
@@ -140,7 +140,10 @@ def _cluster_picture(features, scale, weights, centres, *, rounds) -> KMeansResu
 
     def assign(centres, features, scale):
         cosine = scale[:, None] * jnp.einsum(
-            "pc,kc->pk", features, centres.astype(features.dtype), preferred_element_type=jnp.float32
+            "pc,kc->pk",
+            features,
+            centres.astype(features.dtype),
+            preferred_element_type=jnp.float32,
         )
         return jnp.argmax(cosine, -1), jnp.max(cosine, -1)
 

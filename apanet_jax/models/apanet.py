@@ -152,7 +152,9 @@ class APANet(nn.Module):
     def _prior_masks(self, query, support, foreground) -> Float[Array, "batch height width priors"]:
         if not self.priors:
             return jnp.zeros((*query.middle.shape[:3], 0))
-        masks = [prior_mask(getattr(query, p), getattr(support, p), foreground) for p in self.priors]
+        masks = [
+            prior_mask(getattr(query, p), getattr(support, p), foreground) for p in self.priors
+        ]
         return jax.lax.stop_gradient(jnp.stack(masks, -1))
 
     def _clusters(self, high, valid) -> Int[Array, "batch height width"]:

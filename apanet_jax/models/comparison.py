@@ -116,7 +116,7 @@ def _kernel_gradient(x, gradient) -> Float[Array, "3 3 channels hidden"]:
 
 
 def _shifts(x: Float[Array, "batch height width channels"]) -> list[Array]:
-    """Returns `x` moved to each place of a 3x3 neighbourhood, row by row, zeros beyond the border."""
+    """Returns `x` moved to each place of a 3x3 neighbourhood, row by row; zeros beyond it."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [padded[:, y : y + height, x_ : x_ + width] for y in range(3) for x_ in range(3)]

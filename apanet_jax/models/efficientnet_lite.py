@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from apanet_jax.models.layers import Conv, Depthwise, Features, Pointwise
 
 MEAN, SCALE = 127.0, 128.0
+OUTPUT_STRIDE = 8
 
 
 class Stage(NamedTuple):
@@ -85,25 +86,23 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 as a backbone of stride `output_stride`.
+    """EfficientNet-Lite0 as a backbone of stride 8.
 
     Where a stage would go beyond that stride, its own stride is left out and every depthwise
     kernel from there on, the stage's first included, is dilated twice as much.
 
     Attributes:
       dtype: of the computation: float32 or bfloat16. Parameters are float32.
-      output_stride: 8, or more where coarser features will do (32 is the undilated network).
     """
 
     dtype: jnp.dtype = jnp.float32
-    output_stride: int = 8
 
     def setup(self):
         self.stem = Conv(32, 3, stride=2, padding="same", dtype=self.dtype)
         stages, reached, dilation = [], 2, 1
         for stage in STAGES:
             stride = stage.stride
-            if reached * stride > self.output_stride:
+            if reached * stride > OUTPUT_STRIDE:
                 stride, dilation = 1, dilation * stride
             reached *= stride
             stages.append(

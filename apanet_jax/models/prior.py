@@ -52,9 +52,7 @@ def largest_cosine(
     """
     query = _unit(query)
     support = _unit(support) * (foreground > 0)[..., None].astype(support.dtype)
-    cosine = jnp.einsum(
-        "...pc,...sc->...ps", query, support, preferred_element_type=jnp.float32
-    )
+    cosine = jnp.einsum("...pc,...sc->...ps", query, support, preferred_element_type=jnp.float32)
     return jnp.maximum(cosine.max(-1), 0.0)
 
 

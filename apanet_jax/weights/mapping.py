@@ -65,7 +65,8 @@ def convert(tensors: Mapping[str, np.ndarray], table: Table, shapes: Parameters)
       The same tree of float32 arrays.
 
     Raises:
-      UserError: if names are missing or left over, or a shape is not what it should be.
+      UserError: if names are missing or left over, a shape is not what it should be, or values
+        are not finite.
     """
     expected = {
         name: shape for row in table.rows for name, shape in _foreign_shapes(row, table, shapes)
@@ -90,6 +91,10 @@ def convert(tensors: Mapping[str, np.ndarray], table: Table, shapes: Parameters)
                 f"not the weights of {table.kind}: {name} has the shape "
                 f"{list(tensors[name].shape)}, expected {list(shape)}"
             )
+        if not np.isfinite(tensors[name]).all():
+            raise UserError(f"{name} of {table.kind} is not finite everywhere: the file is damaged")
+        if name.endswith(".running_var") and (tensors[name] < 0).any():
+            raise UserError(f"{name} of {table.kind} is negative somewhere: the file is damaged")
     parameters = {}
     for row in table.rows:
         kernel, bias = _folded(row, table, tensors)

@@ -103,6 +103,8 @@ def read_torch(path: Path) -> Any:
         reason = "its containers are nested too deeply"
     except (_Unreadable, OSError, MemoryError, zipfile.BadZipFile) as error:
         reason = str(error) or type(error).__name__
+    except Exception as error:  # A damaged archive can raise nearly anything.
+        reason = f"it is damaged ({type(error).__name__})"
     raise UserError(f"cannot read {path}: {reason}; expected weights saved by torch.save")
 
 

@@ -17,7 +17,9 @@ CLASSES = (2, 3, 5)
 
 def split_of(seed=0, pictures=60, classes=6, names=None):
     rng = np.random.default_rng(seed)
-    areas = rng.integers(1, 400, (pictures, classes + 1)) * (rng.random((pictures, classes + 1)) < 0.4)
+    areas = rng.integers(1, 400, (pictures, classes + 1)) * (
+        rng.random((pictures, classes + 1)) < 0.4
+    )
     names = names or [f"{i:04d}" for i in range(pictures)]
     return types.SimpleNamespace(areas=areas, names=names)
 
@@ -30,9 +32,7 @@ def slow_lists(split, class_ids, shot):
     queries = {}
     for i, row in enumerate(split.areas):
         if any(i in supports[c] for c in class_ids):
-            present = [
-                c for c in class_ids if row[c] > 0 and len(set(supports[c]) - {i}) >= shot
-            ]
+            present = [c for c in class_ids if row[c] > 0 and len(set(supports[c]) - {i}) >= shot]
             if present:
                 queries[i] = present
     return supports, queries
@@ -45,11 +45,16 @@ def test_lists_follow_the_rules(seed, shot):
     lists = episode_lists(split, CLASSES, shot=shot, min_area=MIN_AREA)
     supports, queries = slow_lists(split, CLASSES, shot)
     assert {c: s.tolist() for c, s in lists.supports.items()} == supports
-    assert dict(zip(lists.queries.tolist(), [c.tolist() for c in lists.classes], strict=True)) == queries
+    assert (
+        dict(zip(lists.queries.tolist(), [c.tolist() for c in lists.classes], strict=True))
+        == queries
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 3), st.integers(0, 2**31 - 1), st.integers(0, 10**6), st.sampled_from([1, 2, 5]))
+@given(
+    st.integers(0, 3), st.integers(0, 2**31 - 1), st.integers(0, 10**6), st.sampled_from([1, 2, 5])
+)
 def test_every_episode_is_allowed(table, seed, index, shot):
     split = split_of(table)
     lists = episode_lists(split, CLASSES, shot=shot, min_area=MIN_AREA)

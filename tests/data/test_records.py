@@ -74,7 +74,9 @@ def test_bad_pictures_are_all_named_and_nothing_is_written(folder, tmp_path):
         (folder / "JPEGImages" / f"train_{i:03d}.jpg").write_bytes(b"junk")
     with pytest.raises(records.BadPictures, match="2 pictures") as refused:
         records.write(FolderSource(folder), tmp_path / "records")
-    assert [f"train_{i:03d}" in line for i, line in zip((1, 3), refused.value.report.bad)] == [
+    assert [
+        f"train_{i:03d}" in line for i, line in zip((1, 3), refused.value.report.bad, strict=True)
+    ] == [
         True,
         True,
     ]

@@ -79,9 +79,7 @@ def test_rotation_turns_about_the_centre_and_pads():
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.integers(0, 10**6), st.integers(8, 90), st.integers(8, 90), st.sampled_from([0, 30, 60])
-)
+@given(st.integers(0, 10**6), st.integers(8, 90), st.integers(8, 90), st.sampled_from([0, 30, 60]))
 def test_picture_and_label_stay_aligned(seed, height, width, longer_side):
     image, label = picture(height, width, seed)
     settings_ = Augmentation(size=48, longer_side=longer_side, blur_probability=0.0)

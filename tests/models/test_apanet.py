@@ -94,7 +94,9 @@ class Literal:
                 pooled = (features[b] * weight[..., None]).sum((0, 1))
                 prototypes[k] = pooled / (weight.sum() + 0.0005)
             rows = [
-                prototypes[chosen[b]] if foreground[b, i, j] >= 0.5 else prototypes[clusters[b, i, j]]
+                prototypes[chosen[b]]
+                if foreground[b, i, j] >= 0.5
+                else prototypes[clusters[b, i, j]]
                 for i in range(SIZE)
                 for j in range(SIZE)
             ]
@@ -223,6 +225,4 @@ def test_inference_needs_no_query_label_and_no_random_numbers():
     module = head(reduction_dropout=0.5, comparison_dropout=0.1)
     parameters = parameters_of(module, inputs)
     first = module.apply({"params": parameters}, *inputs[:3]).logits
-    np.testing.assert_array_equal(
-        first, module.apply({"params": parameters}, *inputs[:3]).logits
-    )
+    np.testing.assert_array_equal(first, module.apply({"params": parameters}, *inputs[:3]).logits)

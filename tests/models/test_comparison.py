@@ -55,14 +55,19 @@ def test_equals_the_literal_concatenation(priors):
 
 def test_starts_as_pytorch_does():
     module = ConvComparison(64, 1)
-    inputs = [np.zeros(s, np.float32) for s in ((1, 3, 3, 64), (1, 1, 64), (1, 3, 3, 1), (1, 3, 3, 1))]
+    inputs = [
+        np.zeros(s, np.float32) for s in ((1, 3, 3, 64), (1, 1, 64), (1, 3, 3, 1), (1, 3, 3, 1))
+    ]
 
     def both(module, query, *rest):
         return module(module.encode_query(query), *rest)
 
     parameters = module.init(jax.random.key(1), *inputs, method=both)["params"]
     reference = torch.nn.Conv2d(129, 64, 3)
-    for ours, theirs in ((parameters["kernel"], reference.weight), (parameters["bias"], reference.bias)):
+    for ours, theirs in (
+        (parameters["kernel"], reference.weight),
+        (parameters["bias"], reference.bias),
+    ):
         bound = (129 * 9) ** -0.5
         assert np.abs(ours).max() <= bound and theirs.abs().max() <= bound
         np.testing.assert_allclose(np.std(ours), theirs.std().item(), rtol=0.25)

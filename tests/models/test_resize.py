@@ -30,7 +30,7 @@ def test_every_output_is_a_mean_of_inputs(sizes):
 
 
 def test_two_steps_over_a_grid_that_holds_the_cells_equal_one():
-    # 473 = 59 * 8 + 1 samples hold the 60 cells, so the reference's detour over them changes nothing.
+    # 473 = 59 * 8 + 1 samples hold the 60 cells: the reference's detour over them changes nothing.
     x = np.random.default_rng(0).standard_normal((1, 60, 60, 1)).astype(np.float32)
     detour = resize_bilinear(resize_bilinear(x, (473, 473)), (500, 500))
     np.testing.assert_allclose(resize_bilinear(x, (500, 500)), detour, atol=1e-4)

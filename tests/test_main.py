@@ -1,0 +1,210 @@
+"""Whole runs, from the command line's config to the files that are left."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from apanet_jax import settings, variants
+from apanet_jax.data import records
+from apanet_jax.data.loader import EpisodeIterator
+from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.pascal import PascalSource
+from apanet_jax.errors import UserError
+from apanet_jax.run import make_run
+from apanet_jax.train import train
+from configs import folder, pascal
+from tests import trees
+
+TINY = (
+    "min_area=50,image_size=65,longer_side=65,channels=8,steps=6,training.batch_size=2,"
+    "checkpoint_every=2,log_every=2,episodes=6,evaluation.batch_size=2,shots=1+2,devices=1,"
+    "validation_episodes=4,pictures=2"
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("main")
+    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    return root / "records"
+
+
+def config_of(prepared, options=""):
+    return folder.get_config(f"{TINY},records={prepared},{options}")
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_scripts_and_people_read(prepared, tmp_path, capsys):
+    config = config_of(prepared, "every=4")
+    results = variants.run_all(config, tmp_path / "run", "train_and_evaluate")
+    assert results == {"run": json.loads((tmp_path / "run" / "results.json").read_text())}
+    rows = results["run"]
+    assert [(r["checkpoint"], r["shot"]) for r in rows] == [
+        ("best", 1),
+        ("best", 2),
+        ("last", 1),
+        ("last", 2),
+    ]
+    assert (
+        rows[-1].items()
+        >= {
+            "dataset": "mine",
+            "fold": 0,
+            "backbone": "efficientnet_lite0",
+            "episodes": 6,
+            "seed": 321,
+            "step": 6,
+            "num_clusters": 3,
+            "agnostic_weight": 0.5,
+        }.items()
+    )
+    assert set(rows[0]["iou_per_class"]) == {"class1", "class2"}
+    assert all(0 <= r["miou"] <= 100 and 0 <= r["fb_iou"] <= 100 for r in rows)
+
+    lines = metrics(tmp_path / "run")
+    assert [x["step"] for x in lines if "loss" in x] == [2, 4, 6]
+    for line in (x for x in lines if "loss" in x):
+        expected = 0.5 * line["loss_specific"] + 0.5 * line["loss_agnostic"]
+        assert line["loss"] == pytest.approx(expected, rel=1e-4)
+    assert [x["step"] for x in lines if "validation_miou" in x] == [4, 6]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["fold"] == 0
+    assert list((tmp_path / "run").glob("events*"))
+    pictures = sorted((tmp_path / "run" / "pictures").glob("*.png"))
+    assert len(pictures) == 2 and Image.open(pictures[0]).width > 4 * 200
+    printed = capsys.readouterr().out
+    assert "run (best)" in printed and "1-shot mIoU" in printed
+
+
+def test_variants_are_runs_of_their_own(prepared, tmp_path):
+    config = config_of(prepared, "steps=2")
+    config.variants.baseline = "num_clusters=0"
+    config.variants.apanet = ""
+    results = variants.run_all(config, tmp_path, "train_and_evaluate")
+    assert [results[n][0]["num_clusters"] for n in ("baseline", "apanet")] == [0, 3]
+    assert (tmp_path / "baseline" / "results.json").exists()
+    assert metrics(tmp_path / "baseline")[0]["loss_agnostic"] == 0
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+def _stop_after(batches, monkeypatch):
+    taken = {"count": 0}
+    original = EpisodeIterator.__next__
+
+    def stopping(self):
+        taken["count"] += 1
+        if taken["count"] > batches:
+            raise KeyboardInterrupt
+        return original(self)
+
+    monkeypatch.setattr(EpisodeIterator, "__next__", stopping)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(prepared, tmp_path, monkeypatch, stop):
+    run = make_run(config_of(prepared))
+    run.kept_training_features()
+    whole = train(run, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        _stop_after(stop, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, tmp_path / "parts")
+    parts = train(run, tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(parts), jax.device_get(whole))
+    losses = [[x["loss"] for x in metrics(tmp_path / name)] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_trained_again(prepared, tmp_path, monkeypatch):
+    run = make_run(config_of(prepared, "steps=2"))
+    first = train(run, tmp_path)
+    _stop_after(0, monkeypatch)
+    again = train(run, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(first), jax.device_get(again))
+
+
+def test_the_workdir_of_other_settings_is_refused(prepared, tmp_path):
+    train(make_run(config_of(prepared, "steps=2")), tmp_path)
+    with pytest.raises(UserError, match="other settings"):
+        train(make_run(config_of(prepared, "steps=2,seed=5")), tmp_path)
+
+
+def test_evaluation_without_a_checkpoint_says_so(prepared, tmp_path):
+    with pytest.raises(UserError, match="train first"):
+        variants.run_all(config_of(prepared), tmp_path, "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("fold=7", "no fold 7"),
+        ("records=nowhere", "apanet_jax.prepare"),
+        ("weights=nowhere.pth", "nowhere.pth"),
+        ("min_area=1000000", "class 3 has 0 pictures"),
+        ("devices=4,training.batch_size=6", "multiple of 4"),
+        ("devices=99", "99"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(prepared, tmp_path, options, says):
+    config = settings.with_options(config_of(prepared), options)
+    with pytest.raises(UserError, match=says) as refused:
+        variants.run_all(config, tmp_path / "run", "train")
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(prepared, tmp_path):
+    run = make_run(config_of(prepared, "learning_rate=1e30,log_every=1"))
+    with pytest.raises(UserError, match="the loss is .* at step"):
+        train(run, tmp_path)
+
+
+def test_pictures_instead_of_kept_features_train_too(prepared, tmp_path):
+    config = config_of(prepared, "keep=False,steps=2,masked_support=True,shots=1")
+    (row,) = variants.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]
+    assert row["step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", ["deep", "plain"])
+def test_pascal_with_a_resnet50_on_an_official_tree(tmp_path, stem):
+    voc, sbd, _ = trees.pascal_tree(tmp_path, own=30, sbd=40, both=5, val=60)
+    records.write(PascalSource(voc, sbd, any_count=True), tmp_path / "records")
+    config = pascal.get_config(
+        f"records={tmp_path / 'records'},weights=random,stem={stem},image_size=65,min_area=50,"
+        "channels=8,steps=2,training.batch_size=2,episodes=4,evaluation.batch_size=2,shots=1+2,"
+        "workers=1,devices=1,every=2,validation_episodes=2,pictures=1,longer_side=96"
+    )
+    rows = variants.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]
+    assert {(r["dataset"], r["backbone"], r["shot"]) for r in rows} == {
+        ("pascal", "resnet50", 1),
+        ("pascal", "resnet50", 2),
+    }
+
+
+run_command = functools.partial(subprocess.run, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no --config"),
+        (["--config=configs/nothing.py"], "nothing.py"),
+        (["--config=configs/folder.py:fodl=1"], "did you mean 'fold'"),
+        (["--config=configs/folder.py:records=nowhere"], "holds no records"),
+        (["--config=configs/folder.py", "--config.fodl=1"], "fodl"),
+        (["--config=configs/folder.py", "--mode=dream"], "dream"),
+        (["--config=configs/folder.py", "surplus"], "surplus"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_without_a_traceback(arguments, says, tmp_path):
+    done = run_command([sys.executable, "-m", "apanet_jax.main", *arguments])
+    assert done.returncode not in (0, None)
+    assert says in done.stderr and "Traceback" not in done.stderr

