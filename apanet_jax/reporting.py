@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,4 +72,41 @@ def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 row = cells.get(shot)
                 line += f"{row['miou']:14.1f}{row['fb_iou']:9.1f}" if row else " " * 23
             lines.append(line)
+    return "\n".join(lines)
+
+
+def fold_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Returns a Markdown table: mIoU of each fold and their mean, then the mean FB-IoU.
+
+    A line stands for a variant, shot and checkpoint. Where there are several seeds, a cell is
+    their mean, and the means over folds carry the standard deviation over seeds.
+
+    Args:
+      results: by variant, the objects of `results.json` of all its folds and seeds.
+    """
+    rows = [{"variant": variant} | row for variant, rows in results.items() for row in rows]
+    folds = sorted({row["fold"] for row in rows})
+    seeds = sorted({row["training_seed"] for row in rows})
+    heads = ["", "shot", "checkpoint", *(f"fold {fold}" for fold in folds), "mean mIoU", "FB-IoU"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for key in dict.fromkeys((row["variant"], row["shot"], row["checkpoint"]) for row in rows):
+        found = {
+            (row["training_seed"], row["fold"]): row
+            for row in rows
+            if (row["variant"], row["shot"], row["checkpoint"]) == key
+        }
+
+        def mean_of(field, found=found, **only):
+            return statistics.mean(
+                row[field] for row in found.values() if all(row[k] == v for k, v in only.items())
+            )
+
+        cells = [f"{mean_of('miou', fold=fold):.1f}" for fold in folds]
+        for field in ("miou", "fb_iou"):
+            means = [mean_of(field, training_seed=seed) for seed in seeds]
+            spread = f" ± {statistics.stdev(means):.1f}" if len(means) > 1 else ""
+            cells.append(f"{statistics.mean(means):.1f}{spread}")
+        lines.append("| " + " | ".join(map(str, [*key, *cells])) + " |")
+    if len(seeds) > 1:
+        lines += ["", f"Means over {len(seeds)} seeds, ± their standard deviation."]
     return "\n".join(lines)

@@ -189,8 +189,7 @@ def make_run(config: ConfigDict) -> Run:
     )
     backbone = config.backbone
     source = backbone.weights or load.default_source(backbone.name)
-    weights = load.load_backbone(backbone.name, source, stem=backbone.stem)
-    weights_fingerprint = load.fingerprint(weights)
+    weights, weights_fingerprint = _weights(backbone.name, source, backbone.stem)
     return Run(
         config=config,
         records=records,
@@ -231,6 +230,13 @@ def augmentation(config: ConfigDict) -> Augmentation:
     """Returns the transforms of training pictures that the config describes."""
     given = config.augmentation.to_dict()
     return Augmentation(size=config.image_size, **given)
+
+
+@functools.lru_cache(maxsize=1)
+def _weights(name: str, source: str, stem: str) -> tuple[Parameters, str]:
+    """Loads a backbone once for all the runs of a command."""
+    weights = load.load_backbone(name, source, stem=stem)
+    return weights, load.fingerprint(weights)
 
 
 def _apart(config: ConfigDict) -> Apart | None:

@@ -18,6 +18,7 @@ NOT_OF_THE_RESULT = (
     "workers",
     "devices",
     "data.records",
+    "sweep.",
     "variants.",
     "training.log_every",
     "training.checkpoint_every",
@@ -131,6 +132,10 @@ def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in choices, "one of " + ", ".join(map(repr, choices))
 
 
+def _whole_numbers(values) -> bool:
+    return all(isinstance(value, int) and value >= 0 for value in values)
+
+
 def _range() -> tuple[Callable[[Any], bool], str]:
     def holds(value) -> bool:
         return len(value) == 2 and all(map(math.isfinite, value)) and 0 < value[0] <= value[1]
@@ -186,6 +191,11 @@ _RULES = {
     "evaluation.every": _number(0),
     "evaluation.validation_episodes": _number(1),
     "evaluation.pictures": _number(0),
+    "sweep.folds": (
+        lambda value: value == ("all",) or _whole_numbers(value),
+        "several folds such as folds=0+1, or folds=all",
+    ),
+    "sweep.seeds": (lambda value: _whole_numbers(value), "several seeds such as seeds=0+1"),
     "features.views": _number(1),
     "workers": _number(0),
     "devices": _number(0),

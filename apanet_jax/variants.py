@@ -1,29 +1,58 @@
-"""One config, one or several runs: the variants that it names, side by side.
+"""One config, one or several runs: folds, seeds and variants, side by side.
 
-A config's `variants` names runs and the options each adds to the config; without any, the config
+A config's `sweep` names folds and seeds, its `variants` names runs and the options each adds to
+the config; every combination is a run of its own in a folder of its own. Without any, the config
 is one run.
 """
 
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from apanet_jax import settings
 from apanet_jax.checkpoint import Checkpoints
 from apanet_jax.data import records
+from apanet_jax.errors import UserError
 from apanet_jax.pictures import write_pictures
-from apanet_jax.reporting import results_table
+from apanet_jax.reporting import fold_table, results_table
 from apanet_jax.run import Run, make_run
 from apanet_jax.train import evaluate_checkpoints, restore_parameters, train
 
+ALL = ("all",)
 
-def run_all(config: ConfigDict, workdir: Path, mode: str) -> dict[str, list[dict[str, Any]]]:
-    """Runs every variant of `config` under `workdir`, and returns their results by name.
+Results = dict[str, list[dict[str, Any]]]
+
+
+class Part(NamedTuple):
+    """One of a config's runs.
+
+    Attributes:
+      config: its settings.
+      group: the folder of its fold and seed, below the workdir; "" if there is one of each.
+      variant: its name among the variants; "" if there are none.
+    """
+
+    config: ConfigDict
+    group: str
+    variant: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept, below the workdir."""
+        return Path(self.group) / self.variant
+
+
+def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
+    """Runs every part of `config` under `workdir`, and returns their results by folder.
 
     Args:
       config: the settings.
-      workdir: where a single run is kept; several are kept in folders named after them.
+      workdir: where a single run is kept; several are kept in folders named after them, and
+        `table.md` beside them when there are several folds or seeds.
       mode: "train_and_evaluate", "train" or "evaluate".
 
     Raises:
@@ -32,27 +61,43 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> dict[str, list[dict
     settings.check(config)
     if config.data.generate:
         _generate(config, workdir)
-    variants = config.variants.to_dict() or {"": ""}
-    runs = {
-        name: (
-            make_run(settings.with_options(config.copy_and_resolve_references(), options)),
-            workdir / name,
-        )
-        for name, options in variants.items()
-    }
+    all_parts = parts(config)
+    for part in all_parts:
+        make_run(part.config)
     results = {}
-    for name, (run, directory) in runs.items():
-        if mode != "evaluate":
-            print(_headline(name or directory.name, run), flush=True)
-            train(run, directory)
-        if mode != "train":
-            results[name or directory.name] = evaluate_checkpoints(run, directory)
+    for group, members in itertools.groupby(all_parts, key=lambda part: part.group):
+        runs = [(part, make_run(part.config)) for part in members]
+        for part, run in runs:
+            name = str(part.folder) if part.folder.name else workdir.name
+            if mode != "evaluate":
+                print(_headline(name, run), flush=True)
+                train(run, workdir / part.folder)
+            if mode != "train":
+                results[name] = evaluate_checkpoints(run, workdir / part.folder)
+        if mode != "train" and config.evaluation.pictures:
+            _draw(runs, workdir, group)
     if results:
-        print(f"\nnovel classes of fold {config.fold}, {config.evaluation.episodes} episodes, %\n")
-        print(results_table(results))
-        if config.evaluation.pictures:
-            _draw(runs, workdir)
+        _tell(config, all_parts, results, workdir)
     return results
+
+
+def parts(config: ConfigDict) -> list[Part]:
+    """Returns the runs that a config asks for: seeds, in each the folds, in each the variants."""
+    folds, seeds = config.sweep.folds, config.sweep.seeds
+    if folds == ALL:
+        folds = tuple(range(len(records.open_records(Path(config.data.records)).folds)))
+    result = []
+    for seed, fold in itertools.product(seeds or (config.seed,), folds or (config.fold,)):
+        group = "/".join([f"seed{seed}"] * bool(seeds) + [f"fold{fold}"] * bool(folds))
+        for variant, options in (config.variants.to_dict() or {"": ""}).items():
+            single = settings.with_options(config.copy_and_resolve_references(), options)
+            with single.unlocked():
+                single.fold, single.seed = fold, seed
+                single.sweep.folds = single.sweep.seeds = ()
+            result.append(Part(single, group, variant))
+    if len({part.folder for part in result}) < len(result):
+        raise UserError("sweep.folds and sweep.seeds: expected every number once")
+    return result
 
 
 def _headline(name: str, run: Run) -> str:
@@ -64,24 +109,40 @@ def _headline(name: str, run: Run) -> str:
     )
 
 
+def _tell(config: ConfigDict, parts: Sequence[Part], results: Results, workdir: Path) -> None:
+    episodes = f"{config.evaluation.episodes} episodes, %"
+    if config.sweep.folds or config.sweep.seeds:
+        by_variant = defaultdict(list)
+        for part, rows in zip(parts, results.values(), strict=True):
+            by_variant[part.variant or workdir.name] += rows
+        table = fold_table(by_variant)
+        (workdir / "table.md").write_text(f"Novel classes, {episodes}\n\n{table}\n")
+        print(f"\nnovel classes, {episodes}\n\n{table}\n\nwritten to {workdir / 'table.md'}")
+    else:
+        print(f"\nnovel classes of fold {config.fold}, {episodes}\n\n{results_table(results)}")
+    if config.evaluation.pictures:
+        groups = dict.fromkeys(part.group for part in parts)
+        print("\npictures: " + ", ".join(str(workdir / group / "pictures") for group in groups))
+
+
 def _generate(config: ConfigDict, workdir: Path) -> None:
     """Makes the built-in data set in the workdir, unless it is there."""
     from apanet_jax.data.sources.synthetic import SyntheticSource
 
     config.data.records = str(workdir / "records")
     if not (workdir / "records").exists():
+        print(f"drawing {config.data.generate} training pictures", flush=True)
         source = SyntheticSource(
             seed=0, train=config.data.generate, val=config.data.generate // 3, size=256
         )
         records.write(source, workdir / "records")
 
 
-def _draw(runs: dict[str, tuple[Run, Path]], workdir: Path) -> None:
+def _draw(runs: Sequence[tuple[Part, Run]], workdir: Path, group: str) -> None:
     heads = {}
-    for name, (run, directory) in runs.items():
-        with Checkpoints(directory / "checkpoints", run.fingerprint) as checkpoints:
+    for part, run in runs:
+        with Checkpoints(workdir / part.folder / "checkpoints", run.fingerprint) as checkpoints:
             step = checkpoints.best_step() or checkpoints.latest_step()
-            heads[name or "prediction"] = (run.network, restore_parameters(run, checkpoints, step))
-    first, _ = next(iter(runs.values()))
-    paths = write_pictures(first, heads, workdir / "pictures")
-    print(f"\npictures of {len(paths)} episodes: {workdir / 'pictures'}")
+            parameters = restore_parameters(run, checkpoints, step)
+            heads[part.variant or "prediction"] = (run.network, parameters)
+    write_pictures(runs[0][1], heads, workdir / group / "pictures")

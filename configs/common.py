@@ -77,6 +77,10 @@ def get_config() -> ConfigDict:
     config.features.views = 2  # augmented views of a training picture
     config.features.directory = ""  # where they are kept; "": beside the records
 
+    config.sweep = ConfigDict()
+    config.sweep.folds = ()  # several in place of `fold`: folds=0+2, folds=all
+    config.sweep.seeds = ()  # several in place of `seed`
+
     config.variants = ConfigDict()  # several runs: a name each, and the options that it adds
 
     config.workers = 0  # processes that load pictures; 0: threads of the main one

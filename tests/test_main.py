@@ -95,6 +95,23 @@ def test_variants_are_runs_of_their_own(prepared, tmp_path):
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
 
 
+def test_folds_and_seeds_are_swept_into_one_table(prepared, tmp_path):
+    config = config_of(prepared, "steps=2,folds=all,seeds=0+3,shots=1")
+    results = variants.run_all(config, tmp_path, "train_and_evaluate")
+    folders = ["seed0/fold0", "seed0/fold1", "seed3/fold0", "seed3/fold1"]
+    assert list(results) == folders
+    for name in folders:
+        (row,) = json.loads((tmp_path / name / "results.json").read_text())
+        assert name == f"seed{row['training_seed']}/fold{row['fold']}"
+        assert len(list((tmp_path / name / "pictures").glob("*.png"))) == 2
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    mean = np.mean([rows[0]["miou"] for rows in results.values()])
+    cells = next(line for line in lines if line.startswith(f"| {tmp_path.name} "))
+    assert f"| {mean:.1f} ±" in cells
+    again = variants.run_all(config, tmp_path, "evaluate")
+    assert again == results
+
+
 def _stop_after(batches, monkeypatch):
     taken = {"count": 0}
     original = EpisodeIterator.__next__
@@ -151,6 +168,8 @@ def test_evaluation_without_a_checkpoint_says_so(prepared, tmp_path):
         ("min_area=1000000", "class 3 has 0 pictures"),
         ("devices=4,training.batch_size=6", "multiple of 4"),
         ("devices=99", "99"),
+        ("folds=0+9", "no fold 9"),
+        ("folds=1+1", "every number once"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(prepared, tmp_path, options, says):

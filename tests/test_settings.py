@@ -86,3 +86,19 @@ def test_fingerprint_tells_settings_apart_that_change_the_result():
     assert fingerprint("") != fingerprint("seed=1")
     assert fingerprint("") != fingerprint("num_clusters=2")
     assert fingerprint("") != fingerprint("", "other data")
+
+
+@pytest.mark.parametrize(
+    ("options", "folds", "seeds"),
+    [("folds=0+2", (0, 2), ()), ("folds=all", ("all",), ()), ("seeds=3+1", (), (3, 1))],
+)
+def test_sweeps_are_asked_for_by_name(options, folds, seeds):
+    config = settings.with_options(common.get_config(), options)
+    settings.check(config)
+    assert (config.sweep.folds, config.sweep.seeds) == (folds, seeds)
+
+
+@pytest.mark.parametrize("options", ["folds=some", "folds=0+all", "seeds=-1", "seeds=0.5+1"])
+def test_sweeps_that_cannot_be_run_are_refused(options):
+    with pytest.raises(UserError, match="several"):
+        settings.check(settings.with_options(common.get_config(), options))
