@@ -217,9 +217,12 @@ def make_network(config: ConfigDict) -> Network:
         priors=tuple(model.priors),
         agnostic_prior=model.agnostic_prior,
         unit_features=model.unit_features,
+        prior_scale=model.prior_scale,
+        stretch_prior=model.stretch_prior,
         shared_reduction=model.shared_reduction,
         reduction_dropout=model.reduction_dropout,
         comparison_dropout=model.comparison_dropout,
+        cluster_features=model.cluster_features,
         kmeans_rounds=model.kmeans_rounds,
         kmeans_init=model.kmeans_init,
     )

@@ -35,11 +35,14 @@ def get_config() -> ConfigDict:
     config.model.agnostic_weight = 0.5  # the paper's lambda
     config.model.priors = ("high",)  # features with a prior mask each: "high", "middle"
     config.model.agnostic_prior = "complement"  # or "same", "zeros"
+    config.model.prior_scale = 1.0  # factor of the prior masks' channels
+    config.model.stretch_prior = True  # min-max normalised; otherwise the cosines themselves
     config.model.masked_support = True  # block 5 of supports sees block 4 times the mask
     config.model.unit_features = False  # scale features to a mean square of 1 at each position
     config.model.shared_reduction = False
     config.model.reduction_dropout = 0.5
     config.model.comparison_dropout = 0.1
+    config.model.cluster_features = "high"  # or "middle"
     config.model.kmeans_rounds = 10
     config.model.kmeans_init = "farthest"  # or "k-means++", "random"
 

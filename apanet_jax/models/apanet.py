@@ -66,9 +66,13 @@ class APANet(nn.Module):
       unit_features: scale each position's middle features to a mean square of 1 before they are
         reduced: for backbones whose features have no scale of their own, beside which a prior mask
         in [0, 1] would not be seen.
+      prior_scale: factor of the prior masks, in both branches, before they are compared: beside
+        many feature channels a mask in [0, 1] is hardly seen.
+      stretch_prior: min-max normalise each prior mask over its picture, as PFENet does.
       shared_reduction: one reduction for queries and supports instead of one each.
       reduction_dropout: share of the reduced channels dropped in training.
       comparison_dropout: share of the comparison's hidden channels dropped in training.
+      cluster_features: what is clustered; the paper's is "high".
       kmeans_rounds: rounds of the clustering; the paper's 10.
       kmeans_init: where the clustering starts, see `kernels.kmeans`.
     """
@@ -78,9 +82,12 @@ class APANet(nn.Module):
     priors: tuple[str, ...] = ("high",)
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
     unit_features: bool = False
+    prior_scale: float = 1.0
+    stretch_prior: bool = True
     shared_reduction: bool = False
     reduction_dropout: float = 0.5
     comparison_dropout: float = 0.1
+    cluster_features: Literal["high", "middle"] = "high"
     kmeans_rounds: int = 10
     kmeans_init: str = "farthest"
 
@@ -121,15 +128,22 @@ class APANet(nn.Module):
         prior = self._prior_masks(query, support, foreground)
         encoded = compare.encode_query(drop(reduce_query(query.middle)))
         everywhere = jnp.ones((*prior.shape[:3], 1))
-        logits = compare(encoded, prototype[:, None], everywhere, prior, train=train)
+        scaled = self.prior_scale * prior
+        logits = compare(encoded, prototype[:, None], everywhere, scaled, train=train)
         if query_label is None or not self.num_clusters:
             return Outputs(logits, prior)
 
-        clusters = self._clusters(query.high, _at_size(query_label != IGNORE, size))
+        clusters = self._clusters(
+            getattr(query, self.cluster_features), _at_size(query_label != IGNORE, size)
+        )
         prototypes, assignment, valid = self._expansion(
             drop(reduce_support(query.middle)), clusters, query_label
         )
-        opposite = {"complement": 1 - prior, "same": prior, "zeros": jnp.zeros_like(prior)}
+        opposite = {
+            "complement": self.prior_scale - scaled,
+            "same": scaled,
+            "zeros": jnp.zeros_like(prior),
+        }
         agnostic_logits = compare(
             encoded, prototypes, assignment, opposite[self.agnostic_prior], train=train
         )
@@ -153,15 +167,18 @@ class APANet(nn.Module):
         if not self.priors:
             return jnp.zeros((*query.middle.shape[:3], 0))
         masks = [
-            prior_mask(getattr(query, p), getattr(support, p), foreground) for p in self.priors
+            prior_mask(
+                getattr(query, p), getattr(support, p), foreground, stretch=self.stretch_prior
+            )
+            for p in self.priors
         ]
         return jax.lax.stop_gradient(jnp.stack(masks, -1))
 
-    def _clusters(self, high, valid) -> Int[Array, "batch height width"]:
-        """Partitions the queries' high-level features (Eq. 4)."""
-        batch, height, width, channels = high.shape
+    def _clusters(self, features, valid) -> Int[Array, "batch height width"]:
+        """Partitions the queries by their features (Eq. 4)."""
+        batch, height, width, channels = features.shape
         result = kmeans(
-            high.reshape(batch, height * width, channels),
+            features.reshape(batch, height * width, channels),
             self.num_clusters,
             rounds=self.kmeans_rounds,
             weights=(valid.reshape(batch, -1) >= 0.5).astype(jnp.float32),

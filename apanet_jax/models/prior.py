@@ -11,6 +11,8 @@ def prior_mask(
     query: Float[Array, "batch height width channels"],
     support: Float[Array, "batch shot height width channels"],
     foreground: Float[Array, "batch shot height width"],
+    *,
+    stretch: bool = True,
 ) -> Float[Array, "batch height width"]:
     """Returns the prior mask of each query, in [0, 1].
 
@@ -18,10 +20,14 @@ def prior_mask(
     foreground, at least 0 (PFENet zeroes the background's features, whose cosine is then 0). The
     map is min-max normalised over the picture, and averaged over the supports.
 
+    Stretched like this, every picture has a best match, even one that shows nothing alike. The
+    cosines themselves tell how alike it is.
+
     Args:
       query: high-level features of the queries.
       support: high-level features of the supports.
       foreground: the supports' masks at the features' size; positions above 0 count.
+      stretch: whether to normalise; otherwise the mask is the mean cosine over the supports.
 
     Source: Tian et al., Prior Guided Feature Enrichment Network, Eq. 3 to 6.
     """
@@ -33,6 +39,8 @@ def prior_mask(
         similarity = largest_cosine(
             positions, features.reshape(batch, -1, channels), mask.reshape(batch, -1)
         )
+        if not stretch:
+            return similarity
         low = similarity.min(-1, keepdims=True)
         high = similarity.max(-1, keepdims=True)
         return (similarity - low) / (high - low + EPSILON)
