@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.backbone = ConfigDict()
     config.backbone.name = "resnet50"
     config.backbone.stem = "deep"  # of a ResNet: "deep" (three 3x3) or "plain" (7x7)
-    config.backbone.weights = ""  # a file, "pip", "hf:owner/name", "random"; "": the usual place
+    config.backbone.weights = ""  # a file, "pip", "hed", "hf:owner/name", "random"; "": usual place
     config.backbone.dtype = "float32"  # or "bfloat16"
 
     config.model = ConfigDict()

