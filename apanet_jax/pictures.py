@@ -96,14 +96,15 @@ def _predict(run: Run, network: Network, parameters: Parameters, batch: Batch) -
 
 
 def _clusters(run: Run, batch: Batch) -> np.ndarray:
-    """Returns the clusters `[B, L, L]` of the queries' high-level features (Eq. 4)."""
+    """Returns the clusters `[B, L, L]` of the queries, as training sees them (Eq. 4)."""
     query, _ = jax.jit(run.network.embed_episode)(run.backbone_parameters, batch)
-    count, height, width, channels = query.high.shape
+    features = getattr(query, run.config.model.cluster_features)
+    count, height, width, channels = features.shape
     inside = jax.image.resize(
         (batch["query_label"] != 255).astype(jnp.float32), (count, height, width), "nearest"
     )
     assignment = kmeans(
-        query.high.reshape(count, height * width, channels),
+        features.reshape(count, height * width, channels),
         _CLUSTERS_SHOWN,
         weights=inside.reshape(count, -1),
         init="farthest",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 from apanet_jax import settings
 from apanet_jax.data.episodes import Apart, EpisodeLists, episode_lists
 from apanet_jax.data.features import (
+    Embed,
     KeptFeatures,
     keep_test_features,
     keep_training_features,
@@ -140,7 +140,7 @@ class Run:
             workers=self.config.workers,
         )
 
-    def _embed(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def _embed(self) -> Embed:
         embed = jax.jit(self.network.embed)
         return lambda images: embed(self.backbone_parameters, images)
 
@@ -152,7 +152,8 @@ class Run:
         backbone = self.config.backbone
         return (
             f"{self.records.fingerprint} {backbone.name} {backbone.stem} {backbone.dtype} "
-            f"{self.weights_fingerprint} {self.config.image_size}"
+            f"{self.weights_fingerprint} {self.config.image_size} "
+            f"{'middle+high' if self.network.head.needs_high else 'middle'}"
         )
 
 

@@ -13,10 +13,10 @@ def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` set."""
     config = folder.get_config()
     config.dataset = "synthetic"
-    config.data.generate = 600
-    config.training.steps = 500
-    config.training.checkpoint_every = 250
-    config.evaluation.episodes = 400
+    config.data.generate = 400
+    config.training.steps = 400
+    config.training.checkpoint_every = 200
+    config.evaluation.episodes = 300
     config.variants.baseline = "num_clusters=0"
     config.variants.apanet = "num_clusters=3"
     return with_options(config, options)

@@ -186,7 +186,9 @@ def test_a_loss_that_is_no_number_stops_the_run(prepared, tmp_path):
 
 
 def test_pictures_instead_of_kept_features_train_too(prepared, tmp_path):
-    config = config_of(prepared, "keep=False,steps=2,masked_support=True,shots=1")
+    config = config_of(
+        prepared, "keep=False,steps=2,masked_support=True,priors=high,cluster_features=high,shots=1"
+    )
     (row,) = variants.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]
     assert row["step"] == 2
 

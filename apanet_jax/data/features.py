@@ -21,13 +21,14 @@ from apanet_jax.data.loader import batches, scoring_label
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
 from apanet_jax.errors import UserError
+from apanet_jax.models.apanet import PictureFeatures
 
 _MAPS = ("middle", "high", "label")
 _VIEW_STREAM = 0x71E3
 _EPISODE_STREAM = 0xE915
 _EMBED_BATCH = 8
 
-Embed = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Embed = Callable[[np.ndarray], PictureFeatures]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,8 @@ class KeptFeatures:
     """The kept views of a split's pictures; picklable, files are opened where they are read.
 
     Attributes:
-      directory: holds `middle.npy` `[N, V, h, w, c]` and `high.npy` `[N, V, h, w, d]` in float16,
-        and `label.npy` `[N, V, S, S]` with class ids.
+      directory: holds `middle.npy` `[N, V, h, w, c]` and, where the head needs it, `high.npy`
+        `[N, V, h, w, d]` in float16, and `label.npy` `[N, V, S, S]` with class ids.
       views: V.
     """
 
@@ -44,8 +45,9 @@ class KeptFeatures:
     views: int
 
     def view(self, picture: int, view: int) -> dict[str, np.ndarray]:
-        """Returns `middle`, `high` and `label` of a view of a picture."""
-        return {name: _open_map(self.directory / f"{name}.npy")[picture, view] for name in _MAPS}
+        """Returns `middle`, `label` and, if kept, `high` of a view of a picture."""
+        maps = {name: _open_map(self.directory / f"{name}.npy") for name in _MAPS}
+        return {name: kept[picture, view] for name, kept in maps.items() if kept is not None}
 
     def episode(self, episode: Episode, views: np.ndarray) -> dict[str, np.ndarray]:
         """Returns an episode's arrays, un-batched.
@@ -57,19 +59,21 @@ class KeptFeatures:
         query = self.view(episode.query, views[0])
         supports = [self.view(s, v) for s, v in zip(episode.supports, views[1:], strict=True)]
         labels = np.stack([s["label"] for s in supports])
-        return {
-            "query_middle": query["middle"],
-            "query_high": query["high"],
+        arrays = {}
+        for name in query.keys() - {"label"}:
+            arrays[f"query_{name}"] = query[name]
+            arrays[f"support_{name}"] = np.stack([s[name] for s in supports])
+        return arrays | {
             "query_label": binary_label(query["label"], episode.class_id),
-            "support_middle": np.stack([s["middle"] for s in supports]),
-            "support_high": np.stack([s["high"] for s in supports]),
             "support_labels": binary_label(labels, episode.class_id),
             "class_id": np.int32(episode.class_id),
         }
 
 
 @functools.lru_cache(maxsize=16)
-def _open_map(path: Path) -> np.ndarray:
+def _open_map(path: Path) -> np.ndarray | None:
+    if not path.exists():
+        return None
     return np.load(path, mmap_mode="r")
 
 
@@ -204,9 +208,10 @@ def _write(embed, iterator, directory, shape, position, progress) -> None:
     total = shape[0] * shape[1]
     maps = None
     for batch in iterator:
-        middle, high = jax.device_get(embed(batch["image"]))
+        features = jax.device_get(embed(batch["image"]))
         valid = int(batch["valid"].sum())
-        rows = {"middle": middle, "high": high, "label": batch["label"]}
+        rows = features._asdict() | {"label": batch["label"]}
+        rows = {name: array for name, array in rows.items() if array is not None}
         if maps is None:
             maps = {k: _writable_map(directory / f"{k}.npy", shape, v) for k, v in rows.items()}
         for key, array in rows.items():

@@ -28,11 +28,12 @@ class PictureFeatures(NamedTuple):
 
     Attributes:
       middle: `[..., h, w, c]`, the paper's F: blocks 4 and 3 side by side.
-      high: `[..., h, w, d]`, the paper's F-bar: the last block.
+      high: `[..., h, w, d]`, the paper's F-bar: the last block; None where the head does not
+        look at it, so that nobody computes it.
     """
 
     middle: Float[Array, "*batch height width channels"]
-    high: Float[Array, "*batch height width high_channels"]
+    high: Float[Array, "*batch height width high_channels"] | None
 
 
 class Outputs(NamedTuple):
@@ -90,6 +91,11 @@ class APANet(nn.Module):
     cluster_features: Literal["high", "middle"] = "high"
     kmeans_rounds: int = 10
     kmeans_init: str = "farthest"
+
+    @property
+    def needs_high(self) -> bool:
+        """Whether the head looks at high-level features at all."""
+        return "high" in (*self.priors, self.cluster_features)
 
     @nn.compact
     def __call__(

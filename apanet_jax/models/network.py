@@ -37,7 +37,9 @@ class Network:
     ) -> PictureFeatures:
         """Returns the features of pictures (RGB, 0 to 255)."""
         features = self.backbone.apply({"params": parameters}, images)
-        return jax.lax.stop_gradient(PictureFeatures(middle(features), features.block5))
+        return jax.lax.stop_gradient(
+            PictureFeatures(middle(features), features.block5 if self.head.needs_high else None)
+        )
 
     def embed_episode(
         self, parameters: Parameters, batch: Batch
@@ -46,12 +48,12 @@ class Network:
 
         The batch holds either pictures (`query_image`, `support_images`), which pass the backbone
         together, or features that were kept (`query_middle`, `query_high`, `support_middle`,
-        `support_high`).
+        `support_high`; those of the high level only where the head needs them).
         """
         if "query_middle" in batch:
             return (
-                PictureFeatures(batch["query_middle"], batch["query_high"]),
-                PictureFeatures(batch["support_middle"], batch["support_high"]),
+                PictureFeatures(batch["query_middle"], batch.get("query_high")),
+                PictureFeatures(batch["support_middle"], batch.get("support_high")),
             )
         query, support = batch["query_image"], batch["support_images"]
         features = self.backbone.apply(
@@ -59,19 +61,19 @@ class Network:
         )
         features = jax.lax.stop_gradient(features)
         count = query.shape[0]
+        middles = middle(features)
+        middles = middles[:count], middles[count:].reshape(*support.shape[:2], *middles.shape[1:])
+        if not self.head.needs_high:
+            return PictureFeatures(middles[0], None), PictureFeatures(middles[1], None)
         high = features.block5[count:]
         if self.masked_support:
             high = self._masked_last_block(
                 parameters, features.block4[count:], _flat(batch["support_labels"], keep=2)
             )
-        middles = middle(features)
-        leading = support.shape[:2]
+        high = high.reshape(*support.shape[:2], *high.shape[1:])
         return (
-            PictureFeatures(middles[:count], features.block5[:count]),
-            PictureFeatures(
-                middles[count:].reshape(*leading, *middles.shape[1:]),
-                high.reshape(*leading, *high.shape[1:]),
-            ),
+            PictureFeatures(middles[0], features.block5[:count]),
+            PictureFeatures(middles[1], high),
         )
 
     def __call__(

@@ -226,3 +226,34 @@ def test_inference_needs_no_query_label_and_no_random_numbers():
     parameters = parameters_of(module, inputs)
     first = module.apply({"params": parameters}, *inputs[:3]).logits
     np.testing.assert_array_equal(first, module.apply({"params": parameters}, *inputs[:3]).logits)
+
+
+def test_a_head_that_looks_at_middle_features_alone_needs_no_others():
+    inputs = episode()
+    module = head(priors=("middle",), cluster_features="middle")
+    assert not module.needs_high and head().needs_high
+    assert head(priors=()).needs_high and head(cluster_features="middle").needs_high
+    parameters = parameters_of(module, inputs)
+    alone = (*(f._replace(high=None) for f in inputs[:2]), *inputs[2:])
+    for ours, theirs in zip(
+        run(module, parameters, alone, inputs[3]),
+        run(module, parameters, inputs, inputs[3]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("opposite", ["complement", "same", "zeros"])
+def test_the_scale_of_the_prior_is_the_scale_of_its_weights(opposite):
+    inputs = episode()
+    module = head(agnostic_prior=opposite)
+    parameters = parameters_of(module, inputs)
+    kernel = np.array(parameters["comparison"]["kernel"])
+    kernel[:, :, 2 * CHANNELS :] *= 3
+    heavier = parameters | {"comparison": parameters["comparison"] | {"kernel": kernel}}
+    expected = run(module, heavier, inputs, inputs[3])
+    scaled = run(head(agnostic_prior=opposite, prior_scale=3.0), parameters, inputs, inputs[3])
+    np.testing.assert_allclose(scaled.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        scaled.agnostic_logits, expected.agnostic_logits, rtol=1e-4, atol=1e-5
+    )

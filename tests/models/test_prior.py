@@ -58,3 +58,21 @@ def test_a_support_without_foreground_gives_zeros():
 def test_zero_features_are_not_nan():
     zeros = np.zeros((1, 2, 2, 3), np.float32)
     assert np.isfinite(prior_mask(zeros, zeros[:, None], np.ones((1, 1, 2, 2), np.float32))).all()
+
+
+def test_not_stretched_it_is_the_mean_of_the_largest_cosines():
+    rng = np.random.default_rng(0)
+    query = rng.standard_normal((1, 2, 3, 5)).astype(np.float32)
+    support = rng.standard_normal((1, 2, 2, 3, 5)).astype(np.float32)
+    foreground = np.ones((1, 2, 2, 3), np.float32)
+    expected = np.mean(
+        [
+            largest_cosine(
+                query.reshape(1, 6, 5), support[:, k].reshape(1, 6, 5), np.ones((1, 6), np.float32)
+            )
+            for k in range(2)
+        ],
+        0,
+    )
+    raw = prior_mask(query, support, foreground, stretch=False)
+    np.testing.assert_allclose(raw, expected.reshape(1, 2, 3), rtol=1e-5)
