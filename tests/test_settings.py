@@ -4,10 +4,10 @@ import pytest
 
 from apanet_jax import settings
 from apanet_jax.errors import UserError
-from configs import common, folder, pascal, quickstart
+from configs import coco, common, folder, pascal, quickstart
 
 
-@pytest.mark.parametrize("module", [common, folder, pascal, quickstart])
+@pytest.mark.parametrize("module", [coco, common, folder, pascal, quickstart])
 def test_every_config_passes_its_own_check(module):
     settings.check(module.get_config())
 
