@@ -82,8 +82,7 @@ class CocoSource:
         self._held: tuple[Split, _Instances] | None = None
         self._names, classes = {}, {}
         for part in reversed(SPLITS):
-            instances = self._instances(part)
-            self._names[part], classes[part] = list(instances.pictures), instances.class_names
+            self._names[part], classes[part] = self._lists(part)
         if classes["train"] != classes["val"]:
             raise UserError(f"the two files in {self._annotations} name different categories")
         self.class_names = classes["train"]
@@ -133,6 +132,10 @@ class CocoSource:
 
     def _file(self, split: Split) -> Path:
         return self._annotations / f"instances_{split}2014.json"
+
+    def _lists(self, split: Split) -> tuple[list[str], tuple[str, ...]]:
+        instances = self._instances(split)
+        return list(instances.pictures), instances.class_names
 
     def _instances(self, split: Split) -> "_Instances":
         if self._held is None or self._held[0] != split:
