@@ -7,6 +7,7 @@ from pathlib import Path
 
 from apanet_jax.data import records
 from apanet_jax.data.source import Source
+from apanet_jax.data.sources.coco import CROWDS, FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.errors import UserError, main_guard
@@ -68,6 +69,17 @@ def _print_bad(report: records.Report) -> None:
         print(f"bad  … and {len(report.bad) - _SHOWN} more", file=sys.stderr)
 
 
+def _coco(arguments: argparse.Namespace) -> Source:
+    print("reading the annotation files", flush=True)
+    return CocoSource(
+        arguments.images,
+        arguments.annotations,
+        split=arguments.split,
+        any_count=arguments.any_count,
+        crowd=arguments.crowd,
+    )
+
+
 def _synthetic(arguments: argparse.Namespace) -> Source:
     from apanet_jax.data.sources.synthetic import SyntheticSource
 
@@ -82,7 +94,8 @@ def _synthetic(arguments: argparse.Namespace) -> Source:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m apanet_jax.prepare",
-        description="Checks every picture and mask of a data set and writes records to train on.",
+        description="Checks every picture and mask of a data set and writes records to train on. "
+        "An interrupted command goes on when it is given again.",
     )
     kinds = parser.add_subparsers(title="data sets", required=True, metavar="KIND")
 
@@ -95,6 +108,34 @@ def _parser() -> argparse.ArgumentParser:
         help="accept lists of other lengths than the protocol's 5953 and 1449",
     )
     pascal.set_defaults(source_of=lambda a: PascalSource(a.voc, a.sbd, any_count=a.any_count))
+
+    coco = kinds.add_parser("coco", help="COCO-20i from the official COCO 2014 tree")
+    coco.add_argument("--images", required=True, type=Path, help="holds train2014 and val2014")
+    coco.add_argument(
+        "--annotations",
+        required=True,
+        type=Path,
+        help="holds instances_train2014.json and instances_val2014.json",
+    )
+    coco.add_argument(
+        "--split",
+        choices=FOLD_SPLITS,
+        default="interleaved",
+        help="fold i tests the classes i+1, i+5, i+9, … (interleaved, the default, as in the "
+        "paper) or 20i+1 to 20i+20 (consecutive)",
+    )
+    coco.add_argument(
+        "--crowd",
+        choices=CROWDS,
+        default="ignore",
+        help="crowd regions are ignored, 255 (the default), or belong to their class",
+    )
+    coco.add_argument(
+        "--any_count",
+        action="store_true",
+        help="accept lists of other lengths than the protocol's 82081 and 40137",
+    )
+    coco.set_defaults(source_of=_coco)
 
     folder = kinds.add_parser("folder", help="your own pictures, in VOC's layout with folds.json")
     folder.add_argument(
@@ -113,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     synthetic.add_argument("--size", type=int, default=256, help="side in pixels (256)")
     synthetic.set_defaults(source_of=_synthetic)
 
-    for kind in (pascal, folder, synthetic):
+    for kind in (pascal, coco, folder, synthetic):
         kind.add_argument("--output", required=True, type=Path, help="where the records go")
         kind.add_argument(
             "--skip_bad", action="store_true", help="leave out pictures that cannot be used"

@@ -13,12 +13,13 @@ from PIL import Image
 from apanet_jax import settings, variants
 from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
+from apanet_jax.data.sources.coco import CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.errors import UserError
 from apanet_jax.run import make_run
 from apanet_jax.train import train
-from configs import folder, pascal
+from configs import coco, folder, pascal
 from tests import trees
 
 TINY = (
@@ -208,6 +209,22 @@ def test_pascal_with_a_resnet50_on_an_official_tree(tmp_path, stem):
         ("pascal", "resnet50", 1),
         ("pascal", "resnet50", 2),
     }
+
+
+@pytest.mark.slow
+def test_coco_on_an_official_tree(tmp_path):
+    tree = trees.coco_tree(tmp_path / "coco", train=120, val=120)
+    source = CocoSource(*tree, any_count=True, split="consecutive")
+    records.write(source, tmp_path / "records")
+    config = coco.get_config(
+        f"records={tmp_path / 'records'},fold=1,backbone=efficientnet_lite0,masked_support=False,"
+        "image_size=65,min_area=50,channels=8,steps=2,training.batch_size=2,episodes=4,"
+        "evaluation.batch_size=2,shots=1+2,workers=1,devices=1,every=2,validation_episodes=2,"
+        "pictures=1,longer_side=96"
+    )
+    rows = variants.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]
+    assert {(r["dataset"], r["fold"], r["shot"]) for r in rows} == {("coco", 1, 1), ("coco", 1, 2)}
+    assert set(rows[0]["iou_per_class"]) <= set(source.folds[1])
 
 
 run_command = functools.partial(subprocess.run, capture_output=True, text=True)

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from apanet_jax import prepare
-from apanet_jax.data import records
+from apanet_jax.data import parts, records
+from apanet_jax.data.sources.folder import FolderSource
 from tests import trees
 
 
@@ -37,6 +38,48 @@ def test_pascal(tmp_path, capsys):
     assert "5953" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
     assert run(*arguments, "--any_count") == 0
     assert records.open_records(tmp_path / "out").name == "pascal"
+
+
+def test_coco(tmp_path, capsys):
+    images, annotations = trees.coco_tree(tmp_path / "coco", train=4, val=3)
+    arguments = ["coco", "--images", images, "--annotations", annotations]
+    arguments += ["--output", tmp_path / "out"]
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "82081" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert run(*arguments, "--any_count") == 0
+    assert "coco: 4 training and 3 test pictures" in capsys.readouterr().out
+    opened = records.open_records(tmp_path / "out")
+    assert (opened.name, len(opened.class_names)) == ("coco", 80)
+    assert opened.folds[0] == opened.class_names[::4]
+    assert run(*arguments, "--any_count", "--split=consecutive", "--overwrite") == 0
+    assert records.open_records(tmp_path / "out").folds[3] == opened.class_names[60:]
+    (annotations / "instances_val2014.json").write_text('{"images": [')
+    capsys.readouterr()
+    assert run(*arguments, "--any_count", "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert "instances_val2014.json" in error and error.count("\n") == 1
+
+
+def test_an_interrupted_command_goes_on_when_it_is_given_again(tmp_path, capsys, monkeypatch):
+    source = trees.folder_tree(tmp_path / "mine", train=5, val=3)
+    arguments = ["folder", "--source", source, "--output", tmp_path / "out"]
+    monkeypatch.setattr(parts, "MOST_PICTURES", 2)
+    with monkeypatch.context() as patch:
+        read = FolderSource.read
+
+        def stopping(self, split, name):
+            if name == "train_003":
+                raise KeyboardInterrupt
+            return read(self, split, name)
+
+        patch.setattr(FolderSource, "read", stopping)
+        assert run(*arguments) == 130
+    printed = capsys.readouterr()
+    assert "out.unfinished keeps what is finished" in printed.out and "stopped" in printed.err
+    assert run(*arguments) == 0
+    assert "train: going on, 2 of 5 are written" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
 def test_synthetic(tmp_path):

@@ -5,10 +5,10 @@ import pytest
 from apanet_jax import settings
 from apanet_jax.errors import UserError
 from apanet_jax.models.backbones import BACKBONES
-from configs import common, compare, folder, pascal, quickstart
+from configs import coco, common, compare, folder, pascal, quickstart
 
 
-@pytest.mark.parametrize("module", [common, compare, folder, pascal, quickstart])
+@pytest.mark.parametrize("module", [coco, common, compare, folder, pascal, quickstart])
 def test_every_config_passes_its_own_check(module):
     settings.check(module.get_config())
 

@@ -92,18 +92,22 @@ def episode_lists(
     Raises:
       UserError: a class has too few pictures for any episode.
     """
-    areas = split.areas
-    supports = {c: np.flatnonzero(areas[:, c] >= max(min_area, 1)) for c in class_ids}
+    ids, least = np.array(class_ids, int), max(min_area, 1)
+    supports = {c: np.flatnonzero(split.areas[:, c] >= least) for c in class_ids}
     listed = np.unique(np.concatenate([np.empty(0, int), *supports.values()]))
     sequence, rank = _sequences(split.names) if apart else (np.empty(0, int), np.empty(0, int))
     lists = EpisodeLists(listed, (), supports, sequence, rank, apart.gap if apart else 0)
-    classes, asked = [], set()
-    for query in listed:
-        present = [
-            c for c in class_ids if areas[query, c] and len(lists.candidates(query, c)) >= shot
-        ]
-        classes.append(np.array(present, int))
-        asked.update(present)
+    areas = split.areas[np.ix_(listed, ids)]
+    present = areas > 0
+    if lists.gap:
+        for row, column in np.argwhere(present):
+            candidates = lists.candidates(listed[row], class_ids[column])
+            present[row, column] = len(candidates) >= shot
+    else:
+        # What `candidates` would count: a list of 80,000 pictures is too long to ask one by one.
+        counts = np.array([len(supports[c]) for c in class_ids], int)
+        present &= counts - (areas >= least) >= shot
+    asked = set(ids[present.any(0)])
     for c in class_ids:
         if c not in asked:
             raise UserError(
@@ -111,9 +115,9 @@ def episode_lists(
                 f"and no query among them has the {shot} supports it needs: take fewer shots, a "
                 "smaller data.min_area or data.support_gap, or more pictures"
             )
-    usable = np.array([len(present) > 0 for present in classes], bool)
+    usable = present.any(1)
     return dataclasses.replace(
-        lists, queries=listed[usable], classes=tuple(p for p in classes if len(p))
+        lists, queries=listed[usable], classes=tuple(ids[row] for row in present[usable])
     )
 
 

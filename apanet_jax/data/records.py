@@ -1,22 +1,21 @@
 """Data sets as this project reads them: array_record files, and one index of what is in them."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Int
-from tqdm import tqdm
 
-from apanet_jax.data.source import SPLITS, Sample, Source, Split
+from apanet_jax.data.parts import Part, any_finished, join, write_parts
+from apanet_jax.data.source import Source, Split
 from apanet_jax.errors import UserError
 
 _INDEX = "index.json"
@@ -26,21 +25,36 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class RecordSplit:
-    """The pictures of a split, by number; picklable, files are opened where they are read.
+    """The pictures of a split, by number; files are opened where they are read.
+
+    The index is read where it is first asked for, and stays behind when a split travels to another
+    process: workers need pictures only, and the index of a large data set is tens of megabytes.
 
     Attributes:
       directory: of the records.
       split: "train" or "val".
-      names: of the pictures.
-      areas: pixels of each class id in each picture; column 0 is background, 255 is not counted.
-      sizes: height and width of each picture.
     """
 
     directory: Path
     split: Split
-    names: list[str]
-    areas: Int[np.ndarray, "pictures ids"]
-    sizes: Int[np.ndarray, "pictures 2"]
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """The names of the pictures."""
+        return _read_index(self.directory)["names"][self.split]
+
+    @functools.cached_property
+    def areas(self) -> Int[np.ndarray, "pictures ids"]:
+        """Pixels of each class id in each picture; column 0 is background, 255 is not counted."""
+        return _read_array(self.directory, f"{self.split}_areas")
+
+    @functools.cached_property
+    def sizes(self) -> Int[np.ndarray, "pictures 2"]:
+        """Height and width of each picture."""
+        return _read_array(self.directory, f"{self.split}_sizes")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"directory": self.directory, "split": self.split}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,7 +70,7 @@ class RecordSplit:
             ) from error
         image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR_RGB)
         label = cv2.imdecode(np.frombuffer(record["label"], np.uint8), cv2.IMREAD_GRAYSCALE)
-        return {"name": self.names[number], "image": image, "label": label}
+        return {"name": record["name"].decode(), "image": image, "label": label}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +93,7 @@ class Records:
 
     def split(self, split: Split) -> RecordSplit:
         """Returns the pictures of "train" or "val"."""
-        index = json.loads((self.directory / _INDEX).read_text())
-        with np.load(self.directory / _ARRAYS) as arrays:
-            return RecordSplit(
-                self.directory,
-                split,
-                index["names"][split],
-                arrays[f"{split}_areas"],
-                arrays[f"{split}_sizes"],
-            )
+        return RecordSplit(self.directory, split)
 
 
 @dataclasses.dataclass
@@ -127,6 +133,10 @@ def write(
 ) -> Report:
     """Writes a source as records, whole or not at all.
 
+    A call that is interrupted leaves its finished parts (`parts.MOST_PICTURES` pictures each)
+    beside `directory`, in a folder named after it with the ending `.unfinished`, and the next call
+    goes on behind them. The records are the same for any number of interruptions.
+
     Args:
       source: what to write.
       directory: where to; it appears when everything is written.
@@ -140,22 +150,31 @@ def write(
     directory = Path(directory)
     if directory.exists() and not overwrite:
         raise UserError(f"{directory} is there already: name another, or pass --overwrite")
-    directory.parent.mkdir(parents=True, exist_ok=True)
     unfinished = directory.with_name(directory.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        report = _write(source, unfinished, skip_bad, min_area)
-        if report.bad and not skip_bad:
-            raise BadPictures(report)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        parts = write_parts(source, unfinished)
+        report = _report(source, parts, min_area)
+        if refusal := _refusal(source, report, skip_bad):
+            shutil.rmtree(unfinished)
+            raise refusal
+        joined = unfinished / "joined"
+        shutil.rmtree(joined, ignore_errors=True)
+        join(parts, joined)
+        _write_index(source, parts, joined)
         if directory.exists():
             shutil.rmtree(directory)
-        unfinished.rename(directory)
+        joined.rename(directory)
+        shutil.rmtree(unfinished)
     except OSError as error:
         raise UserError(
             f"records could not be written to {directory}: {error.strerror or error}"
+            + _what_is_kept(unfinished)
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    except KeyboardInterrupt:
+        if kept := _what_is_kept(unfinished):
+            print(f"records are not written{kept}", flush=True)
+        raise
     return report
 
 
@@ -169,10 +188,10 @@ def open_records(directory: Path) -> Records:
     if not (directory / _INDEX).exists():
         raise UserError(
             f"data.records={str(directory)!r} holds no records: make them with python -m "
-            "apanet_jax.prepare {pascal,folder,synthetic} … --output=DIR and name that DIR"
+            "apanet_jax.prepare {pascal,coco,folder,synthetic} … --output=DIR and name that DIR"
         )
     try:
-        index = json.loads((directory / _INDEX).read_text())
+        index = _read_index(directory)
         if index["format"] != _FORMAT or not (directory / _ARRAYS).exists():
             raise ValueError
         return Records(
@@ -189,52 +208,45 @@ def open_records(directory: Path) -> Records:
         ) from error
 
 
-class _Tally:
-    """Collects the index of a split while its samples pass by."""
-
-    def __init__(self, source: Source, split: Split, report: Report, digest):
-        self._source, self._split, self._report, self._digest = source, split, report, digest
-        self.names, self.areas, self.sizes = [], [], []
-
-    def samples(self) -> Iterator[Sample]:
-        source, ids = self._source, len(self._source.class_names) + 1
-        names = source.names(self._split)
-        for name in tqdm(names, unit="picture", desc=self._split, leave=False, disable=None):
-            try:
-                sample = source.read(self._split, name)
-            except UserError as error:
-                self._report.bad.append(f"{self._split} {name}: {error}")
-                continue
-            self.names.append(name)
-            self.areas.append(np.bincount(sample.label.ravel(), minlength=256)[:ids])
-            self.sizes.append(sample.label.shape)
-            for part in (name.encode(), sample.image, sample.label.tobytes()):
-                self._digest.update(hashlib.sha256(part).digest())
-            yield sample
+def _what_is_kept(unfinished: Path) -> str:
+    """Tells what an interruption leaves, and removes it where no part is finished."""
+    if any_finished(unfinished):
+        return f"; {unfinished} keeps what is finished, and the same command goes on from there"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return ""
 
 
-def _write(source: Source, directory: Path, skip_bad: bool, min_area: int) -> Report:
-    # tensorflow-datasets takes seconds to import, and only writing and reading pictures need it.
-    from apanet_jax.data.builder import FewShotRecords
-
-    report, digest = Report(), hashlib.sha256()
-    tallies = {split: _Tally(source, split, report, digest) for split in SPLITS}
-    builder = FewShotRecords(directory, {s: tally.samples() for s, tally in tallies.items()})
-    with _quiet():
-        builder.download_and_prepare()
+def _refusal(source: Source, report: Report, skip_bad: bool) -> UserError | None:
     if report.bad and not skip_bad:
-        return report
-    arrays = {}
-    for split, tally in tallies.items():
-        if not tally.names:
-            raise UserError(f"{source.name} has no usable picture in its {split} list")
-        areas = np.array(tally.areas, np.int64)
-        arrays[f"{split}_areas"], arrays[f"{split}_sizes"] = areas, np.array(tally.sizes, np.int64)
-        report.pictures[split] = len(tally.names)
+        return BadPictures(report)
+    for split, count in report.pictures.items():
+        if not count:
+            return UserError(f"{source.name} has no usable picture in its {split} list")
+    return None
+
+
+def _report(source: Source, parts: Mapping[Split, Sequence[Part]], min_area: int) -> Report:
+    report = Report()
+    for split, split_parts in parts.items():
+        report.bad += [line for part in split_parts for line in part.bad]
+        report.pictures[split] = sum(len(part.names) for part in split_parts)
+        no_areas = np.empty((0, len(source.class_names) + 1), np.int32)
+        areas = np.concatenate([no_areas, *(part.areas for part in split_parts)])
         report.per_class[split] = {
             name: (int((areas[:, c] > 0).sum()), int((areas[:, c] >= min_area).sum()))
             for c, name in enumerate(source.class_names, 1)
         }
+    return report
+
+
+def _write_index(source: Source, parts: Mapping[Split, Sequence[Part]], directory: Path) -> None:
+    digest, names, arrays = hashlib.sha256(), {}, {}
+    for split, split_parts in parts.items():
+        names[split] = [name for part in split_parts for name in part.names]
+        for part in split_parts:
+            digest.update(part.digests.tobytes())
+        for kind in ("areas", "sizes"):
+            arrays[f"{split}_{kind}"] = np.concatenate([getattr(p, kind) for p in split_parts])
     np.savez_compressed(directory / _ARRAYS, **arrays)
     index = {
         "format": _FORMAT,
@@ -242,20 +254,24 @@ def _write(source: Source, directory: Path, skip_bad: bool, min_area: int) -> Re
         "class_names": source.class_names,
         "folds": source.folds,
         "fingerprint": digest.hexdigest(),
-        "names": {split: tally.names for split, tally in tallies.items()},
+        "names": names,
     }
     (directory / _INDEX).write_text(json.dumps(index) + "\n")
-    return report
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the builder's own bars and notes out of the terminal; ours stay."""
-    import tensorflow_datasets as tfds
+def _read_index(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / _INDEX).read_text())
 
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+
+def _read_array(directory: Path, name: str) -> np.ndarray:
+    try:
+        with np.load(directory / _ARRAYS) as arrays:
+            return arrays[name]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{directory / _ARRAYS} is damaged: make the records again with python -m "
+            "apanet_jax.prepare"
+        ) from error
 
 
 @functools.lru_cache(maxsize=8)

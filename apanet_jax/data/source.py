@@ -40,11 +40,14 @@ class Source(Protocol):
       name: of the data set.
       class_names: of the classes 1..C, in order.
       folds: for each fold the names of the classes that are novel in it.
+      origin: where it comes from and what was chosen in reading it; interrupted writing goes on
+        with a source of the same origin only.
     """
 
     name: str
     class_names: tuple[str, ...]
     folds: tuple[tuple[str, ...], ...]
+    origin: str
 
     def names(self, split: Split) -> list[str]:
         """Returns the names of a split's pictures, in the order of its list."""

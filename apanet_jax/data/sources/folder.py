@@ -41,6 +41,7 @@ class FolderSource:
                 f"{directory} is no folder: name one with pictures and masks (--source)"
             )
         self.name = name or self._directory.resolve().name
+        self.origin = str(self._directory.resolve())
         self.class_names = _read_classes(self._directory / "classes.txt")
         self.folds = _read_folds(self._directory / "folds.json", self.class_names)
 

@@ -69,6 +69,7 @@ class PascalSource:
             Path(voc), ("", "VOC2012", "VOCdevkit/VOC2012"), "SegmentationClass", "--voc"
         )
         self._sbd = _find(Path(sbd), ("", "dataset", "benchmark_RELEASE/dataset"), "cls", "--sbd")
+        self.origin = f"{self._voc.resolve()} {self._sbd.resolve()}"
         sets = self._voc / "ImageSets" / "Segmentation"
         own, val = read_names(sets / "train.txt"), read_names(sets / "val.txt")
         self._own = set(own)

@@ -68,6 +68,7 @@ class SyntheticSource:
                 )
         self.seed = int(seed)
         self.size = int(size)
+        self.origin = f"seed {self.seed}, size {self.size}"
         self._lengths = {"train": int(train), "val": int(val)}
 
     def names(self, split: Split) -> list[str]:
