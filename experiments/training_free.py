@@ -7,12 +7,16 @@ are the base classes; it is then applied to the novel classes' test episodes.
 """
 
 import functools
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax.errors import main_guard
 from apanet_jax.evaluate import score
