@@ -5,7 +5,7 @@
 Makes a COCO 2014 tree of small noisy pictures with eight polygons each in a temporary folder, runs
 `python -m apanet_jax.prepare coco` on it in a process of its own, and prints seconds (by the clock
 and of processor time) per 1000 pictures and that process's peak memory: once for a quarter of the
-pictures, and once for all. What memory grows with is the annotation file, not the pictures.
+pictures, and once for all, to show how memory grows.
 """
 
 import argparse
