@@ -22,6 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from apanet_jax.errors import UserError, main_guard
 from apanet_jax.reporting import write_json
 
