@@ -213,11 +213,15 @@ def make_network(config: ConfigDict) -> Network:
     )
     head = APANet(
         channels=model.channels,
+        comparison=model.comparison,
+        pyramid_bins=tuple(model.pyramid_bins),
+        agnostic_levels=model.agnostic_levels,
         num_clusters=model.num_clusters,
         priors=tuple(model.priors),
         agnostic_prior=model.agnostic_prior,
         unit_features=model.unit_features,
         shared_reduction=model.shared_reduction,
+        reduction_bias=model.comparison != "fem",
         reduction_dropout=model.reduction_dropout,
         comparison_dropout=model.comparison_dropout,
         kmeans_rounds=model.kmeans_rounds,

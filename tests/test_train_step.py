@@ -76,6 +76,28 @@ def test_total_is_equation_9():
     )
 
 
+def test_levels_join_their_own_branch_s_term():
+    rng = np.random.default_rng(4)
+    logits, agnostic = rng.standard_normal((2, 2, 4, 4, 2)).astype(np.float32)
+    levels = [rng.standard_normal((2, n, n, 2)).astype(np.float32) for n in (5, 3, 2, 1)]
+    label = rng.choice(np.array([0, 1, 255], np.uint8), (2, 9, 9))
+    flipped = np.where(label == 255, 255, 1 - label).astype(np.uint8)
+    outputs = Outputs(
+        logits, None, agnostic, None, np.ones(2, np.float32), tuple(levels[:2]), tuple(levels[2:])
+    )
+    result = train_step.losses(outputs, label, 0.3, level_weight=0.5)
+
+    def term(logits, levels, label):
+        own = [train_step.cross_entropy(level, label) for level in levels]
+        return train_step.cross_entropy(logits, label) + 0.5 * np.mean(own)
+
+    np.testing.assert_allclose(result.specific, term(logits, levels[:2], label), rtol=1e-6)
+    np.testing.assert_allclose(result.agnostic, term(agnostic, levels[2:], flipped), rtol=1e-6)
+    np.testing.assert_allclose(
+        result.total, 0.7 * result.specific + 0.3 * result.agnostic, rtol=1e-6
+    )
+
+
 def test_without_the_branch_the_first_term_is_all():
     logits = np.random.default_rng(2).standard_normal((1, 4, 4, 2)).astype(np.float32)
     label = np.ones((1, 4, 4), np.uint8)
