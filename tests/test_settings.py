@@ -4,12 +4,18 @@ import pytest
 
 from apanet_jax import settings
 from apanet_jax.errors import UserError
+from apanet_jax.models.backbones import BACKBONES
 from configs import common, folder, pascal, quickstart
 
 
 @pytest.mark.parametrize("module", [common, folder, pascal, quickstart])
 def test_every_config_passes_its_own_check(module):
     settings.check(module.get_config())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_may_be_named(name):
+    settings.check(settings.with_options(common.get_config(), f"backbone={name}"))
 
 
 @pytest.mark.parametrize(

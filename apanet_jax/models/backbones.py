@@ -19,6 +19,7 @@ from apanet_jax.models.efficientnet_lite import EfficientNetLite0
 from apanet_jax.models.layers import Features
 from apanet_jax.models.resize import resize_bilinear
 from apanet_jax.models.resnet import RESNET50, RESNET101, ResNet
+from apanet_jax.models.vgg import VGG16
 
 __all__ = ["BACKBONES", "BackboneSpec", "Features", "create", "middle", "spec"]
 
@@ -45,6 +46,9 @@ BACKBONES = {
     "efficientnet_lite0": BackboneSpec(EfficientNetLite0, (), 112 + 40, 320),
     "resnet50": BackboneSpec(functools.partial(ResNet, RESNET50), RESNET_STEMS, 1024 + 512, 2048),
     "resnet101": BackboneSpec(functools.partial(ResNet, RESNET101), RESNET_STEMS, 1024 + 512, 2048),
+    # One module: they differ in their weights' names only, once BatchNorm is folded in.
+    "vgg16": BackboneSpec(VGG16, (), 512 + 256, 512),
+    "vgg16_bn": BackboneSpec(VGG16, (), 512 + 256, 512),
 }
 
 

