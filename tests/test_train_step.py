@@ -125,9 +125,10 @@ def test_optimizer_and_schedule_agree_with_torch():
         np.testing.assert_allclose(parameters, theirs.detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_several_devices_make_the_same_step(devices):
-    network = Network(None, APANet(channels=4, num_clusters=2))
+@pytest.mark.parametrize(("devices", "comparison"), [(2, "conv"), (8, "conv"), (2, "fem")])
+def test_several_devices_make_the_same_step(devices, comparison):
+    head = APANet(channels=4, num_clusters=2, comparison=comparison, pyramid_bins=(5, 3))
+    network = Network(None, head)
     transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
     batch = episode_batch()
     results = []

@@ -9,6 +9,7 @@ import torch
 
 from apanet_jax.errors import UserError
 from apanet_jax.weights import pfenet
+from apanet_jax.weights.load import parameter_shapes
 from apanet_jax.weights.mapping import convert
 from tests import reference
 
@@ -23,11 +24,11 @@ def tensors(backbone="resnet50"):
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101", "vgg16_bn"])
 def test_every_name_has_its_place(backbone):
     below, above = pfenet.convert_checkpoint(tensors(backbone), backbone)
     assert set(above) == {"reduce_query", "reduce_support", "comparison"}
-    assert "layer4_2" in below
+    assert below.keys() == parameter_shapes(backbone).keys()
     for leaf, shape in zip(
         jax.tree.leaves(above), jax.tree.leaves(pfenet.head_shapes(backbone)), strict=True
     ):
