@@ -39,7 +39,15 @@ def head(**options):
 
 
 def parameters_of(module, inputs):
-    return jax.jit(module.init)({"params": jax.random.key(0)}, *inputs[:3])["params"]
+    """Draws parameters with NumPy: the initialisers take longer to compile than all else here."""
+    shapes = jax.eval_shape(module.init, {"params": jax.random.key(0)}, *inputs[:3])["params"]
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        bound = np.prod(leaf.shape[:-1]) ** -0.5
+        return rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+
+    return jax.tree.map(draw, shapes)
 
 
 class LiteralEnrichment(Literal):
@@ -146,7 +154,8 @@ def test_inference_needs_nothing_of_the_levels_own_outputs():
 
 def test_starts_as_pytorch_does():
     module = head(channels=32, pyramid_bins=(2, 1))
-    parameters = flatten_dict(parameters_of(module, episode())["comparison"], sep="/")
+    init = jax.jit(module.init)({"params": jax.random.key(0)}, *episode()[:3])
+    parameters = flatten_dict(init["params"]["comparison"], sep="/")
     for path, array in parameters.items():
         kernel = parameters[path.rpartition("/")[0] + "/kernel"]
         bound = np.prod(kernel.shape[:-1]) ** -0.5
