@@ -214,6 +214,9 @@ def make_network(config: ConfigDict) -> Network:
     )
     head = APANet(
         channels=model.channels,
+        comparison=model.comparison,
+        pyramid_bins=tuple(model.pyramid_bins),
+        agnostic_levels=model.agnostic_levels,
         num_clusters=model.num_clusters,
         priors=tuple(model.priors),
         agnostic_prior=model.agnostic_prior,
@@ -221,6 +224,7 @@ def make_network(config: ConfigDict) -> Network:
         prior_scale=model.prior_scale,
         stretch_prior=model.stretch_prior,
         shared_reduction=model.shared_reduction,
+        reduction_bias=model.comparison != "fem",
         reduction_dropout=model.reduction_dropout,
         comparison_dropout=model.comparison_dropout,
         cluster_features=model.cluster_features,

@@ -136,6 +136,13 @@ def _whole_numbers(values) -> bool:
     return all(isinstance(value, int) and value >= 0 for value in values)
 
 
+def _is_bins(value) -> bool:
+    """Whether `value` can be a pyramid level: cells a side, or a fraction of the features'."""
+    return isinstance(value, int | float) and (
+        0 < value <= 1 or (isinstance(value, int) and value > 1)
+    )
+
+
 def _range() -> tuple[Callable[[Any], bool], str]:
     def holds(value) -> bool:
         return len(value) == 2 and all(map(math.isfinite, value)) and 0 < value[0] <= value[1]
@@ -153,7 +160,12 @@ _RULES = {
     "backbone.name": _one_of("efficientnet_lite0", "resnet50", "resnet101", "vgg16", "vgg16_bn"),
     "backbone.stem": _one_of("deep", "plain"),
     "backbone.dtype": _one_of("float32", "bfloat16"),
-    "model.comparison": _one_of("conv"),
+    "model.comparison": _one_of("conv", "fem"),
+    "model.pyramid_bins": (
+        lambda value: len(value) > 0 and all(map(_is_bins, value)),
+        "a tuple of whole numbers above 1 (cells a side) or fractions up to 1 (of the features)",
+    ),
+    "model.level_weight": _number(0),
     "model.channels": _number(1),
     "model.num_clusters": _number(0),
     "model.agnostic_weight": _number(0, 1),

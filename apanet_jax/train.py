@@ -50,7 +50,11 @@ def train(run: Run, workdir: Path) -> TrainState:
         if int(state.step) >= run.steps:
             return state
         step = train_step.make_step(
-            run.network, transformation, config.model.agnostic_weight, run.mesh
+            run.network,
+            transformation,
+            config.model.agnostic_weight,
+            run.mesh,
+            config.model.level_weight,
         )
         with (
             run.training_batches(position) as episodes,

@@ -30,7 +30,14 @@ class TrainState(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The loss of a batch: `total` is Eq. 9, the others its two terms."""
+    """The loss of a batch.
+
+    Attributes:
+      total: Eq. 9.
+      specific: its first term, cross-entropy of the class-specific branch; where the comparison has
+        pyramid levels, plus their weight times the mean of their own cross-entropies.
+      agnostic: its second term, the same of the class-agnostic branch.
+    """
 
     total: Float[Array, ""]
     specific: Float[Array, ""]
@@ -83,14 +90,38 @@ def complement(
     return jnp.where(valid[:, None, None] > 0, flipped, jnp.uint8(IGNORE))
 
 
-def losses(outputs: Outputs, label: UInt8[Array, "batch H W"], agnostic_weight: float) -> Losses:
-    """Returns Eq. 9: (1 - lambda) L1 + lambda L2, or L1 alone without a class-agnostic branch."""
-    specific = cross_entropy(outputs.logits, label)
+def losses(
+    outputs: Outputs,
+    label: UInt8[Array, "batch H W"],
+    agnostic_weight: float,
+    level_weight: float = 1.0,
+) -> Losses:
+    """Returns Eq. 9: (1 - lambda) L1 + lambda L2, or L1 alone without a class-agnostic branch.
+
+    Args:
+      outputs: of the head, in training.
+      label: 1 where the class is, 0 elsewhere, 255 to ignore.
+      agnostic_weight: lambda.
+      level_weight: of the pyramid levels' mean beside the main term, within L1 and within L2.
+    """
+    specific = _with_levels(outputs.logits, outputs.levels, label, level_weight)
     if outputs.agnostic_logits is None:
         return Losses(specific, specific, jnp.zeros(()))
-    agnostic = cross_entropy(outputs.agnostic_logits, complement(label, outputs.agnostic_valid))
+    agnostic = _with_levels(
+        outputs.agnostic_logits,
+        outputs.agnostic_levels,
+        complement(label, outputs.agnostic_valid),
+        level_weight,
+    )
     total = (1 - agnostic_weight) * specific + agnostic_weight * agnostic
     return Losses(total, specific, agnostic)
+
+
+def _with_levels(logits, levels, label, level_weight) -> Float[Array, ""]:
+    loss = cross_entropy(logits, label)
+    if not levels:
+        return loss
+    return loss + level_weight * sum(cross_entropy(x, label) for x in levels) / len(levels)
 
 
 def data_mesh(devices: int | None = None) -> Mesh:
@@ -142,6 +173,7 @@ def make_step(
     transformation: optax.GradientTransformation,
     agnostic_weight: float,
     mesh: Mesh,
+    level_weight: float = 1.0,
 ) -> Callable[[TrainState, Parameters, Batch, PRNGKeyArray], tuple[TrainState, Losses]]:
     """Returns the jitted step `(state, backbone_parameters, batch, key) -> (state, losses)`.
 
@@ -154,7 +186,7 @@ def make_step(
 
         def loss(parameters):
             outputs = network(parameters, backbone_parameters, batch, key=key)
-            result = losses(outputs, batch["query_label"], agnostic_weight)
+            result = losses(outputs, batch["query_label"], agnostic_weight, level_weight)
             return result.total, result
 
         gradients, result = jax.grad(loss, has_aux=True)(state.parameters)

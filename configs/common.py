@@ -29,7 +29,10 @@ def get_config() -> ConfigDict:
     config.backbone.dtype = "float32"  # or "bfloat16"
 
     config.model = ConfigDict()
-    config.model.comparison = "conv"
+    config.model.comparison = "conv"  # 3x3 and 1x1, or "fem": PFENet's feature enrichment
+    config.model.pyramid_bins = (60, 30, 15, 8)  # of "fem": cells a side; up to 1: a fraction
+    config.model.level_weight = 1.0  # of the levels' mean loss beside the main one
+    config.model.agnostic_levels = True  # levels' losses in the class-agnostic branch too
     config.model.channels = 256
     config.model.num_clusters = 3  # the paper's n; 0 is the baseline
     config.model.agnostic_weight = 0.5  # the paper's lambda

@@ -76,6 +76,28 @@ def test_total_is_equation_9():
     )
 
 
+def test_levels_join_their_own_branch_s_term():
+    rng = np.random.default_rng(4)
+    logits, agnostic = rng.standard_normal((2, 2, 4, 4, 2)).astype(np.float32)
+    levels = [rng.standard_normal((2, n, n, 2)).astype(np.float32) for n in (5, 3, 2, 1)]
+    label = rng.choice(np.array([0, 1, 255], np.uint8), (2, 9, 9))
+    flipped = np.where(label == 255, 255, 1 - label).astype(np.uint8)
+    outputs = Outputs(
+        logits, None, agnostic, None, np.ones(2, np.float32), tuple(levels[:2]), tuple(levels[2:])
+    )
+    result = train_step.losses(outputs, label, 0.3, level_weight=0.5)
+
+    def term(logits, levels, label):
+        own = [train_step.cross_entropy(level, label) for level in levels]
+        return train_step.cross_entropy(logits, label) + 0.5 * np.mean(own)
+
+    np.testing.assert_allclose(result.specific, term(logits, levels[:2], label), rtol=1e-6)
+    np.testing.assert_allclose(result.agnostic, term(agnostic, levels[2:], flipped), rtol=1e-6)
+    np.testing.assert_allclose(
+        result.total, 0.7 * result.specific + 0.3 * result.agnostic, rtol=1e-6
+    )
+
+
 def test_without_the_branch_the_first_term_is_all():
     logits = np.random.default_rng(2).standard_normal((1, 4, 4, 2)).astype(np.float32)
     label = np.ones((1, 4, 4), np.uint8)
@@ -103,9 +125,10 @@ def test_optimizer_and_schedule_agree_with_torch():
         np.testing.assert_allclose(parameters, theirs.detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_several_devices_make_the_same_step(devices):
-    network = Network(None, APANet(channels=4, num_clusters=2))
+@pytest.mark.parametrize(("devices", "comparison"), [(2, "conv"), (8, "conv"), (2, "fem")])
+def test_several_devices_make_the_same_step(devices, comparison):
+    head = APANet(channels=4, num_clusters=2, comparison=comparison, pyramid_bins=(5, 3))
+    network = Network(None, head)
     transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
     batch = episode_batch()
     results = []

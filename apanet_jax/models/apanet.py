@@ -1,7 +1,8 @@
 """APANet: class-specific and, in training, class-agnostic comparison with prototypes.
 
 The head of the network: it takes a frozen backbone's features of an episode and holds every
-parameter that is trained. Equation numbers are the paper's.
+parameter that is trained. Equation numbers are the paper's. Whoever makes the collection
+"intermediates" mutable finds the reduced query features and the prototype in there.
 """
 
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.kernels.pooling import masked_average
 from apanet_jax.models.comparison import ConvComparison
+from apanet_jax.models.feature_enrichment import PASCAL_BINS, FeatureEnrichment
 from apanet_jax.models.initializers import bias_init, kernel_init
 from apanet_jax.models.prior import prior_mask
 from apanet_jax.models.resize import resize_bilinear
@@ -46,6 +48,9 @@ class Outputs(NamedTuple):
         prototype, the same thing. None without a query label or with no clusters.
       clusters: `[B, h, w]` cluster of each position before the foreground is removed (Eq. 4).
       agnostic_valid: `[B]`, false where a picture has no background to take a prototype from.
+      levels: logits of the class-specific branch's pyramid levels, each of its own size. Empty
+        without a query label, or where the comparison has no levels.
+      agnostic_levels: those of the class-agnostic branch; empty also where they were not asked for.
     """
 
     logits: Float[Array, "batch height width 2"]
@@ -53,6 +58,8 @@ class Outputs(NamedTuple):
     agnostic_logits: Float[Array, "batch height width 2"] | None = None
     clusters: Int[Array, "batch height width"] | None = None
     agnostic_valid: Float[Array, " batch"] | None = None
+    levels: tuple[Float[Array, "batch bin_height bin_width 2"], ...] = ()
+    agnostic_levels: tuple[Float[Array, "batch bin_height bin_width 2"], ...] = ()
 
 
 class APANet(nn.Module):
@@ -60,6 +67,11 @@ class APANet(nn.Module):
 
     Attributes:
       channels: of the reduced features.
+      comparison: the paper's g: "conv", a 3x3 and a 1x1 convolution as in its text, or "fem",
+        PFENet's feature enrichment, which its tables were made with.
+      pyramid_bins: cells a side of the levels of "fem"; up to 1 a fraction of the features' sides.
+      agnostic_levels: whether those levels have logits of their own, and so losses, in the
+        class-agnostic branch too.
       num_clusters: the paper's n; 0 is the baseline without a class-agnostic branch.
       priors: which features give a prior mask, any of "high" and "middle", one channel each.
       agnostic_prior: what stands in those channels in the class-agnostic branch: the complement
@@ -71,6 +83,7 @@ class APANet(nn.Module):
         many feature channels a mask in [0, 1] is hardly seen.
       stretch_prior: min-max normalise each prior mask over its picture, as PFENet does.
       shared_reduction: one reduction for queries and supports instead of one each.
+      reduction_bias: whether the reductions have a bias; PFENet's have none.
       reduction_dropout: share of the reduced channels dropped in training.
       comparison_dropout: share of the comparison's hidden channels dropped in training.
       cluster_features: what is clustered; the paper's is "high".
@@ -79,6 +92,9 @@ class APANet(nn.Module):
     """
 
     channels: int = 256
+    comparison: Literal["conv", "fem"] = "conv"
+    pyramid_bins: tuple[float, ...] = PASCAL_BINS
+    agnostic_levels: bool = True
     num_clusters: int = 3
     priors: tuple[str, ...] = ("high",)
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
@@ -86,6 +102,7 @@ class APANet(nn.Module):
     prior_scale: float = 1.0
     stretch_prior: bool = True
     shared_reduction: bool = False
+    reduction_bias: bool = True
     reduction_dropout: float = 0.5
     comparison_dropout: float = 0.1
     cluster_features: Literal["high", "middle"] = "high"
@@ -114,7 +131,7 @@ class APANet(nn.Module):
           support: features `[B, K, h, w, ...]` of the supports.
           support_labels: 1 where the class is, 0 elsewhere, 255 to ignore.
           query_label: the same of the queries; the class-agnostic branch runs only where it is
-            given and `num_clusters` is above 0.
+            given and `num_clusters` is above 0, and pyramid levels have logits only where it is.
           train: whether channels are dropped. Training needs the keys "dropout" and "cluster".
         """
         reduce_support = self._reduction("reduce_support", query.middle.shape[-1])
@@ -124,20 +141,24 @@ class APANet(nn.Module):
             else self._reduction("reduce_query", query.middle.shape[-1])
         )
         drop = nn.Dropout(self.reduction_dropout, broadcast_dims=(-3, -2), deterministic=not train)
-        compare = ConvComparison(
-            self.channels, len(self.priors), self.comparison_dropout, name="comparison"
-        )
+        compare = self._comparison()
 
         size = query.middle.shape[1:3]
         foreground = _at_size(support_labels == 1, size)
         prototype = _prototype(drop(reduce_support(support.middle)), foreground)
         prior = self._prior_masks(query, support, foreground)
-        encoded = compare.encode_query(drop(reduce_query(query.middle)))
+        reduced = drop(reduce_query(query.middle))
+        self.sow("intermediates", "reduced_query", reduced)
+        self.sow("intermediates", "prototype", prototype)
+        encoded = compare.encode_query(reduced)
         everywhere = jnp.ones((*prior.shape[:3], 1))
         scaled = self.prior_scale * prior
-        logits = compare(encoded, prototype[:, None], everywhere, scaled, train=train)
-        if query_label is None or not self.num_clusters:
-            return Outputs(logits, prior)
+        labelled = query_label is not None
+        specific = compare(
+            encoded, prototype[:, None], everywhere, scaled, levels=labelled, train=train
+        )
+        if not labelled or not self.num_clusters:
+            return Outputs(specific.logits, prior, levels=specific.levels)
 
         clusters = self._clusters(
             getattr(query, self.cluster_features), _at_size(query_label != IGNORE, size)
@@ -150,14 +171,37 @@ class APANet(nn.Module):
             "same": scaled,
             "zeros": jnp.zeros_like(prior),
         }
-        agnostic_logits = compare(
-            encoded, prototypes, assignment, opposite[self.agnostic_prior], train=train
+        agnostic = compare(
+            encoded,
+            prototypes,
+            assignment,
+            opposite[self.agnostic_prior],
+            levels=self.agnostic_levels,
+            train=train,
         )
-        return Outputs(logits, prior, agnostic_logits, clusters, valid)
+        return Outputs(
+            specific.logits,
+            prior,
+            agnostic.logits,
+            clusters,
+            valid,
+            specific.levels,
+            agnostic.levels,
+        )
+
+    def _comparison(self) -> ConvComparison | FeatureEnrichment:
+        shared = (self.channels, len(self.priors), self.comparison_dropout)
+        if self.comparison == "fem":
+            return FeatureEnrichment(*shared, self.pyramid_bins, name="comparison")
+        return ConvComparison(*shared, name="comparison")
 
     def _reduction(self, name: str, inputs: int):
         dense = nn.Dense(
-            self.channels, kernel_init=kernel_init, bias_init=bias_init(inputs), name=name
+            self.channels,
+            use_bias=self.reduction_bias,
+            kernel_init=kernel_init,
+            bias_init=bias_init(inputs),
+            name=name,
         )
 
         def reduce(features):

@@ -8,12 +8,27 @@ the concatenated channels, so it is computed as a sum: one part of the query's f
 both branches share, and one of the few prototypes, which costs next to nothing.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from apanet_jax.models.initializers import bias_init, kernel_init
+
+
+class Compared(NamedTuple):
+    """What a comparison says.
+
+    Attributes:
+      logits: of "another thing" and "the same thing" at each position.
+      levels: the same of every pyramid level, each of its own size; empty where there are none or
+        none were asked for.
+    """
+
+    logits: Float[Array, "batch height width 2"]
+    levels: tuple[Float[Array, "batch bin_height bin_width 2"], ...] = ()
 
 
 class ConvComparison(nn.Module):
@@ -51,8 +66,9 @@ class ConvComparison(nn.Module):
         assignment: Float[Array, "batch height width clusters"],
         prior: Float[Array, "batch height width priors"],
         *,
+        levels: bool = False,
         train: bool = False,
-    ) -> Float[Array, "batch height width 2"]:
+    ) -> Compared:
         """Returns the logits of "another thing" and "the same thing" at each position.
 
         Args:
@@ -60,6 +76,7 @@ class ConvComparison(nn.Module):
           prototypes: what to compare with.
           assignment: 1 where a position is compared with a prototype, else 0.
           prior: the prior masks, in [0, 1].
+          levels: whether the levels of a pyramid are wanted; this comparison has none.
           train: whether channels are dropped (needs a "dropout" key).
         """
         of_prototypes = self.kernel[:, :, self.channels : 2 * self.channels]
@@ -71,7 +88,8 @@ class ConvComparison(nn.Module):
         hidden_map = encoded + jnp.einsum("bhwt,btd->bhwd", maps, taps)
         if self.prior_channels:
             hidden_map += _neighbourhoods(prior) @ of_prior.reshape(-1, hidden)
-        return self.output(self.drop(nn.relu(hidden_map), deterministic=not train))
+        hidden_map = self.drop(nn.relu(hidden_map), deterministic=not train)
+        return Compared(self.output(hidden_map))
 
 
 @jax.custom_vjp

@@ -1,4 +1,4 @@
-"""From foreign names and layouts to a backbone's parameters, strict in both directions."""
+"""From foreign names and layouts to a network's parameters, strict in both directions."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +16,24 @@ SHOWN = 4
 
 
 class Convolution(NamedTuple):
-    """One row of a backbone's table.
+    """One row of a network's table.
 
     Attributes:
-      path: of our layer, such as `("layer1_0", "conv1")`; it has a `kernel` and a `bias`.
+      path: of our layer, such as `("layer1_0", "conv1")`; it has a `kernel` and mostly a `bias`.
       source: name of the foreign convolution, whose tensors are `<source>.weight` and perhaps
         `<source>.bias`.
       norm: name of the BatchNorm behind it, to be folded in; None if there is none.
+      biased: whether the foreign convolution has a bias, in a table whose others have none.
     """
 
     path: tuple[str, ...]
     source: str
     norm: str | None
+    biased: bool = False
 
 
 class Table(NamedTuple):
-    """How the names of one kind of file map to a backbone's parameters.
+    """How the names of one kind of file map to a network's parameters.
 
     Attributes:
       kind: what such files are called in messages.
@@ -99,17 +101,27 @@ def convert(tensors: Mapping[str, np.ndarray], table: Table, shapes: Parameters)
     for row in table.rows:
         kernel, bias = _folded(row, table, tensors)
         parameters[*row.path, "kernel"] = _arranged(kernel, len(_kernel_shape(row, shapes)))
-        parameters[*row.path, "bias"] = bias.astype(np.float32)
+        # A bias that our layer has no place for is left out only where there is none over there.
+        if _has_bias(row, table) or row.norm or "bias" in _layer(row, shapes):
+            parameters[*row.path, "bias"] = bias.astype(np.float32)
     if set(parameters) != set(flatten_dict(shapes)):
         raise AssertionError(f"the table of {table.kind} does not name every parameter once")
     return unflatten_dict(parameters)
 
 
-def _kernel_shape(row: Convolution, shapes: Parameters) -> tuple[int, ...]:
+def _layer(row: Convolution, shapes: Parameters) -> Parameters:
     layer = shapes
     for name in row.path:
         layer = layer[name]
-    return tuple(layer["kernel"].shape)
+    return layer
+
+
+def _kernel_shape(row: Convolution, shapes: Parameters) -> tuple[int, ...]:
+    return tuple(_layer(row, shapes)["kernel"].shape)
+
+
+def _has_bias(row: Convolution, table: Table) -> bool:
+    return table.biased or row.biased
 
 
 def _foreign_shapes(
@@ -124,7 +136,7 @@ def _foreign_shapes(
         case (inputs, outputs):
             shape = (outputs, inputs, 1, 1)
     yield f"{row.source}.weight", shape
-    if table.biased:
+    if _has_bias(row, table):
         yield f"{row.source}.bias", shape[:1]
     if row.norm is not None:
         for name in ("weight", "bias", "running_mean", "running_var"):
@@ -140,7 +152,7 @@ def _folded(
         return tensors[name].astype(np.float64)
 
     kernel = get(f"{row.source}.weight")
-    bias = get(f"{row.source}.bias") if table.biased else np.zeros(kernel.shape[0])
+    bias = get(f"{row.source}.bias") if _has_bias(row, table) else np.zeros(kernel.shape[0])
     if row.norm is None:
         return kernel, bias
     factor = get(f"{row.norm}.weight") / np.sqrt(get(f"{row.norm}.running_var") + table.epsilon)

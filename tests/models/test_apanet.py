@@ -1,34 +1,20 @@
 """The head against a literal PyTorch transcription of the paper's equations, gradients included."""
 
-import itertools
-
 import jax
 import numpy as np
 import pytest
-import torch
 
 from apanet_jax.models.apanet import APANet, PictureFeatures
 from apanet_jax.train_step import losses
-
-BATCH, SHOT, SIZE, LABEL, MIDDLE, HIGH, CHANNELS = 2, 2, 4, 13, 5, 6, 7
-
-
-def episode(seed=0, shot=SHOT):
-    rng = np.random.default_rng(seed)
-
-    def features(channels, *leading):
-        return rng.standard_normal((*leading, SIZE, SIZE, channels)).astype(np.float32)
-
-    def label(*leading):
-        coarse = rng.choice(np.array([0, 0, 1, 255], np.uint8), (*leading, SIZE, SIZE))
-        return coarse.repeat(4, -1).repeat(4, -2)[..., :LABEL, :LABEL]
-
-    return (
-        PictureFeatures(features(MIDDLE, BATCH), features(HIGH, BATCH)),
-        PictureFeatures(features(MIDDLE, BATCH, shot), features(HIGH, BATCH, shot)),
-        label(BATCH, shot),
-        label(BATCH),
-    )
+from tests.literal import (
+    BATCH,
+    CHANNELS,
+    SIZE,
+    Literal,
+    assert_gradients_agree,
+    episode,
+    explain_negatives,
+)
 
 
 def head(**options):
@@ -43,73 +29,6 @@ def parameters_of(module, inputs):
 def run(module, parameters, inputs, label=None, seed=0):
     keys = {"cluster": jax.random.key(seed), "dropout": jax.random.key(seed + 1)}
     return module.apply({"params": parameters}, *inputs[:3], label, train=True, rngs=keys)
-
-
-def _resized(mask):
-    mask = torch.as_tensor(np.asarray(mask, np.float32))
-    flat = mask.reshape(-1, 1, LABEL, LABEL)
-    small = torch.nn.functional.interpolate(flat, (SIZE, SIZE), mode="bilinear", align_corners=True)
-    return small.reshape(*mask.shape[:-2], SIZE, SIZE)
-
-
-class Literal:
-    """The paper's equations in PyTorch, one picture and one position after the other."""
-
-    def __init__(self, parameters):
-        self.tensors = {
-            "/".join(k.key for k in path): torch.tensor(np.asarray(x), requires_grad=True)
-            for path, x in jax.tree_util.tree_leaves_with_path(parameters)
-        }
-
-    def reduce(self, name, features):
-        t = self.tensors
-        return torch.relu(torch.tensor(features) @ t[f"{name}/kernel"] + t[f"{name}/bias"])
-
-    def compare(self, query, expanded, prior):
-        t = self.tensors
-        x = torch.cat([query, expanded, torch.tensor(np.asarray(prior))], -1).permute(0, 3, 1, 2)
-        hidden = torch.nn.functional.conv2d(
-            x, t["comparison/kernel"].permute(3, 2, 0, 1), t["comparison/bias"], padding=1
-        )
-        hidden = torch.relu(hidden).permute(0, 2, 3, 1)
-        return hidden @ t["comparison/output/kernel"] + t["comparison/output/bias"]
-
-    def specific(self, query, support, support_labels, prior):
-        features = self.reduce("reduce_support", support.middle)
-        mask = _resized(support_labels == 1)
-        prototype = (features * mask[..., None]).sum((2, 3)) / (
-            mask.sum((2, 3))[..., None] + 0.0005
-        )
-        expanded = prototype.mean(1)[:, None, None].expand(-1, SIZE, SIZE, -1)
-        return self.compare(self.reduce("reduce_query", query.middle), expanded, prior)
-
-    def agnostic(self, query, label, clusters, chosen, prior):
-        features = self.reduce("reduce_support", query.middle)
-        foreground, background = _resized(label == 1), _resized(label == 0)
-        expanded = []
-        for b in range(BATCH):
-            prototypes = {}
-            for k in np.unique(clusters[b]):
-                weight = background[b] * torch.tensor(clusters[b] == k)
-                pooled = (features[b] * weight[..., None]).sum((0, 1))
-                prototypes[k] = pooled / (weight.sum() + 0.0005)
-            rows = [
-                prototypes[chosen[b]]
-                if foreground[b, i, j] >= 0.5
-                else prototypes[clusters[b, i, j]]
-                for i in range(SIZE)
-                for j in range(SIZE)
-            ]
-            expanded.append(torch.stack(rows).reshape(SIZE, SIZE, -1))
-        query_features = self.reduce("reduce_query", query.middle)
-        return self.compare(query_features, torch.stack(expanded), 1 - prior)
-
-    def loss(self, logits, label):
-        logits = torch.nn.functional.interpolate(
-            logits.permute(0, 3, 1, 2), (LABEL, LABEL), mode="bilinear", align_corners=True
-        )
-        label = torch.tensor(label.astype(np.int64))
-        return torch.nn.functional.cross_entropy(logits, label, ignore_index=255)
 
 
 def test_class_specific_branch_follows_the_equations():
@@ -134,27 +53,15 @@ def test_both_branches_and_all_gradients_agree_with_torch(seed):
         return losses(outputs, label, 0.4).total, outputs
 
     gradients, outputs = jax.grad(total, has_aux=True)(parameters)
-    clusters = np.asarray(outputs.clusters)
-
-    # The negatives' clusters are drawn at random; exactly one draw explains the output.
-    for chosen in itertools.product(range(2), repeat=BATCH):
-        literal = Literal(parameters)
-        try:
-            agnostic = literal.agnostic(inputs[0], label, clusters, chosen, outputs.prior)
-        except KeyError:
-            continue
-        if np.allclose(outputs.agnostic_logits, agnostic.detach(), atol=1e-5):
-            break
-    else:
-        pytest.fail("no choice of negatives explains the class-agnostic logits")
+    literal = Literal(parameters)
+    agnostic = explain_negatives(literal, inputs, outputs, 2)
+    assert agnostic is not None
 
     specific = literal.specific(*inputs[:3], outputs.prior)
     flipped = np.where(label == 255, 255, 1 - label).astype(np.uint8)
     loss = 0.6 * literal.loss(specific, label) + 0.4 * literal.loss(agnostic, flipped)
     loss.backward()
-    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
-        expected = literal.tensors["/".join(k.key for k in path)].grad
-        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+    assert_gradients_agree(gradients, literal)
 
 
 def test_shots_are_averaged():

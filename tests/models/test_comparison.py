@@ -48,9 +48,9 @@ def test_equals_the_literal_concatenation(priors):
         return module(module.encode_query(query), *rest)
 
     parameters = module.init(jax.random.key(0), *inputs, method=both)["params"]
-    np.testing.assert_allclose(
-        _apply(module, parameters, *inputs), _literal(parameters, *inputs), atol=1e-5
-    )
+    compared = _apply(module, parameters, *inputs, levels=True)
+    np.testing.assert_allclose(compared.logits, _literal(parameters, *inputs), atol=1e-5)
+    assert compared.levels == ()
 
 
 def test_starts_as_pytorch_does():

@@ -1,4 +1,4 @@
-"""Bilinear resizing against PyTorch's, corners aligned."""
+"""Bilinear resizing, corners aligned, and adaptive average pooling against PyTorch's."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apanet_jax.models.resize import bilinear_matrix, resize_bilinear
+from apanet_jax.models.resize import (
+    adaptive_average_pool,
+    bilinear_matrix,
+    resize_bilinear,
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -34,3 +38,16 @@ def test_two_steps_over_a_grid_that_holds_the_cells_equal_one():
     x = np.random.default_rng(0).standard_normal((1, 60, 60, 1)).astype(np.float32)
     detour = resize_bilinear(resize_bilinear(x, (473, 473)), (500, 500))
     np.testing.assert_allclose(resize_bilinear(x, (500, 500)), detour, atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.tuples(*[st.integers(1, 17)] * 4), st.integers(0, 1000))
+def test_adaptive_pooling_agrees_with_torch(sizes, seed):
+    h, w, new_h, new_w = sizes
+    x = np.random.default_rng(seed).standard_normal((2, h, w, 3)).astype(np.float32)
+    expected = torch.nn.functional.adaptive_avg_pool2d(
+        torch.tensor(x).permute(0, 3, 1, 2), (new_h, new_w)
+    )
+    np.testing.assert_allclose(
+        adaptive_average_pool(x, (new_h, new_w)), expected.permute(0, 2, 3, 1), atol=1e-5
+    )

@@ -1,0 +1,58 @@
+"""The reference cases: what PFENet computes for seeded weights, and those weights."""
+
+import functools
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+FOLDER = Path(
+    os.environ.get(
+        "APANET_REFERENCE_DIR", Path(__file__).resolve().parents[1] / "../shared/reference"
+    )
+)
+
+NAMES = {"vgg16bn": "vgg16_bn"}
+"""Backbones whose name in a case's file name is not that of the weights' list and of ours."""
+
+
+class Case(NamedTuple):
+    """One file of the reference.
+
+    Attributes:
+      path: `pfenet_<backbone>_<K>shot.npz`.
+      backbone: our name of its backbone.
+    """
+
+    path: Path
+    backbone: str
+
+    @property
+    def side(self) -> int:
+        """The longer side of its pictures, in pixels."""
+        with np.load(self.path) as arrays:
+            return max(arrays["query_label"].shape)
+
+
+def cases() -> list[Case]:
+    """Returns every case that there is."""
+    paths = sorted(FOLDER.glob("pfenet_*.npz"))
+    names = [path.stem.split("_")[1] for path in paths]
+    return [Case(path, NAMES.get(name, name)) for path, name in zip(paths, names, strict=True)]
+
+
+@functools.lru_cache(maxsize=1)
+def seeded_tensors(name: str) -> dict[str, np.ndarray]:
+    """Returns the stand-in weights of a whole PFENet under PyTorch's names.
+
+    Args:
+      name: a key of `state_dict.json`.
+    """
+    spec = importlib.util.spec_from_file_location("seeded", FOLDER / "seeded_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shapes = json.loads((FOLDER / "state_dict.json").read_text())[name]
+    return {key: module.seeded_parameter(key, tuple(shape)) for key, shape in shapes.items()}
