@@ -191,7 +191,8 @@ def test_paint_covers_the_polygon_with_its_colour():
     covered = paint(picture, [part], to_pixels, light=(1.0, 0.0))
     np.testing.assert_allclose(picture[:, 19, 24], [10, 60, 110], atol=1)
     np.testing.assert_allclose(picture[:, 5, 5], 200)
-    assert covered.sum() / 255 == pytest.approx(20 * 10, rel=0.2)
+    # OpenCV's smoothed edges reach up to a pixel outwards.
+    assert 20 * 10 <= covered.sum() / 255 <= 22 * 12
     weight = covered / 255.0
     colour = np.array([10, 60, 110])[:, None, None]
     np.testing.assert_allclose(picture, 200 + (colour - 200) * weight, atol=0.01)
@@ -203,7 +204,8 @@ def test_paint_is_cut_at_the_edge_of_the_picture():
     paint(whole, parts, np.array([(20.0, 0, 30), (0, 20.0, 30)]), light=(0.0, -1.0))
     corner = np.zeros((3, 30, 30), np.float32)
     paint(corner, parts, np.array([(20.0, 0, 0), (0, 20.0, 0)]), light=(0.0, -1.0))
-    np.testing.assert_allclose(corner, whole[:, 30:, 30:], atol=1)
+    # But for the border itself, along which OpenCV smooths less.
+    np.testing.assert_allclose(corner[:, 1:, 1:], whole[:, 31:, 31:], atol=1)
     away = np.zeros((3, 30, 30), np.float32)
     covered = paint(away, parts, np.array([(5.0, 0, 90), (0, 5.0, 90)]), light=(0.0, -1.0))
     assert not covered.any() and not away.any()

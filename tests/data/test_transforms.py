@@ -1,6 +1,7 @@
 """Transforms against what they are said to do, pixel by pixel where that is possible."""
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -87,11 +88,12 @@ def test_picture_and_label_stay_aligned(seed, height, width, longer_side):
     assert new_image.shape == (48, 48, 3) and new_label.shape == (48, 48)
     assert set(np.unique(new_label)) <= {0, 1, 2, 3, 255}
     # Away from block borders, where bilinear and nearest sampling may differ, red tells the label.
+    # Enlarged, a picture blends over as many pixels as it was enlarged times.
+    enlarged = max(1.0, 1.1 * longer_side / max(height, width))
+    window = np.ones([5 + 2 * math.ceil(enlarged)] * 2)
     inner = new_label.astype(int)
-    same = cv2.erode((new_label != 255).astype(np.uint8), np.ones((5, 5)), borderValue=0)
-    flat = (cv2.dilate(new_label, np.ones((5, 5))) == cv2.erode(new_label, np.ones((5, 5)))) & (
-        same == 1
-    )
+    same = cv2.erode((new_label != 255).astype(np.uint8), window, borderValue=0)
+    flat = (cv2.dilate(new_label, window) == cv2.erode(new_label, window)) & (same == 1)
     assert np.abs(new_image[..., 0].astype(int) - 80 * inner)[flat].max(initial=0) <= 8
 
 
