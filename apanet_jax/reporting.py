@@ -103,7 +103,7 @@ def fold_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
         cells = [f"{mean_of('miou', fold=fold):.1f}" for fold in folds]
         for field in ("miou", "fb_iou"):
-            means = [mean_of(field, training_seed=seed) for seed in seeds]
+            means = [mean_of(field, training_seed=seed) for seed in {seed for seed, _ in found}]
             spread = f" ± {statistics.stdev(means):.1f}" if len(means) > 1 else ""
             cells.append(f"{statistics.mean(means):.1f}{spread}")
         lines.append("| " + " | ".join(map(str, [*key, *cells])) + " |")
