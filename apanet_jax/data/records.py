@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import shutil
+import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -274,8 +275,18 @@ def _read_array(directory: Path, name: str) -> np.ndarray:
         ) from error
 
 
-@functools.lru_cache(maxsize=8)
+# A worker's threads read at once, and importing tensorflow-datasets in two threads together can
+# lock both for ever: its modules import one another lazily.
+_OPENING = threading.Lock()
+
+
 def _data_source(directory: Path, split: Split):
+    with _OPENING:
+        return _opened(directory, split)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(directory: Path, split: Split):
     import tensorflow_datasets as tfds
 
     versions = sorted(directory.glob("few_shot_records/*/dataset_info.json"))

@@ -4,9 +4,12 @@ import concurrent.futures
 import json
 import multiprocessing
 import pickle
+import threading
+import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from apanet_jax.data import folds, records
@@ -131,3 +134,22 @@ def test_folds_part_the_classes(written):
     for wrong in (-1, 2):
         with pytest.raises(UserError, match="0 to 1"):
             folds.novel_classes(written, wrong)
+
+
+def test_threads_open_records_one_after_the_other(written, monkeypatch):
+    """Opening imports tensorflow-datasets, whose lazy modules two threads can lock for ever."""
+    opened, at_once = tfds.builder_from_directory, []
+    inside = set()
+
+    def slowly(*arguments):
+        inside.add(threading.get_ident())
+        time.sleep(0.05)
+        at_once.append(len(inside))
+        inside.discard(threading.get_ident())
+        return opened(*arguments)
+
+    monkeypatch.setattr(tfds, "builder_from_directory", slowly)
+    split = written.split("train")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        names = [picture["name"] for picture in pool.map(split.__getitem__, range(4))]
+    assert names == split.names[:4] and set(at_once) == {1}
