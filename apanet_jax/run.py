@@ -123,6 +123,7 @@ class Run:
             self.records.split("train"),
             self._features_directory(),
             self._features_identity(),
+            maps=self._kept_maps(),
             augmentation=augmentation(self.config),
             views=self.config.features.views,
             seed=self.config.seed,
@@ -136,6 +137,7 @@ class Run:
             self.records.split("val"),
             self._features_directory(),
             self._features_identity(),
+            maps=self._kept_maps(),
             size=self.config.image_size,
             workers=self.config.workers,
         )
@@ -143,6 +145,9 @@ class Run:
     def _embed(self) -> Embed:
         embed = jax.jit(self.network.embed)
         return lambda images: embed(self.backbone_parameters, images)
+
+    def _kept_maps(self) -> tuple[str, ...]:
+        return ("middle", "high", "label") if self.network.head.needs_high else ("middle", "label")
 
     def _features_directory(self) -> Path:
         config = self.config
@@ -153,7 +158,7 @@ class Run:
         return (
             f"{self.records.fingerprint} {backbone.name} {backbone.stem} {backbone.dtype} "
             f"{self.weights_fingerprint} {self.config.image_size} "
-            f"{'middle+high' if self.network.head.needs_high else 'middle'}"
+            f"{'+'.join(self._kept_maps())}"
         )
 
 
@@ -190,14 +195,16 @@ def make_run(config: ConfigDict) -> Run:
     )
     backbone = config.backbone
     source = backbone.weights or load.default_source(backbone.name)
-    weights, weights_fingerprint = _weights(backbone.name, source, backbone.stem)
+    parameters, weights_fingerprint = _backbone_parameters(
+        backbone.name, source, backbone.stem, mesh
+    )
     return Run(
         config=config,
         records=records,
         base=base,
         novel=novel,
         network=make_network(config),
-        backbone_parameters=jax.device_put(weights, replicated(mesh)),
+        backbone_parameters=parameters,
         mesh=mesh,
         fingerprint=settings.fingerprint(config, records.fingerprint, weights_fingerprint),
         weights_fingerprint=weights_fingerprint,
@@ -241,10 +248,10 @@ def augmentation(config: ConfigDict) -> Augmentation:
 
 
 @functools.lru_cache(maxsize=1)
-def _weights(name: str, source: str, stem: str) -> tuple[Parameters, str]:
-    """Loads a backbone once for all the runs of a command."""
+def _backbone_parameters(name: str, source: str, stem: str, mesh: Mesh) -> tuple[Parameters, str]:
+    """Loads a backbone onto the devices once for all the runs of a command."""
     weights = load.load_backbone(name, source, stem=stem)
-    return weights, load.fingerprint(weights)
+    return jax.device_put(weights, replicated(mesh)), load.fingerprint(weights)
 
 
 def _apart(config: ConfigDict) -> Apart | None:

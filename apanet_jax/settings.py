@@ -209,7 +209,7 @@ _RULES = {
         lambda value: value == ("all",) or _whole_numbers(value),
         "several folds such as folds=0+1, or folds=all",
     ),
-    "sweep.seeds": (lambda value: _whole_numbers(value), "several seeds such as seeds=0+1"),
+    "sweep.seeds": (_whole_numbers, "several seeds such as seeds=0+1"),
     "features.views": _number(1),
     "workers": _number(0),
     "devices": _number(0),

@@ -61,12 +61,11 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
     settings.check(config)
     if config.data.generate:
         _generate(config, workdir)
-    all_parts = parts(config)
-    for part in all_parts:
-        make_run(part.config)
+    # All of them before the first is trained: what cannot work is refused at once.
+    all_runs = [(part, make_run(part.config)) for part in parts(config)]
     results = {}
-    for group, members in itertools.groupby(all_parts, key=lambda part: part.group):
-        runs = [(part, make_run(part.config)) for part in members]
+    for group, members in itertools.groupby(all_runs, key=lambda item: item[0].group):
+        runs = list(members)
         for part, run in runs:
             name = str(part.folder) if part.folder.name else workdir.name
             if mode != "evaluate":
@@ -77,7 +76,7 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
         if mode != "train" and config.evaluation.pictures:
             _draw(runs, workdir, group)
     if results:
-        _tell(config, all_parts, results, workdir)
+        _tell(config, [part for part, _ in all_runs], results, workdir)
     return results
 
 
@@ -109,11 +108,11 @@ def _headline(name: str, run: Run) -> str:
     )
 
 
-def _tell(config: ConfigDict, parts: Sequence[Part], results: Results, workdir: Path) -> None:
+def _tell(config: ConfigDict, done: Sequence[Part], results: Results, workdir: Path) -> None:
     episodes = f"{config.evaluation.episodes} episodes, %"
     if config.sweep.folds or config.sweep.seeds:
         by_variant = defaultdict(list)
-        for part, rows in zip(parts, results.values(), strict=True):
+        for part, rows in zip(done, results.values(), strict=True):
             by_variant[part.variant or workdir.name] += rows
         table = fold_table(by_variant)
         (workdir / "table.md").write_text(f"Novel classes, {episodes}\n\n{table}\n")
@@ -121,7 +120,7 @@ def _tell(config: ConfigDict, parts: Sequence[Part], results: Results, workdir: 
     else:
         print(f"\nnovel classes of fold {config.fold}, {episodes}\n\n{results_table(results)}")
     if config.evaluation.pictures:
-        groups = dict.fromkeys(part.group for part in parts)
+        groups = dict.fromkeys(part.group for part in done)
         print("\npictures: " + ", ".join(str(workdir / group / "pictures") for group in groups))
 
 

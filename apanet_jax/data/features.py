@@ -23,7 +23,6 @@ from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_
 from apanet_jax.errors import UserError
 from apanet_jax.models.apanet import PictureFeatures
 
-_MAPS = ("middle", "high", "label")
 _VIEW_STREAM = 0x71E3
 _EPISODE_STREAM = 0xE915
 _EMBED_BATCH = 8
@@ -39,15 +38,18 @@ class KeptFeatures:
       directory: holds `middle.npy` `[N, V, h, w, c]` and, where the head needs it, `high.npy`
         `[N, V, h, w, d]` in float16, and `label.npy` `[N, V, S, S]` with class ids.
       views: V.
+      maps: which of them there are.
     """
 
     directory: Path
     views: int
+    maps: tuple[str, ...]
 
     def view(self, picture: int, view: int) -> dict[str, np.ndarray]:
         """Returns `middle`, `label` and, if kept, `high` of a view of a picture."""
-        maps = {name: _open_map(self.directory / f"{name}.npy") for name in _MAPS}
-        return {name: kept[picture, view] for name, kept in maps.items() if kept is not None}
+        return {
+            name: _open_map(self.directory / f"{name}.npy")[picture, view] for name in self.maps
+        }
 
     def episode(self, episode: Episode, views: np.ndarray) -> dict[str, np.ndarray]:
         """Returns an episode's arrays, un-batched.
@@ -71,9 +73,7 @@ class KeptFeatures:
 
 
 @functools.lru_cache(maxsize=16)
-def _open_map(path: Path) -> np.ndarray | None:
-    if not path.exists():
-        return None
+def _open_map(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
@@ -129,6 +129,7 @@ def keep_training_features(
     directory: Path,
     identity: str,
     *,
+    maps: tuple[str, ...],
     augmentation: Augmentation,
     views: int,
     seed: int,
@@ -137,15 +138,23 @@ def keep_training_features(
     """Keeps `views` augmented views of each picture of `split` (see `keep_features`)."""
     load = functools.partial(_training_view, split, augmentation, views, seed)
     identity = f"{identity} {augmentation} views={views} seed={seed}"
-    return keep_features(embed, load, len(split), views, directory, identity, workers)
+    return keep_features(embed, load, len(split), views, maps, directory, identity, workers)
 
 
 def keep_test_features(
-    embed: Embed, split: RecordSplit, directory: Path, identity: str, *, size: int, workers: int
+    embed: Embed,
+    split: RecordSplit,
+    directory: Path,
+    identity: str,
+    *,
+    maps: tuple[str, ...],
+    size: int,
+    workers: int,
 ) -> KeptFeatures:
     """Keeps the test view of each picture of `split` (see `keep_features`)."""
     load = functools.partial(_test_view, split, size)
-    return keep_features(embed, load, len(split), 1, directory, f"{identity} test {size}", workers)
+    identity = f"{identity} test {size}"
+    return keep_features(embed, load, len(split), 1, maps, directory, identity, workers)
 
 
 def keep_features(
@@ -153,6 +162,7 @@ def keep_features(
     load: Callable[[int], dict[str, np.ndarray]],
     pictures: int,
     views: int,
+    maps: tuple[str, ...],
     directory: Path,
     identity: str,
     workers: int,
@@ -164,6 +174,7 @@ def keep_features(
       load: from the number of a view (picture times views, plus view) to its image and label.
       pictures: how many there are.
       views: how many of each.
+      maps: what is kept: "middle", "label" and, where the head looks at it, "high".
       directory: features are kept in a folder of it that is named after `identity`.
       identity: everything that the features depend on.
       workers: processes that load pictures.
@@ -173,7 +184,7 @@ def keep_features(
     """
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     directory = Path(directory) / name
-    kept = KeptFeatures(directory, views)
+    kept = KeptFeatures(directory, views, maps)
     total = pictures * views
     done = _progress(directory)
     if done == total:
@@ -195,7 +206,7 @@ def keep_features(
                 disable=None,
             ) as progress,
         ):
-            _write(embed, iterator, directory, (pictures, views), start * _EMBED_BATCH, progress)
+            _write(embed, iterator, kept, pictures, start * _EMBED_BATCH, progress)
     except OSError as error:
         raise UserError(
             f"features could not be kept in {directory}: {error.strerror or error}; free some "
@@ -204,14 +215,15 @@ def keep_features(
     return kept
 
 
-def _write(embed, iterator, directory, shape, position, progress) -> None:
-    total = shape[0] * shape[1]
+def _write(embed, iterator, kept, pictures, position, progress) -> None:
+    shape, directory = (pictures, kept.views), kept.directory
+    total = pictures * kept.views
     maps = None
     for batch in iterator:
         features = jax.device_get(embed(batch["image"]))
         valid = int(batch["valid"].sum())
         rows = features._asdict() | {"label": batch["label"]}
-        rows = {name: array for name, array in rows.items() if array is not None}
+        rows = {name: rows[name] for name in kept.maps}
         if maps is None:
             maps = {k: _writable_map(directory / f"{k}.npy", shape, v) for k, v in rows.items()}
         for key, array in rows.items():
