@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from ml_collections import config_flags
 
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.command_line import config_of, run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings: configs/NAME.py, with options behind a colon (fold=2,shot=5)."
@@ -21,41 +21,15 @@ _MODE = flags.DEFINE_enum(
 )
 
 
-@main_guard
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs what the flags say."""
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: every setting is a flag, see --help")
-    if _CONFIG.value is None:
-        raise UserError("no --config: name one, such as --config=configs/quickstart.py")
+    config, name = config_of(_CONFIG)
     logging.set_verbosity(logging.WARNING)
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
     from apanet_jax.variants import run_all
 
-    filename = config_flags.get_config_filename(flags.FLAGS["config"])
-    try:
-        config = ConfigDict(_CONFIG.value)
-    except OSError as error:
-        raise UserError(f"--config={filename} cannot be read: {error}") from error
-    run_all(config, Path(_WORKDIR.value or f"runs/{Path(filename).stem}"), _MODE.value)
-
-
-def cli() -> None:
-    """Parses the flags and runs `main`, telling of a config that cannot be read in one line."""
-
-    @main_guard
-    def guarded() -> None:
-        app.run(main, flags_parser=_parse)
-
-    guarded()
-
-
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (OSError, SyntaxError, AttributeError, TypeError, ValueError, KeyError) as error:
-        raise UserError(f"the flags cannot be used: {error}") from error
+    run_all(config, Path(_WORKDIR.value or f"runs/{name}"), _MODE.value)
 
 
 if __name__ == "__main__":
-    cli()
+    run_command(main)

@@ -81,7 +81,12 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
 
 
 def parts(config: ConfigDict) -> list[Part]:
-    """Returns the runs that a config asks for: seeds, in each the folds, in each the variants."""
+    """Returns the runs that a config asks for: seeds, in each the folds, in each the variants.
+
+    Raises:
+      UserError: for settings that cannot work.
+    """
+    settings.check(config)
     folds, seeds = config.sweep.folds, config.sweep.seeds
     if folds == ALL:
         folds = tuple(range(len(records.open_records(Path(config.data.records)).folds)))

@@ -1,6 +1,6 @@
 """What no learning at all gives: the largest cosine to the support's foreground, and a threshold.
 
-    python experiments/training_free.py --config=configs/folder.py:records=RECORDS --folds=0,1,2,3
+    python experiments/training_free.py --config=configs/folder.py:records=RECORDS,folds=all
 
 For each fold the threshold is the one with the highest mIoU on training episodes, whose classes
 are the base classes; it is then applied to the novel classes' test episodes.
@@ -13,23 +13,22 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.errors import main_guard
+from apanet_jax.command_line import config_of, run_command
 from apanet_jax.evaluate import score
 from apanet_jax.metrics import SummedCounts, count_pixels
 from apanet_jax.models.prior import largest_cosine
 from apanet_jax.models.resize import resize_bilinear
 from apanet_jax.run import Run, make_run
+from apanet_jax.variants import parts
 
 THRESHOLDS = tuple(np.round(np.arange(0.3, 0.95, 0.05), 2).tolist())
 TRAINING_EPISODES = 400
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
-_FOLDS = flags.DEFINE_list("folds", ["0", "1", "2", "3"], "Which folds.")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -81,14 +80,13 @@ def training_free(run: Run) -> dict[str, float | dict[str, float]]:
     return row
 
 
-@main_guard
-def main(_) -> None:
+def main() -> None:
     """Prints a line per fold."""
-    for fold in map(int, _FOLDS.value):
-        config = ConfigDict(_CONFIG.value)
-        config.fold = fold
-        print(training_free(make_run(config)), flush=True)
+    config, _ = config_of(_CONFIG)
+    runs = [make_run(part.config) for part in parts(config)]
+    for run in runs:
+        print(training_free(run), flush=True)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

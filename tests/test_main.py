@@ -246,3 +246,17 @@ def test_a_wrong_command_line_is_answered_without_a_traceback(arguments, says, t
     done = run_command([sys.executable, "-m", "apanet_jax.main", *arguments])
     assert done.returncode not in (0, None)
     assert says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no --config"),
+        (["--config=configs/nothing.py"], "nothing.py"),
+        (["--config=configs/folder.py:folds=x"], "several folds"),
+    ],
+)
+def test_the_experiment_without_learning_answers_in_one_line_too(arguments, says):
+    done = run_command([sys.executable, "experiments/training_free.py", *arguments])
+    assert done.returncode == 2
+    assert says in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,44 @@
+"""Flags of the commands that take a config: parsed, and read, with one line for what is wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from apanet_jax.errors import UserError, main_guard
+
+
+def config_of(holder: flags.FlagHolder) -> tuple[ConfigDict, str]:
+    """Returns the config that the flag `--config` names, and its file's stem.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    flag = flags.FLAGS[holder.name]
+    if flag.value is None:
+        raise UserError("no --config: name one, such as --config=configs/quickstart.py")
+    filename = config_flags.get_config_filename(flag)
+    try:
+        return ConfigDict(flag.value), Path(filename).stem
+    except OSError as error:
+        raise UserError(f"--config={filename} cannot be read: {error}") from error
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; ends the process (see `errors.main_guard`)."""
+
+    @main_guard
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}: every setting is a flag, see --help")
+        main()
+
+    main_guard(lambda: app.run(guarded, flags_parser=_parse))()
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (OSError, SyntaxError, AttributeError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"the flags cannot be used: {error}") from error
