@@ -210,6 +210,10 @@ _RULES = {
         "several folds such as folds=0+1, or folds=all",
     ),
     "sweep.seeds": (_whole_numbers, "several seeds such as seeds=0+1"),
+    "sweep.variants": (
+        lambda value: all(isinstance(name, str) for name in value),
+        "names of the config's variants",
+    ),
     "features.views": _number(1),
     "workers": _number(0),
     "devices": _number(0),

@@ -90,18 +90,31 @@ def parts(config: ConfigDict) -> list[Part]:
     folds, seeds = config.sweep.folds, config.sweep.seeds
     if folds == ALL:
         folds = tuple(range(len(records.open_records(Path(config.data.records)).folds)))
+    chosen = _chosen_variants(config)
     result = []
     for seed, fold in itertools.product(seeds or (config.seed,), folds or (config.fold,)):
         group = "/".join([f"seed{seed}"] * bool(seeds) + [f"fold{fold}"] * bool(folds))
-        for variant, options in (config.variants.to_dict() or {"": ""}).items():
+        for variant, options in chosen.items():
             single = settings.with_options(config.copy_and_resolve_references(), options)
             with single.unlocked():
                 single.fold, single.seed = fold, seed
-                single.sweep.folds = single.sweep.seeds = ()
+                single.sweep.folds = single.sweep.seeds = single.sweep.variants = ()
             result.append(Part(single, group, variant))
     if len({part.folder for part in result}) < len(result):
         raise UserError("sweep.folds and sweep.seeds: expected every number once")
     return result
+
+
+def _chosen_variants(config: ConfigDict) -> dict[str, str]:
+    """Returns the options of each variant to run, by its name; one without a name if none are."""
+    named, wanted = config.variants.to_dict(), config.sweep.variants
+    for name in wanted:
+        if name not in named:
+            raise UserError(
+                f"sweep.variants: the config has no variant {name!r}, expected some of "
+                + (", ".join(named) or "none")
+            )
+    return {name: named[name] for name in wanted or named} or {"": ""}
 
 
 def _headline(name: str, run: Run) -> str:

@@ -86,6 +86,7 @@ def get_config() -> ConfigDict:
     config.sweep = ConfigDict()
     config.sweep.folds = ()  # several in place of `fold`: folds=0+2, folds=all
     config.sweep.seeds = ()  # several in place of `seed`
+    config.sweep.variants = ()  # names of the `variants` to run; (): all
 
     config.variants = ConfigDict()  # several runs: a name each, and the options that it adds
 
