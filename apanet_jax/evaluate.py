@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from apanet_jax.metrics import EpisodeCounts, SummedCounts, count_pixels
+from apanet_jax.metrics import EpisodeCounts, count_pixels
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.train_step import batch_sharding, replicated
 
@@ -70,36 +70,38 @@ def make_count(
     return lambda batch: jitted(parameters, backbone_parameters, batch)
 
 
-def evaluate(
+def count_episodes(
     count: Count,
     batches: Iterable[Mapping[str, np.ndarray]],
-    num_classes: int,
     *,
     episodes: int,
     description: str = "evaluating",
-) -> SummedCounts:
-    """Sums the counts of all episodes.
+) -> tuple[EpisodeCounts, Int[np.ndarray, " episodes"]]:
+    """Returns the counts and the class of every episode, in their order.
 
     Args:
       count: from a batch to its episodes' counts.
       batches: evaluation episodes; those with a false `valid` only fill up the last batch.
-      num_classes: class ids run from 1 to this.
       episodes: how many there are, for the progress bar.
       description: what the progress bar says.
     """
-    sums = SummedCounts(num_classes)
+    counted = []
     pending = None
+
+    def fetch(counts, class_id, valid):
+        counted.append([np.asarray(x)[valid] for x in (*counts, class_id)])
+        progress.update(int(valid.sum()))
+
     with tqdm(
         total=episodes, unit="episode", desc=description, leave=False, disable=None
     ) as progress:
         for batch in batches:
             # The device works on this batch while the counts of the one before are fetched.
-            counted = (count(batch), batch["class_id"], batch["valid"])
+            started = (count(batch), batch["class_id"], batch["valid"])
             if pending is not None:
-                sums.add(*pending)
-                progress.update(int(pending[2].sum()))
-            pending = counted
+                fetch(*pending)
+            pending = started
         if pending is not None:
-            sums.add(*pending)
-            progress.update(int(pending[2].sum()))
-    return sums
+            fetch(*pending)
+    intersection, union, class_id = (np.concatenate(parts) for parts in zip(*counted, strict=True))
+    return EpisodeCounts(intersection, union), class_id

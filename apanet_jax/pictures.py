@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from apanet_jax import drawing
-from apanet_jax.data.episodes import draw_evaluation
 from apanet_jax.evaluate import resize_to_label
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.models.network import Batch, Network, Parameters
@@ -32,7 +31,7 @@ def write_pictures(
       directory: where the pictures go.
     """
     config = run.config
-    shot, count = config.evaluation.shots[0], config.evaluation.pictures
+    shot, count = run.test_shots[0], min(config.evaluation.pictures, run.test_count)
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     with run.evaluation_batches(shot, count) as batches:
@@ -54,12 +53,7 @@ def write_pictures(
 
 
 def _episode_cells(run, index, shot, found, clusters) -> list[tuple[str, np.ndarray]]:
-    episode = draw_evaluation(
-        run.novel,
-        seed=run.config.evaluation.seed,
-        index=index,
-        shot=shot,
-    )
+    episode = run.draw_test(shot)(index)
     split = run.records.split("val")
     name = run.records.class_names[episode.class_id - 1]
     cells = []

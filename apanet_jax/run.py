@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from pathlib import Path
 
 import jax
@@ -11,7 +12,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from apanet_jax import settings
-from apanet_jax.data.episodes import Apart, EpisodeLists, episode_lists
+from apanet_jax.data.episode_files import read_episodes
+from apanet_jax.data.episodes import (
+    Apart,
+    Draw,
+    Episode,
+    EpisodeLists,
+    draw_evaluation,
+    draw_training,
+    episode_lists,
+)
 from apanet_jax.data.features import (
     Embed,
     KeptFeatures,
@@ -34,7 +44,7 @@ from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.train_step import data_mesh, replicated
-from apanet_jax.weights import load
+from apanet_jax.weights import load, pfenet
 
 _LABEL_BUCKET = 32
 
@@ -48,8 +58,11 @@ class Run:
       records: the data set.
       base: the episodes to train on.
       novel: the episodes to test on.
+      listed: the test episodes of a given list, in place of those drawn from `novel`; or none.
       network: backbone and head.
       backbone_parameters: frozen, on every device.
+      given_head: the head's parameters of a given checkpoint, on every device; None where they are
+        the workdir's own.
       mesh: the devices.
       fingerprint: of everything that the trained parameters depend on.
       weights_fingerprint: of the backbone's weights.
@@ -59,8 +72,10 @@ class Run:
     records: Records
     base: EpisodeLists
     novel: EpisodeLists
+    listed: tuple[Episode, ...]
     network: Network
     backbone_parameters: Parameters
+    given_head: Parameters | None
     mesh: Mesh
     fingerprint: str
     weights_fingerprint: str
@@ -75,44 +90,51 @@ class Run:
     def training_batches(self, start: int) -> EpisodeIterator:
         """Returns the endless training batches from batch `start` on."""
         config = self.config
-        common = {"seed": config.seed, "shot": config.shot}
+        draw = functools.partial(draw_training, self.base, seed=config.seed, shot=config.shot)
         if config.features.keep:
             load_episode = functools.partial(
-                load_kept_training_episode, self.kept_training_features(), self.base, **common
+                load_kept_training_episode, self.kept_training_features(), draw, seed=config.seed
             )
         else:
             load_episode = functools.partial(
                 load_training_episode,
                 self.records.split("train"),
-                self.base,
+                draw,
                 augmentation(config),
-                **common,
+                seed=config.seed,
             )
         return _batches(load_episode, None, config.training.batch_size, start, config)
+
+    @property
+    def test_shots(self) -> tuple[int, ...]:
+        """The numbers of supports to test with: the given list's, or as set."""
+        return (len(self.listed[0].supports),) if self.listed else self.config.evaluation.shots
+
+    @property
+    def test_count(self) -> int:
+        """How many test episodes there are: those of the given list, or as set."""
+        return len(self.listed) or self.config.evaluation.episodes
+
+    def draw_test(self, shot: int) -> Draw:
+        """Returns the test episodes with `shot` supports."""
+        if self.listed:
+            return functools.partial(operator.getitem, self.listed)
+        return functools.partial(
+            draw_evaluation, self.novel, seed=self.config.evaluation.seed, shot=shot
+        )
 
     def evaluation_batches(self, shot: int, episodes: int) -> EpisodeIterator:
         """Returns the batches of the first `episodes` test episodes with `shot` supports."""
         config = self.config
         split = self.records.split("val")
-        common = {"seed": config.evaluation.seed, "shot": shot}
-        side = _label_side(split.sizes)
+        draw, side = self.draw_test(shot), _label_side(split.sizes)
         if config.features.keep:
             load_episode = functools.partial(
-                load_kept_evaluation_episode,
-                self.kept_test_features(),
-                split,
-                self.novel,
-                side,
-                **common,
+                load_kept_evaluation_episode, self.kept_test_features(), split, draw, side
             )
         else:
             load_episode = functools.partial(
-                load_evaluation_episode,
-                split,
-                self.novel,
-                config.image_size,
-                side,
-                **common,
+                load_evaluation_episode, split, draw, config.image_size, side
             )
         return _batches(load_episode, episodes, config.evaluation.batch_size, 0, config)
 
@@ -186,25 +208,28 @@ def make_run(config: ConfigDict) -> Run:
         apart=apart,
         min_area=min_area,
     )
+    novel_ids = novel_classes(records, config.fold)
+    listed = ()
+    if config.evaluation.list:
+        listed = read_episodes(Path(config.evaluation.list), records, novel_ids)
     novel = episode_lists(
         records.split("val"),
-        novel_classes(records, config.fold),
-        shot=max(config.evaluation.shots),
+        novel_ids,
+        shot=1 if listed else max(config.evaluation.shots),
         apart=apart,
         min_area=min_area,
     )
-    backbone = config.backbone
-    source = backbone.weights or load.default_source(backbone.name)
-    parameters, weights_fingerprint = _backbone_parameters(
-        backbone.name, source, backbone.stem, mesh
-    )
+    network = make_network(config)
+    parameters, weights_fingerprint, given_head = _parameters(config, network.head, mesh)
     return Run(
         config=config,
         records=records,
         base=base,
         novel=novel,
-        network=make_network(config),
+        listed=listed,
+        network=network,
         backbone_parameters=parameters,
+        given_head=given_head,
         mesh=mesh,
         fingerprint=settings.fingerprint(config, records.fingerprint, weights_fingerprint),
         weights_fingerprint=weights_fingerprint,
@@ -247,10 +272,34 @@ def augmentation(config: ConfigDict) -> Augmentation:
     return Augmentation(size=config.image_size, **given)
 
 
+def _parameters(
+    config: ConfigDict, head: APANet, mesh: Mesh
+) -> tuple[Parameters, str, Parameters | None]:
+    """Returns the backbone's parameters, their fingerprint, and a given checkpoint's head.
+
+    A checkpoint may hold the backbone too, and that one is taken unless the config names another.
+    """
+    backbone, checkpoint = config.backbone, config.evaluation.checkpoint
+    given_backbone, given_head = None, None
+    if checkpoint:
+        given_backbone, given_head = pfenet.load_checkpoint(
+            checkpoint, backbone.name, head, stem=backbone.stem
+        )
+        given_head = jax.device_put(given_head, replicated(mesh))
+    if given_backbone is not None and not backbone.weights:
+        return (*_placed(given_backbone, mesh), given_head)
+    source = backbone.weights or load.default_source(backbone.name)
+    return (*_loaded_backbone(backbone.name, source, backbone.stem, mesh), given_head)
+
+
 @functools.lru_cache(maxsize=1)
-def _backbone_parameters(name: str, source: str, stem: str, mesh: Mesh) -> tuple[Parameters, str]:
+def _loaded_backbone(name: str, source: str, stem: str, mesh: Mesh) -> tuple[Parameters, str]:
     """Loads a backbone onto the devices once for all the runs of a command."""
-    weights = load.load_backbone(name, source, stem=stem)
+    return _placed(load.load_backbone(name, source, stem=stem), mesh)
+
+
+def _placed(weights: Parameters, mesh: Mesh) -> tuple[Parameters, str]:
+    """Puts parameters onto the devices; returns them with their fingerprint."""
     return jax.device_put(weights, replicated(mesh)), load.fingerprint(weights)
 
 

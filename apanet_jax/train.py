@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from apanet_jax import train_step
 from apanet_jax.checkpoint import Checkpoints
+from apanet_jax.data.episode_files import write_episodes
 from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.errors import UserError
-from apanet_jax.evaluate import evaluate, make_count
-from apanet_jax.metrics import Scores
+from apanet_jax.evaluate import count_episodes, make_count
+from apanet_jax.metrics import EpisodeCounts, Scores, SummedCounts
+from apanet_jax.models.network import Parameters
 from apanet_jax.reporting import MetricsLog, write_json
 from apanet_jax.run import Run
 from apanet_jax.train_step import Losses, TrainState
@@ -70,48 +72,82 @@ def train(run: Run, workdir: Path) -> TrainState:
             return _loop(run, step, state, episodes, checkpoints, log, progress)
 
 
-def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
-    """Evaluates the last checkpoint, and the best one on validation; writes `results.json`.
+class TrainedHead(NamedTuple):
+    """A head to evaluate.
+
+    Attributes:
+      name: "best" on validation, or "last"; or the file name of a given checkpoint.
+      step: of the training; None where it was given.
+      parameters: of the head.
+    """
+
+    name: str
+    step: int | None
+    parameters: Parameters
+
+
+def trained_heads(run: Run, workdir: Path) -> list[TrainedHead]:
+    """Returns the given head, or the workdir's best on validation (if it validated) and last.
 
     Raises:
       UserError: there is no checkpoint.
     """
-    config = run.config
-    results = []
+    if run.given_head is not None:
+        return [TrainedHead(Path(run.config.evaluation.checkpoint).name, None, run.given_head)]
     with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
         chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         if chosen["last"] is None:
             raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
-        for name, step in chosen.items():
-            if step is None:
-                continue
-            parameters = restore_parameters(run, checkpoints, step)
-            for shot in config.evaluation.shots:
-                scores = evaluate_parameters(run, parameters, shot, config.evaluation.episodes)
-                results.append(_result(run, name, step, shot, scores))
+        like = _initial_state(run, _transformation(run))
+        sharding = train_step.replicated(run.mesh)
+        return [
+            TrainedHead(name, step, checkpoints.restore(step, like, sharding)[0].parameters)
+            for name, step in chosen.items()
+            if step is not None
+        ]
+
+
+def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
+    """Evaluates the trained heads on all test episodes; writes `results.json`.
+
+    Where the config asks for it, `episodes/<head>_<K>shot.jsonl` holds every episode's counts.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    results = []
+    for head in trained_heads(run, workdir):
+        for shot in run.test_shots:
+            counts, class_id = _count(run, head.parameters, shot, run.test_count)
+            results.append(_result(run, head, shot, _scores(run, counts, class_id)))
+            if run.config.evaluation.write_episodes:
+                draw = run.draw_test(shot)
+                path = workdir / "episodes" / f"{head.name}_{shot}shot.jsonl"
+                write_episodes(path, run.records, map(draw, range(run.test_count)), counts)
+    workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "results.json", results)
     return results
 
 
-def evaluate_parameters(run: Run, parameters: Any, shot: int, episodes: int) -> Scores:
+def evaluate_parameters(run: Run, parameters: Parameters, shot: int, episodes: int) -> Scores:
     """Returns the scores of a head on the first `episodes` test episodes with `shot` supports."""
+    return _scores(run, *_count(run, parameters, shot, episodes))
+
+
+def _count(
+    run: Run, parameters: Parameters, shot: int, episodes: int
+) -> tuple[EpisodeCounts, np.ndarray]:
     count = make_count(run.network, parameters, run.backbone_parameters, run.mesh)
     with run.evaluation_batches(shot, episodes) as batches:
-        sums = evaluate(
-            count,
-            batches,
-            len(run.records.class_names),
-            episodes=episodes,
-            description=f"evaluating {shot}-shot",
+        return count_episodes(
+            count, batches, episodes=episodes, description=f"evaluating {shot}-shot"
         )
+
+
+def _scores(run: Run, counts: EpisodeCounts, class_id: np.ndarray) -> Scores:
+    sums = SummedCounts(len(run.records.class_names))
+    sums.add(counts, class_id)
     return sums.scores()
-
-
-def restore_parameters(run: Run, checkpoints: Checkpoints, step: int) -> Any:
-    """Returns the head's parameters that were saved at `step`."""
-    like = _initial_state(run, _transformation(run))
-    state, _ = checkpoints.restore(step, like, train_step.replicated(run.mesh))
-    return state.parameters
 
 
 def _transformation(run: Run):
@@ -163,8 +199,8 @@ def _loop(run, step, state, episodes: EpisodeIterator, checkpoints, log, progres
             scores = evaluate_parameters(
                 run,
                 state.parameters,
-                config.evaluation.shots[0],
-                config.evaluation.validation_episodes,
+                run.test_shots[0],
+                min(config.evaluation.validation_episodes, run.test_count),
             )
             miou = scores.miou
             log.write(number, validation_miou=miou, validation_fb_iou=scores.fb_iou)
@@ -187,7 +223,7 @@ def _finite(losses: Losses, step: int, rate: float, checkpoints: Checkpoints) ->
     return losses
 
 
-def _result(run: Run, name: str, step: int, shot: int, scores: Scores) -> dict[str, Any]:
+def _result(run: Run, head: TrainedHead, shot: int, scores: Scores) -> dict[str, Any]:
     config = run.config
     names = run.records.class_names
     return {
@@ -197,10 +233,11 @@ def _result(run: Run, name: str, step: int, shot: int, scores: Scores) -> dict[s
         "backbone": config.backbone.name,
         "num_clusters": config.model.num_clusters,
         "agnostic_weight": config.model.agnostic_weight,
-        "checkpoint": name,
-        "step": step,
-        "episodes": config.evaluation.episodes,
-        "seed": config.evaluation.seed,
+        "checkpoint": head.name,
+        "step": head.step,
+        "episodes": run.test_count,
+        "seed": None if run.listed else config.evaluation.seed,
+        "episode_list": config.evaluation.list or None,
         "training_seed": config.seed,
         "miou": round(scores.miou, 4),
         "fb_iou": round(scores.fb_iou, 4),

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from apanet_jax import settings
-from apanet_jax.checkpoint import Checkpoints
 from apanet_jax.data import records
 from apanet_jax.errors import UserError
 from apanet_jax.pictures import write_pictures
 from apanet_jax.reporting import fold_table, results_table
 from apanet_jax.run import Run, make_run
-from apanet_jax.train import evaluate_checkpoints, restore_parameters, train
+from apanet_jax.train import evaluate_checkpoints, train, trained_heads
 
 ALL = ("all",)
 
@@ -59,6 +58,11 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
       UserError: before anything is compiled, for settings, data or weights that cannot be used.
     """
     settings.check(config)
+    if config.evaluation.checkpoint and mode != "evaluate":
+        raise UserError(
+            f"evaluation.checkpoint={config.evaluation.checkpoint} is scored, never trained on: "
+            "pass --mode=evaluate"
+        )
     if config.data.generate:
         _generate(config, workdir)
     # All of them before the first is trained: what cannot work is refused at once.
@@ -158,8 +162,6 @@ def _generate(config: ConfigDict, workdir: Path) -> None:
 def _draw(runs: Sequence[tuple[Part, Run]], workdir: Path, group: str) -> None:
     heads = {}
     for part, run in runs:
-        with Checkpoints(workdir / part.folder / "checkpoints", run.fingerprint) as checkpoints:
-            step = checkpoints.best_step() or checkpoints.latest_step()
-            parameters = restore_parameters(run, checkpoints, step)
-            heads[part.variant or "prediction"] = (run.network, parameters)
+        head = trained_heads(run, workdir / part.folder)[0]
+        heads[part.variant or "prediction"] = (run.network, head.parameters)
     write_pictures(runs[0][1], heads, workdir / group / "pictures")

@@ -22,6 +22,7 @@ def get_config(options: str = "") -> ConfigDict:
     config.dataset = "coco"
     config.workers = 8
 
+    config.model.pyramid_bins = (1.0, 0.5, 0.25, 0.125)
     config.augmentation.scale = (0.8, 1.25)
 
     config.training.epochs = 50

@@ -68,9 +68,9 @@ def training_free(run: Run) -> dict[str, float | dict[str, float]]:
     """Returns the threshold and, by shot, the novel classes' mIoU and FB-IoU of a fold."""
     threshold = choose_threshold(run)
     row = {"fold": run.config.fold, "threshold": threshold}
-    for shot in run.config.evaluation.shots:
+    for shot in run.test_shots:
         sums = SummedCounts(len(run.records.class_names))
-        with run.evaluation_batches(shot, run.config.evaluation.episodes) as batches:
+        with run.evaluation_batches(shot, run.test_count) as batches:
             for batch in batches:
                 cosine = similarity(run.network, run.backbone_parameters, batch)
                 counts = score(cosine - threshold, batch["original_label"], batch["original_side"])

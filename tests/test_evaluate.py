@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from apanet_jax.evaluate import evaluate, resize_to_label, score
+from apanet_jax.evaluate import count_episodes, resize_to_label, score
 from apanet_jax.metrics import EpisodeCounts
 
 
@@ -48,7 +48,7 @@ def test_counts_agree_with_the_protocol_by_hand():
         assert counts.union[i, 0] == ((~found | ~truth) & valid).sum()
 
 
-def test_evaluate_adds_up_batches_and_leaves_out_the_padding():
+def test_episodes_are_counted_in_order_and_the_padding_is_left_out():
     rng = np.random.default_rng(1)
     batches = [
         {
@@ -59,7 +59,10 @@ def test_evaluate_adds_up_batches_and_leaves_out_the_padding():
         }
         for step in range(3)
     ]
-    sums = evaluate(lambda b: EpisodeCounts(b["intersection"], b["union"]), batches, 2, episodes=5)
-    assert sums.episodes.tolist() == [0, 3, 2]
-    assert sums.union[1, 1] == sum(b["union"][0, 1] for b in batches)
-    assert sums.intersection[2, 0] == sum(b["intersection"][1, 0] for b in batches[:2])
+    counts, class_id = count_episodes(
+        lambda b: EpisodeCounts(b["intersection"], b["union"]), batches, episodes=5
+    )
+    assert class_id.tolist() == [1, 2, 1, 2, 1]
+    expected = np.concatenate([b["union"] for b in batches])[:5]
+    np.testing.assert_array_equal(counts.union, expected)
+    assert counts.intersection.tolist()[4] == batches[2]["intersection"][0].tolist()

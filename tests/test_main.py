@@ -260,3 +260,28 @@ def test_the_experiment_without_learning_answers_in_one_line_too(arguments, says
     done = run_command([sys.executable, "experiments/training_free.py", *arguments])
     assert done.returncode == 2
     assert says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_scored_episodes_are_left_as_a_list_that_can_be_scored_again(prepared, tmp_path):
+    config = config_of(prepared, "steps=2,write_episodes=True,every=2")
+    first = variants.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]
+    folder = tmp_path / "run" / "episodes"
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}_{shot}shot.jsonl" for name in ("best", "last") for shot in (1, 2)
+    }
+    listed = folder / "last_2shot.jsonl"
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    (row,) = [r for r in first if (r["checkpoint"], r["shot"]) == ("last", 2)]
+    for name, iou in row["iou_per_class"].items():
+        mine = [line for line in lines if line["class"] == name]
+        ratio = sum(x["intersection"][1] for x in mine) / sum(x["union"][1] for x in mine)
+        assert iou == pytest.approx(100 * ratio, abs=1e-3)
+    # The same episodes, in another order, whatever the seed and the shots of the config.
+    reversed_list = tmp_path / "reversed.jsonl"
+    reversed_list.write_text("\n".join(reversed(listed.read_text().splitlines())) + "\n")
+    config = config_of(prepared, f"steps=2,evaluation.seed=9,list={reversed_list},every=2")
+    again = variants.run_all(config, tmp_path / "run", "evaluate")["run"]
+    (second,) = [r for r in again if r["checkpoint"] == "last"]
+    same = ("miou", "fb_iou", "iou_per_class", "shot", "episodes")
+    assert {key: second[key] for key in same} == {key: row[key] for key in same}
+    assert second["seed"] is None and second["episode_list"] == str(reversed_list)

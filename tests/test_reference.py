@@ -33,7 +33,7 @@ beside_the_reference = pytest.mark.skipif(
 
 @functools.lru_cache(maxsize=1)
 def parameters(backbone):
-    return pfenet.convert_checkpoint(reference.seeded_tensors(backbone), backbone)
+    return pfenet.convert_checkpoint(reference.seeded_tensors(backbone), backbone, pfenet.head())
 
 
 def computed(case, arrays, dtype):

@@ -6,6 +6,7 @@ any interruption, makes the same one.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int
@@ -77,6 +78,10 @@ class Episode:
     supports: tuple[int, ...]
 
 
+Draw = Callable[[int], Episode]
+"""From an episode's number to the episode; picklable, for worker processes."""
+
+
 def episode_lists(
     split: RecordSplit,
     class_ids: tuple[int, ...],
@@ -121,14 +126,14 @@ def episode_lists(
     )
 
 
-def draw_training(lists: EpisodeLists, *, seed: int, index: int, shot: int) -> Episode:
+def draw_training(lists: EpisodeLists, index: int, *, seed: int, shot: int) -> Episode:
     """Returns training episode `index`: an epoch asks each query once, in an order of its own."""
     epoch, position = divmod(index, len(lists.queries))
     order = _epoch_order(seed, epoch, len(lists.queries))
     return _draw(lists, int(order[position]), np.random.default_rng([seed, _TRAINING, index]), shot)
 
 
-def draw_evaluation(lists: EpisodeLists, *, seed: int, index: int, shot: int) -> Episode:
+def draw_evaluation(lists: EpisodeLists, index: int, *, seed: int, shot: int) -> Episode:
     """Returns test episode `index`: the queries in the list's order, round after round."""
     rng = np.random.default_rng([seed, _EVALUATION, index])
     return _draw(lists, index % len(lists.queries), rng, shot)

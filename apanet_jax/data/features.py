@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from apanet_jax.data.episodes import Episode, EpisodeLists, draw_evaluation, draw_training
+from apanet_jax.data.episodes import Draw, Episode
 from apanet_jax.data.loader import batches, scoring_label
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
@@ -78,32 +78,20 @@ def _open_map(path: Path) -> np.ndarray:
 
 
 def load_kept_training_episode(
-    kept: KeptFeatures,
-    lists: EpisodeLists,
-    index: int,
-    *,
-    seed: int,
-    shot: int,
+    kept: KeptFeatures, draw: Draw, index: int, *, seed: int
 ) -> dict[str, np.ndarray]:
     """Returns training episode `index`, a random view of each of its pictures."""
-    episode = draw_training(lists, seed=seed, index=index, shot=shot)
+    episode = draw(index)
     rng = np.random.default_rng([seed, _EPISODE_STREAM, index])
-    return kept.episode(episode, rng.integers(kept.views, size=1 + shot))
+    return kept.episode(episode, rng.integers(kept.views, size=1 + len(episode.supports)))
 
 
 def load_kept_evaluation_episode(
-    kept: KeptFeatures,
-    split: RecordSplit,
-    lists: EpisodeLists,
-    label_side: int,
-    index: int,
-    *,
-    seed: int,
-    shot: int,
+    kept: KeptFeatures, split: RecordSplit, draw: Draw, label_side: int, index: int
 ) -> dict[str, np.ndarray]:
     """Returns test episode `index`, with the query's original label to score against."""
-    episode = draw_evaluation(lists, seed=seed, index=index, shot=shot)
-    arrays = kept.episode(episode, np.zeros(1 + shot, int))
+    episode = draw(index)
+    arrays = kept.episode(episode, np.zeros(1 + len(episode.supports), int))
     label = binary_label(split[episode.query]["label"], episode.class_id)
     return arrays | scoring_label(label, label_side) | {"index": np.int32(index)}
 

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from apanet_jax.data.episodes import EpisodeLists, draw_evaluation, draw_training
+from apanet_jax.data.episodes import Draw, Episode
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import IGNORE, Augmentation, augment, binary_label, fit_square
 from apanet_jax.errors import UserError
@@ -27,15 +27,14 @@ _PREFETCHED_BATCHES = 2
 
 def load_training_episode(
     split: RecordSplit,
-    lists: EpisodeLists,
+    draw: Draw,
     augmentation: Augmentation,
     index: int,
     *,
     seed: int,
-    shot: int,
 ) -> Arrays:
     """Returns training episode `index`, each picture augmented by draws of its own."""
-    episode = draw_training(lists, seed=seed, index=index, shot=shot)
+    episode = draw(index)
 
     def transformed(slot: int, picture: int):
         data = split[picture]
@@ -47,27 +46,18 @@ def load_training_episode(
 
 
 def load_evaluation_episode(
-    split: RecordSplit,
-    lists: EpisodeLists,
-    size: int,
-    label_side: int,
-    index: int,
-    *,
-    seed: int,
-    shot: int,
+    split: RecordSplit, draw: Draw, size: int, label_side: int, index: int
 ) -> Arrays:
     """Returns test episode `index`, with the query's original label to score against.
 
     Args:
       split: where the pictures are.
-      lists: of the novel classes.
+      draw: the test episodes.
       size: side of the square that pictures are fitted into.
       label_side: side of the square that original labels are put into, top left.
       index: which episode.
-      seed: of the episodes.
-      shot: supports.
     """
-    episode = draw_evaluation(lists, seed=seed, index=index, shot=shot)
+    episode = draw(index)
 
     def transformed(_slot: int, picture: int):
         data = split[picture]
@@ -89,7 +79,7 @@ def scoring_label(label: UInt8[np.ndarray, "height width"], side: int) -> Arrays
     return {"original_label": square, "original_side": np.int32(max(height, width))}
 
 
-def _arrays(episode, transformed) -> Arrays:
+def _arrays(episode: Episode, transformed) -> Arrays:
     query_image, query_label = transformed(0, episode.query)
     supports = [transformed(slot, picture) for slot, picture in enumerate(episode.supports, 1)]
     return {

@@ -109,6 +109,25 @@ def convert(tensors: Mapping[str, np.ndarray], table: Table, shapes: Parameters)
     return unflatten_dict(parameters)
 
 
+def foreign(parameters: Parameters, table: Table) -> dict[str, np.ndarray]:
+    """Returns the foreign tensors of parameters: what `convert` makes parameters of.
+
+    Args:
+      parameters: a tree with the table's layers.
+      table: without BatchNorms, which are gone once they are folded in.
+    """
+    tensors = {}
+    for row in table.rows:
+        layer = _layer(row, parameters)
+        kernel = np.asarray(layer["kernel"], np.float32)
+        if kernel.ndim == 2:
+            kernel = kernel[None, None]
+        tensors[f"{row.source}.weight"] = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        if _has_bias(row, table):
+            tensors[f"{row.source}.bias"] = np.asarray(layer["bias"], np.float32)
+    return tensors
+
+
 def _layer(row: Convolution, shapes: Parameters) -> Parameters:
     layer = shapes
     for name in row.path:

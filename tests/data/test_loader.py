@@ -33,7 +33,8 @@ def lists(split):
 @pytest.fixture(scope="module")
 def load(split, lists):
     augmentation = Augmentation(size=48, longer_side=48)
-    return functools.partial(load_training_episode, split, lists, augmentation, seed=3, shot=2)
+    draw = functools.partial(draw_training, lists, seed=3, shot=2)
+    return functools.partial(load_training_episode, split, draw, augmentation, seed=3)
 
 
 def _take(iterator, count):
@@ -84,7 +85,8 @@ def test_workers_change_nothing_and_going_on_is_exact(load, workers):
 
 
 def test_a_last_batch_is_filled_up_and_says_so(split, lists):
-    load = functools.partial(load_evaluation_episode, split, lists, 49, 96, seed=321, shot=1)
+    draw = functools.partial(draw_evaluation, lists, seed=321, shot=1)
+    load = functools.partial(load_evaluation_episode, split, draw, 49, 96)
     with batches(load, count=5, batch_size=3) as iterator:
         all_batches = list(iterator)
     assert [b["valid"].tolist() for b in all_batches] == [[True] * 3, [True, True, False]]
@@ -92,9 +94,10 @@ def test_a_last_batch_is_filled_up_and_says_so(split, lists):
 
 
 def test_evaluation_episodes_hold_the_original_label(split, lists):
+    draw = functools.partial(draw_evaluation, lists, seed=321, shot=1)
     for index in range(4):
-        arrays = load_evaluation_episode(split, lists, 49, 96, index, seed=321, shot=1)
-        episode = draw_evaluation(lists, seed=321, index=index, shot=1)
+        arrays = load_evaluation_episode(split, draw, 49, 96, index)
+        episode = draw(index)
         item = split[episode.query]
         h, w = item["label"].shape
         assert arrays["original_side"] == max(h, w)
