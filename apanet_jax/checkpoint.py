@@ -24,12 +24,13 @@ class Checkpoints:
     one with the highest validation mIoU.
     """
 
-    def __init__(self, directory: Path, fingerprint: str):
+    def __init__(self, directory: Path, fingerprint: str | None = None):
         """Opens the checkpoints under `directory`, which is made where it is missing.
 
         Args:
           directory: where they are.
-          fingerprint: of the settings; a checkpoint of other settings is refused.
+          fingerprint: of the settings; a checkpoint of other settings is refused. None: to read
+            them whatever their settings.
         """
         policies = ocp.training.preservation_policies
         self._fingerprint = fingerprint
@@ -100,7 +101,7 @@ class Checkpoints:
           UserError: the checkpoint is of other settings.
         """
         metadata = self._checkpointer.metadata(step).custom_metadata or {}
-        if metadata.get("fingerprint") != self._fingerprint:
+        if self._fingerprint not in (None, metadata.get("fingerprint")):
             raise UserError(
                 f"{self._directory} holds checkpoints of other settings than the given config: "
                 "take the config they were made with (config.json beside them), or another "

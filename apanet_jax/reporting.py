@@ -10,11 +10,16 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON, whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(value, indent=2, default=list) + "\n")
-    os.replace(temporary, path)
+    write_whole(path, (json.dumps(value, indent=2, default=list) + "\n").encode())
 
 
 class MetricsLog:

@@ -102,6 +102,25 @@ def fingerprint(config: ConfigDict, *others: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def from_json(text: str) -> ConfigDict:
+    """Returns the config that a run left as `config.json`.
+
+    Raises:
+      ValueError: this is no config.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("expected an object")
+    return ConfigDict(_with_tuples(content))
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turns JSON's lists back into tuples."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
 def check(config: ConfigDict) -> None:
     """Refuses settings that cannot work.
 

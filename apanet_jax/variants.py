@@ -103,6 +103,7 @@ def parts(config: ConfigDict) -> list[Part]:
             with single.unlocked():
                 single.fold, single.seed = fold, seed
                 single.sweep.folds = single.sweep.seeds = single.sweep.variants = ()
+                single.variants = ConfigDict()
             result.append(Part(single, group, variant))
     if len({part.folder for part in result}) < len(result):
         raise UserError("sweep.folds and sweep.seeds: expected every number once")

@@ -1,0 +1,131 @@
+"""Saves a trained head for others: `python -m apanet_jax.export --workdir=DIR --output=DIR`."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from safetensors.numpy import save
+
+from apanet_jax import settings, train_step
+from apanet_jax.checkpoint import Checkpoints
+from apanet_jax.errors import UserError, main_guard
+from apanet_jax.model_card import model_card
+from apanet_jax.models.apanet import APANet
+from apanet_jax.models.network import Parameters
+from apanet_jax.reporting import write_whole
+from apanet_jax.run import make_network
+from apanet_jax.weights.head import head_shapes, head_tensors
+
+WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", "config.json"
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exports the run that the arguments name."""
+    arguments = _parser().parse_args(argv)
+    output = export(Path(arguments.workdir), Path(arguments.output), arguments.checkpoint)
+    print(f"{output / WEIGHTS} holds the head, {output / CARD} says what it is")
+
+
+def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
+    """Writes a run's head as safetensors, its settings, and a model card.
+
+    Tensors have PyTorch's names and layouts, see `weights.head`. The backbone is not in there: it
+    is frozen, and the card says which it is.
+
+    Args:
+      workdir: of a single run.
+      output: folder of the three files; it is made where it is missing.
+      checkpoint: "best" on validation, or "last"; None: the best where there is one.
+
+    Returns:
+      `output`.
+
+    Raises:
+      UserError: there is no such run or checkpoint, or it cannot be written.
+    """
+    config = _config_of(workdir)
+    head = make_network(config).head
+    name, step, parameters = _restore(workdir, head, config, checkpoint)
+    tensors = head_tensors(parameters, head)
+    results = [row for row in _results_of(workdir) if row["checkpoint"] == name]
+    card = model_card(config, tensors, results, name, step)
+    metadata = {"format": "pt", "checkpoint": name, "step": str(step)}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / WEIGHTS, save(tensors, metadata))
+        write_whole(output / SETTINGS, (workdir / SETTINGS).read_bytes())
+        write_whole(output / CARD, card.encode())
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
+    return output
+
+
+def _config_of(workdir: Path) -> ConfigDict:
+    path = workdir / SETTINGS
+    try:
+        return settings.from_json(path.read_text())
+    except FileNotFoundError:
+        runs = sorted(str(p.parent) for p in workdir.glob(f"**/{SETTINGS}"))
+        hint = f"; it holds several runs: {', '.join(runs[:4])}" if runs else ""
+        raise UserError(f"--workdir={workdir} is no run, {SETTINGS} is missing{hint}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _results_of(workdir: Path) -> list[dict[str, Any]]:
+    try:
+        return json.loads((workdir / "results.json").read_text())
+    except (OSError, ValueError):
+        return []
+
+
+def _restore(
+    workdir: Path, head: APANet, config: ConfigDict, checkpoint: str | None
+) -> tuple[str, int, Parameters]:
+    """Returns the checkpoint's name, its step and the head's parameters."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        steps = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
+        name = checkpoint or ("best" if steps["best"] is not None else "last")
+        if steps[name] is None:
+            raise UserError(f"{workdir} holds no {name} checkpoint: train first")
+        state, _ = checkpoints.restore(
+            steps[name],
+            _abstract_state(head, config),
+            jax.sharding.SingleDeviceSharding(jax.devices()[0]),
+        )
+    return name, steps[name], jax.device_get(state.parameters)
+
+
+def _abstract_state(head: APANet, config: ConfigDict) -> train_step.TrainState:
+    parameters = head_shapes(head, config.backbone.name)
+    transformation = train_step.optimizer(lambda count: 0.0)
+
+    def state():
+        zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), parameters)
+        step = jax.numpy.zeros((), jax.numpy.int32)
+        return train_step.TrainState(step, zeros, transformation.init(zeros))
+
+    return jax.eval_shape(state)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m apanet_jax.export", description=__doc__.partition(":")[0]
+    )
+    parser.add_argument("--workdir", required=True, help="of a trained run, with its config.json")
+    parser.add_argument("--output", required=True, help="folder for the files")
+    parser.add_argument(
+        "--checkpoint",
+        choices=["best", "last"],
+        help="which; default: the best on validation where there is one, else the last",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The model card of an exported head: what it is, what it scores, how to use it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCardData
+from ml_collections import ConfigDict
+
+_PYTORCH_FEM = """\
+With PFENet's published network (its `down_query`, `down_supp`, `init_merge`, … are these tensors):
+
+```python
+from safetensors.torch import load_file
+
+missing, unexpected = network.load_state_dict(load_file("model.safetensors"), strict=False)
+assert not unexpected and all(name.startswith("layer") for name in missing)  # its backbone
+```"""
+
+_PYTORCH_CONV = """\
+In PyTorch, with `query` and `support` the concatenated middle features `[B, c, h, w]`, the
+prototype `[B, d, 1, 1]` the average of `down_supp`'s output under the support's mask, and `prior`
+`[B, p, h, w]`:
+
+```python
+from safetensors.torch import load_file
+from torch.nn.functional import conv2d
+
+t = load_file("model.safetensors")
+reduced = conv2d(query, t["{query}.weight"], t["{query}.bias"]).relu()
+seen = torch.cat([reduced, prototype.expand_as(reduced), prior], 1)
+hidden = conv2d(seen, t["compare.0.weight"], t["compare.0.bias"], padding=1).relu()
+logits = conv2d(hidden, t["compare.3.weight"], t["compare.3.bias"])  # background, foreground
+```"""
+
+_CARD = """\
+---
+{header}
+---
+
+# {title}
+
+The head of a few-shot segmentation network: from one to five pictures with a mask of a thing it
+compares a new picture with them, and says where that thing is. Trained by apanet_jax, after
+Chen et al., *APANet: Adaptive Prototypes Alignment Network for Few-Shot Semantic Segmentation*.
+
+| | |
+|---|---|
+{facts}
+
+## Scores
+
+{scores}
+
+## Use
+
+The backbone is frozen and not in the file. Middle features are block 4 and block 3 side by side.
+{unit_features}
+{pytorch}
+
+In apanet_jax:
+
+    python -m apanet_jax.main --mode=evaluate --workdir=WORKDIR \\
+        --config=configs/saved.py:config.json,records=RECORDS,checkpoint=model.safetensors
+
+| tensor | shape |
+|---|---|
+{tensors}
+
+## Limits
+
+It was trained on the base classes of one fold of one data set, on pictures of {size} pixels a
+side. It always marks something: it does not say that the thing is absent.
+"""
+
+
+def model_card(
+    config: ConfigDict,
+    tensors: Mapping[str, np.ndarray],
+    results: Sequence[Mapping[str, Any]],
+    checkpoint: str,
+    step: int,
+) -> str:
+    """Returns the card as Markdown with a YAML header, as model hubs read it.
+
+    Args:
+      config: of the run.
+      tensors: of the exported file, by name.
+      results: the objects of `results.json` of this checkpoint; may be none.
+      checkpoint: "best" or "last".
+      step: of the training.
+    """
+    dataset = config.dataset or "own pictures"
+    kind = "APANet" if config.model.num_clusters else "Baseline"
+    title = f"{kind} ({config.model.comparison}, {config.backbone.name}), {dataset}"
+    title += f", fold {config.fold}"
+    pytorch = _PYTORCH_FEM
+    if config.model.comparison == "conv":
+        reduction = "down_supp" if config.model.shared_reduction else "down_query"
+        pytorch = _PYTORCH_CONV.replace("{query}", f"{reduction}.0")
+    return _CARD.format(
+        header=_header(title, dataset, results),
+        title=title,
+        facts=_rows(_facts(config, checkpoint, step)),
+        scores=_scores(results, checkpoint),
+        unit_features=_unit_features(config),
+        pytorch=pytorch,
+        tensors=_rows([(f"`{name}`", list(x.shape)) for name, x in tensors.items()]),
+        size=config.image_size,
+    )
+
+
+def _header(title: str, dataset: str, results: Sequence[Mapping[str, Any]]) -> str:
+    scores = [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=dataset,
+            dataset_name=f"{dataset}, fold {row['fold']}, {row['shot']}-shot",
+            metric_type="mean_iou",
+            metric_value=row["miou"],
+        )
+        for row in results
+    ]
+    data = ModelCardData(
+        model_name=title,
+        library_name="apanet_jax",
+        pipeline_tag="image-segmentation",
+        tags=["few-shot", "semantic-segmentation"],
+        eval_results=scores or None,
+    )
+    return data.to_yaml()
+
+
+def _facts(config: ConfigDict, checkpoint: str, step: int) -> list[tuple[str, Any]]:
+    model, backbone = config.model, config.backbone
+    stem = f", {backbone.stem} stem" if backbone.name.startswith("resnet") else ""
+    branch = f"n = {model.num_clusters}, lambda = {model.agnostic_weight}"
+    return [
+        ("backbone", f"{backbone.name}{stem}, weights: {backbone.weights or 'the usual ImageNet'}"),
+        ("pictures", f"{config.image_size}x{config.image_size} pixels, {_normalisation(config)}"),
+        ("comparison", model.comparison),
+        ("prior masks from", ", ".join(model.priors) or "none"),
+        ("class-agnostic branch, in training", branch if model.num_clusters else "none"),
+        ("training supports", config.shot),
+        ("checkpoint", f"{checkpoint}, step {step}, seed {config.seed}"),
+    ]
+
+
+def _normalisation(config: ConfigDict) -> str:
+    if config.backbone.name == "efficientnet_lite0":
+        return "normalised as (x - 127) / 128"
+    return "normalised with ImageNet's mean and deviation"
+
+
+def _scores(results: Sequence[Mapping[str, Any]], checkpoint: str) -> str:
+    if not results:
+        return "This checkpoint was not evaluated."
+    lines = ["| shots | mIoU | FB-IoU | episodes |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['shot']} | {row['miou']:.1f} | {row['fb_iou']:.1f} | {row['episodes']} |"
+        for row in results
+    ]
+    text = "Novel classes of this fold, in percent:\n\n" + "\n".join(lines)
+    if checkpoint == "best":
+        text += "\n\nThe checkpoint was chosen on episodes of these very classes; that flatters."
+    return text
+
+
+def _unit_features(config: ConfigDict) -> str:
+    if not config.model.unit_features:
+        return ""
+    return "Each position of them is scaled to a mean square of 1.\n"
+
+
+def _rows(pairs: Sequence[tuple[str, Any]]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in pairs)

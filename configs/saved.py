@@ -1,0 +1,29 @@
+"""The settings that a run left in its `config.json`, or an exported head has beside it.
+
+    python -m apanet_jax.main --config=configs/saved.py:WORKDIR/config.json,records=RECORDS
+
+More options follow the path, as behind the other configs.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from apanet_jax.errors import UserError
+from apanet_jax.settings import from_json, with_options
+from configs import common
+
+
+def get_config(options: str = "") -> ConfigDict:
+    """Returns the settings of the file that `options` begins with, with the rest of them set."""
+    path, _, rest = options.partition(",")
+    try:
+        saved = from_json(Path(path).read_text())
+        config = common.get_config()
+        with config.unlocked():
+            config.update(saved)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"configs/saved.py needs a run's config.json behind the colon, not {path!r}: {error}"
+        ) from None
+    return with_options(config, rest)
