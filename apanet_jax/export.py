@@ -49,6 +49,7 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
       UserError: there is no such run or checkpoint, or it cannot be written.
     """
     config = _config_of(workdir)
+    settings.check(config)
     head = make_network(config).head
     name, step, parameters = _restore(workdir, head, config, checkpoint)
     tensors = head_tensors(parameters, head)

@@ -127,8 +127,11 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: names the first such field, its value, and what was expected.
     """
+    fields = dict(flat_fields(config))
     for key, (holds, expected) in _RULES.items():
-        value = dict(flat_fields(config))[key]
+        if key not in fields:
+            raise UserError(f"the config has no field {key!r}: it is of another version")
+        value = fields[key]
         if not holds(value):
             raise UserError(f"config field {key!r} is {value!r}, expected {expected}")
     if config.features.keep and config.model.masked_support:
@@ -145,6 +148,10 @@ def _number(low: float, high: float = math.inf) -> tuple[Callable[[Any], bool], 
         return math.isfinite(value) and low <= value <= high
 
     return holds, f"a number from {low} to {high}" if high < math.inf else f"at least {low}"
+
+
+def _switch() -> tuple[Callable[[Any], bool], str]:
+    return lambda value: isinstance(value, bool), "True or False"
 
 
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
@@ -185,6 +192,7 @@ _RULES = {
         "a tuple of whole numbers above 1 (cells a side) or fractions up to 1 (of the features)",
     ),
     "model.level_weight": _number(0),
+    "model.agnostic_levels": _switch(),
     "model.channels": _number(1),
     "model.num_clusters": _number(0),
     "model.agnostic_weight": _number(0, 1),
@@ -194,6 +202,10 @@ _RULES = {
     ),
     "model.agnostic_prior": _one_of("complement", "same", "zeros"),
     "model.prior_scale": _number(0),
+    "model.stretch_prior": _switch(),
+    "model.masked_support": _switch(),
+    "model.unit_features": _switch(),
+    "model.shared_reduction": _switch(),
     "model.reduction_dropout": _number(0, 0.99),
     "model.comparison_dropout": _number(0, 0.99),
     "model.cluster_features": _one_of("high", "middle"),
@@ -205,6 +217,7 @@ _RULES = {
     "augmentation.rotation_probability": _number(0, 1),
     "augmentation.blur_probability": _number(0, 1),
     "augmentation.mirror_probability": _number(0, 1),
+    "augmentation.crop": _switch(),
     "training.epochs": _number(1),
     "training.steps": _number(0),
     "training.batch_size": _number(1),
@@ -224,6 +237,8 @@ _RULES = {
     "evaluation.every": _number(0),
     "evaluation.validation_episodes": _number(1),
     "evaluation.pictures": _number(0),
+    "evaluation.write_episodes": _switch(),
+    "features.keep": _switch(),
     "sweep.folds": (
         lambda value: value == ("all",) or _whole_numbers(value),
         "several folds such as folds=0+1, or folds=all",

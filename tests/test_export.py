@@ -78,6 +78,9 @@ def test_what_cannot_be_exported_is_explained(trained, tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="cannot be read"):
         export.export(tmp_path, tmp_path / "out")
+    (tmp_path / "config.json").write_text('{"seed": 0, "features": {"keep": false}, "model": {}}')
+    with pytest.raises(UserError, match="no field 'fold': it is of another version"):
+        export.export(tmp_path, tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         export.export(root / "run", tmp_path / "file")
