@@ -9,6 +9,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from apanet_jax.paper import PublishedRow
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all."""
@@ -80,38 +82,71 @@ def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def fold_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Returns a Markdown table: mIoU of each fold and their mean, then the mean FB-IoU.
+def fold_tables(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
+) -> str:
+    """Returns Markdown tables in the shape of the paper's: mIoU and FB-IoU by shot and fold.
 
-    A line stands for a variant, shot and checkpoint. Where there are several seeds, a cell is
-    their mean, and the means over folds carry the standard deviation over seeds.
+    A line stands for a variant and checkpoint. Where there are several seeds, a cell is their mean,
+    and the means over folds carry the standard deviation over seeds.
 
     Args:
       results: by variant, the objects of `results.json` of all its folds and seeds.
+      published: rows of the paper to stand below ours.
     """
     rows = [{"variant": variant} | row for variant, rows in results.items() for row in rows]
     folds = sorted({row["fold"] for row in rows})
-    seeds = sorted({row["training_seed"] for row in rows})
-    heads = ["", "shot", "checkpoint", *(f"fold {fold}" for fold in folds), "mean mIoU", "FB-IoU"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for key in dict.fromkeys((row["variant"], row["shot"], row["checkpoint"]) for row in rows):
-        found = {
-            (row["training_seed"], row["fold"]): row
-            for row in rows
-            if (row["variant"], row["shot"], row["checkpoint"]) == key
-        }
+    shots = sorted({row["shot"] for row in rows})
+    parts = []
+    for metric, title in (("miou", "mIoU"), ("fb_iou", "FB-IoU")):
+        heads = [title, "checkpoint"]
+        for shot in shots:
+            heads += [f"{shot}-shot fold {fold}" for fold in folds] + ["mean"]
+        lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for variant, checkpoint in dict.fromkeys((r["variant"], r["checkpoint"]) for r in rows):
+            cells = [variant, checkpoint]
+            for shot in shots:
+                key = (variant, checkpoint, shot)
+                found = [r for r in rows if (r["variant"], r["checkpoint"], r["shot"]) == key]
+                cells += _fold_cells(found, metric, folds)
+            lines.append("| " + " | ".join(cells) + " |")
+        of_metric = [row for row in published if row.metric == metric]
+        for method in dict.fromkeys(row.method for row in of_metric):
+            cells = [f"*{method}*", "*paper*"]
+            for shot in shots:
+                row = next((r for r in of_metric if (r.method, r.shot) == (method, shot)), None)
+                cells += _published_cells(row, folds)
+            lines.append("| " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    seeds = len({row["training_seed"] for row in rows})
+    if seeds > 1:
+        parts.append(f"Means over {seeds} seeds, ± their standard deviation.")
+    if any(row.mean_differs for row in published):
+        parts.append("A star marks a mean that is printed so and is not the mean of its folds.")
+    return "\n\n".join(parts)
 
-        def mean_of(field, found=found, **only):
-            return statistics.mean(
-                row[field] for row in found.values() if all(row[k] == v for k, v in only.items())
-            )
 
-        cells = [f"{mean_of('miou', fold=fold):.1f}" for fold in folds]
-        for field in ("miou", "fb_iou"):
-            means = [mean_of(field, training_seed=seed) for seed in {seed for seed, _ in found}]
-            spread = f" ± {statistics.stdev(means):.1f}" if len(means) > 1 else ""
-            cells.append(f"{statistics.mean(means):.1f}{spread}")
-        lines.append("| " + " | ".join(map(str, [*key, *cells])) + " |")
-    if len(seeds) > 1:
-        lines += ["", f"Means over {len(seeds)} seeds, ± their standard deviation."]
-    return "\n".join(lines)
+def _fold_cells(
+    rows: Sequence[Mapping[str, Any]], metric: str, folds: Sequence[int]
+) -> Iterable[str]:
+    """Returns a variant's cells of one shot: each fold's mean over seeds, and the mean of all."""
+    if not rows:
+        return [""] * (len(folds) + 1)
+    cells = []
+    for fold in folds:
+        values = [row[metric] for row in rows if row["fold"] == fold]
+        cells.append(f"{statistics.mean(values):.1f}" if values else "")
+    seeds = dict.fromkeys(row["training_seed"] for row in rows)
+    means = [
+        statistics.mean(row[metric] for row in rows if row["training_seed"] == seed)
+        for seed in seeds
+    ]
+    spread = f" ± {statistics.stdev(means):.1f}" if len(means) > 1 else ""
+    return [*cells, f"{statistics.mean(means):.1f}{spread}"]
+
+
+def _published_cells(row: PublishedRow | None, folds: Sequence[int]) -> Iterable[str]:
+    if row is None:
+        return [""] * (len(folds) + 1)
+    cells = [f"{row.folds[fold]:.1f}" if row.folds else "" for fold in folds]
+    return [*cells, f"{row.mean:.1f}" + "\\*" * row.mean_differs]

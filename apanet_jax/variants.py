@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from apanet_jax import settings
 from apanet_jax.data import records
 from apanet_jax.errors import UserError
+from apanet_jax.paper import published_beside
 from apanet_jax.pictures import write_pictures
-from apanet_jax.reporting import fold_table, results_table
+from apanet_jax.reporting import fold_tables, results_table
 from apanet_jax.run import Run, make_run
 from apanet_jax.train import evaluate_checkpoints, train, trained_heads
 
@@ -80,7 +81,7 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
         if mode != "train" and config.evaluation.pictures:
             _draw(runs, workdir, group)
     if results:
-        _tell(config, [part for part, _ in all_runs], results, workdir)
+        _tell(config, all_runs, results, workdir)
     return results
 
 
@@ -131,19 +132,24 @@ def _headline(name: str, run: Run) -> str:
     )
 
 
-def _tell(config: ConfigDict, done: Sequence[Part], results: Results, workdir: Path) -> None:
-    episodes = f"{config.evaluation.episodes} episodes, %"
+def _tell(
+    config: ConfigDict, done: Sequence[tuple[Part, Run]], results: Results, workdir: Path
+) -> None:
+    episodes = f"{done[0][1].test_count} episodes, %"
     if config.sweep.folds or config.sweep.seeds:
         by_variant = defaultdict(list)
-        for part, rows in zip(done, results.values(), strict=True):
+        for (part, _), rows in zip(done, results.values(), strict=True):
             by_variant[part.variant or workdir.name] += rows
-        table = fold_table(by_variant)
+        data = done[0][1].records
+        dataset = config.dataset or data.name
+        beside = published_beside(dataset, config.backbone.name, data.class_names, data.folds)
+        table = fold_tables(by_variant, beside)
         (workdir / "table.md").write_text(f"Novel classes, {episodes}\n\n{table}\n")
         print(f"\nnovel classes, {episodes}\n\n{table}\n\nwritten to {workdir / 'table.md'}")
     else:
         print(f"\nnovel classes of fold {config.fold}, {episodes}\n\n{results_table(results)}")
     if config.evaluation.pictures:
-        groups = dict.fromkeys(part.group for part in done)
+        groups = dict.fromkeys(part.group for part, _ in done)
         print("\npictures: " + ", ".join(str(workdir / group / "pictures") for group in groups))
 
 

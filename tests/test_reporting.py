@@ -2,7 +2,8 @@
 
 import json
 
-from apanet_jax.reporting import MetricsLog, fold_table, results_table
+from apanet_jax.paper import PublishedRow
+from apanet_jax.reporting import MetricsLog, fold_tables, results_table
 
 
 def row(fold, seed, miou, shot=1, checkpoint="last"):
@@ -17,16 +18,34 @@ def row(fold, seed, miou, shot=1, checkpoint="last"):
 
 
 def test_a_table_over_folds_has_their_means():
-    table = fold_table({"apanet": [row(0, 7, 40.0), row(2, 7, 50.0)]}).splitlines()
-    assert table[0] == "|  | shot | checkpoint | fold 0 | fold 2 | mean mIoU | FB-IoU |"
-    assert table[2:] == ["| apanet | 1 | last | 40.0 | 50.0 | 45.0 | 65.0 |"]
+    table = fold_tables({"apanet": [row(0, 7, 40.0), row(2, 7, 50.0)]}).splitlines()
+    assert table[0] == "| mIoU | checkpoint | 1-shot fold 0 | 1-shot fold 2 | mean |"
+    assert table[2] == "| apanet | last | 40.0 | 50.0 | 45.0 |"
+    assert table[4] == "| FB-IoU | checkpoint | 1-shot fold 0 | 1-shot fold 2 | mean |"
+    assert table[6:] == ["| apanet | last | 60.0 | 70.0 | 65.0 |"]
 
 
 def test_a_table_over_seeds_has_the_spread_of_the_means_over_folds():
     rows = [row(0, 0, 40.0), row(1, 0, 50.0), row(0, 1, 42.0), row(1, 1, 52.0)]
-    table = fold_table({"a": rows, "b": [row(0, 0, 10.0, 5), row(1, 0, 20.0, 5)]})
+    table = fold_tables({"a": rows, "b": [row(0, 0, 10.0, 5), row(1, 0, 20.0, 5, "best")]})
     # Seeds' means are 45 and 47: mean 46, standard deviation sqrt(2).
-    assert "| a | 1 | last | 41.0 | 51.0 | 46.0 ± 1.4 | 66.0 ± 1.4 |" in table
+    assert "| a | last | 41.0 | 51.0 | 46.0 ± 1.4 |  |  |  |" in table
+    assert "| b | last |  |  |  | 10.0 |  | 10.0 |" in table
+    assert "| b | best |  |  |  |  | 20.0 | 20.0 |" in table
+    assert "Means over 2 seeds" in table
+
+
+def test_the_paper_s_rows_stand_below_ours():
+    published = [
+        PublishedRow("I", "pascal", "miou", "vgg16", "APANet", 1, (1.0, 2.0, 3.0, 4.0), 2.5),
+        PublishedRow("I", "pascal", "miou", "vgg16", "APANet", 5, (1.0, 2.0, 3.0, 4.0), 9.0),
+        PublishedRow("III", "pascal", "fb_iou", "vgg16", "APANet", 1, (), 71.3),
+    ]
+    rows = [row(fold, 0, 30.0, shot) for fold in (1, 3) for shot in (1, 5)]
+    lines = fold_tables({"mine": rows}, published).splitlines()
+    assert lines[3] == "| *APANet* | *paper* | 2.0 | 4.0 | 2.5 | 2.0 | 4.0 | 9.0\\* |"
+    assert lines[8] == "| *APANet* | *paper* |  |  | 71.3 |  |  |  |"
+    assert "A star marks" in lines[-1]
 
 
 def test_a_table_of_one_fold_has_a_row_per_checkpoint():
