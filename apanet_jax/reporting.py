@@ -68,7 +68,7 @@ def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
       results: by the run's name, the objects of its `results.json`.
     """
     shots = sorted({r["shot"] for rows in results.values() for r in rows})
-    width = max(len(name) for name in results) + 8
+    width = max(len(name) for name in results) + 9
     header = "".join(f"{f'{k}-shot mIoU':>14}{'FB-IoU':>9}" for k in shots)
     lines = [f"{'':{width}}" + header]
     for name, rows in results.items():

@@ -76,7 +76,7 @@ class TrainedHead(NamedTuple):
     """A head to evaluate.
 
     Attributes:
-      name: "best" on validation, or "last"; or the file name of a given checkpoint.
+      name: "best" on validation, or "last"; "given" from a file.
       step: of the training; None where it was given.
       parameters: of the head.
     """
@@ -93,7 +93,7 @@ def trained_heads(run: Run, workdir: Path) -> list[TrainedHead]:
       UserError: there is no checkpoint.
     """
     if run.given_head is not None:
-        return [TrainedHead(Path(run.config.evaluation.checkpoint).name, None, run.given_head)]
+        return [TrainedHead("given", None, run.given_head)]
     with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
         chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         if chosen["last"] is None:
@@ -234,6 +234,7 @@ def _result(run: Run, head: TrainedHead, shot: int, scores: Scores) -> dict[str,
         "num_clusters": config.model.num_clusters,
         "agnostic_weight": config.model.agnostic_weight,
         "checkpoint": head.name,
+        "checkpoint_file": config.evaluation.checkpoint or None,
         "step": head.step,
         "episodes": run.test_count,
         "seed": None if run.listed else config.evaluation.seed,

@@ -103,6 +103,9 @@ def parts(config: ConfigDict) -> list[Part]:
             single = settings.with_options(config.copy_and_resolve_references(), options)
             with single.unlocked():
                 single.fold, single.seed = fold, seed
+                for name in ("checkpoint", "list"):
+                    path = single.evaluation[name].replace("{fold}", str(fold))
+                    single.evaluation[name] = path
                 single.sweep.folds = single.sweep.seeds = single.sweep.variants = ()
                 single.variants = ConfigDict()
             result.append(Part(single, group, variant))

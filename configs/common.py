@@ -77,8 +77,9 @@ def get_config() -> ConfigDict:
     config.evaluation.every = 0  # steps between validations, which choose the best; 0: none
     config.evaluation.validation_episodes = 1000
     config.evaluation.pictures = 12  # episodes drawn as pictures
+    # Files; {fold} in their names stands for the fold's number.
     config.evaluation.checkpoint = ""  # of a PFENet, or an exported head: scored instead of ours
-    config.evaluation.list = ""  # a file of episodes to score, in place of those drawn by seed
+    config.evaluation.list = ""  # of episodes to score, in place of those drawn by seed
     config.evaluation.write_episodes = False  # leave each episode and its counts in a file
 
     config.features = ConfigDict()

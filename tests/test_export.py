@@ -52,7 +52,8 @@ def test_an_exported_head_scores_what_the_run_scored(trained, tmp_path):
     )
     (row,) = variants.run_all(config, tmp_path / "elsewhere", "evaluate")["elsewhere"]
     (last,) = [r for r in rows if r["checkpoint"] == "last"]
-    assert row == last | {"checkpoint": "model.safetensors", "step": None}
+    path = str(tmp_path / "model.safetensors")
+    assert row == last | {"checkpoint": "given", "checkpoint_file": path, "step": None}
     with pytest.raises(UserError, match="--mode=evaluate"):
         variants.run_all(config, tmp_path / "elsewhere", "train_and_evaluate")
 

@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from apanet_jax import settings, variants
@@ -17,10 +18,14 @@ from apanet_jax.data.sources.coco import CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.errors import UserError
+from apanet_jax.evaluate import count_episodes, make_count
+from apanet_jax.models import backbones
+from apanet_jax.models.network import Network
 from apanet_jax.run import make_run
 from apanet_jax.train import train
+from apanet_jax.weights import pfenet
 from configs import coco, folder, pascal
-from tests import trees
+from tests import reference, trees
 
 TINY = (
     "min_area=50,image_size=65,longer_side=65,channels=8,steps=6,training.batch_size=2,"
@@ -225,6 +230,37 @@ def test_coco_on_an_official_tree(tmp_path):
     rows = variants.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]
     assert {(r["dataset"], r["fold"], r["shot"]) for r in rows} == {("coco", 1, 1), ("coco", 1, 2)}
     assert set(rows[0]["iou_per_class"]) <= set(source.folds[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not reference.FOLDER.is_dir(), reason="no reference cases beside the project")
+def test_a_checkpoint_of_pfenet_is_scored_on_its_fold(tmp_path):
+    tensors = reference.seeded_tensors("vgg16_bn")
+    state = {f"module.{name}": torch.tensor(x) for name, x in tensors.items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "split1.pth")
+    voc, sbd, _ = trees.pascal_tree(tmp_path, own=30, sbd=40, both=5, val=60)
+    records.write(PascalSource(voc, sbd, any_count=True), tmp_path / "records")
+    config = pascal.get_config(
+        f"records={tmp_path / 'records'},folds=1,backbone=vgg16_bn,comparison=fem,num_clusters=0,"
+        f"checkpoint={tmp_path}/split{{fold}}.pth,image_size=65,min_area=50,episodes=6,"
+        "evaluation.batch_size=3,shots=1+2,devices=1,workers=0,pictures=0,write_episodes=True"
+    )
+    rows = variants.run_all(config, tmp_path / "run", "evaluate")["fold1"]
+    assert [(r["checkpoint"], r["fold"], r["shot"]) for r in rows] == [
+        ("given", 1, 1),
+        ("given", 1, 2),
+    ]
+    # The network put together by hand from the same file.
+    backbone, head = pfenet.load_checkpoint(tmp_path / "split1.pth", "vgg16_bn", pfenet.head())
+    network = Network(backbones.create("vgg16_bn"), pfenet.head())
+    (part,) = variants.parts(config)
+    run = make_run(part.config)
+    lines = (tmp_path / "run/fold1/episodes/given_2shot.jsonl").read_text().splitlines()
+    with run.evaluation_batches(2, 6) as batches:
+        counts, _ = count_episodes(
+            make_count(network, head, backbone, run.mesh), batches, episodes=6
+        )
+    assert [json.loads(line)["union"] for line in lines] == counts.union.tolist()
 
 
 run_command = functools.partial(subprocess.run, capture_output=True, text=True)
