@@ -5,14 +5,17 @@
 Makes a COCO 2014 tree of small noisy pictures with eight polygons each in a temporary folder, runs
 `python -m apanet_jax.prepare coco` on it in a process of its own, and prints seconds (by the clock
 and of processor time) per 1000 pictures and that process's peak memory: once for a quarter of the
-pictures, and once for all, to show how memory grows.
+pictures, and once for all. Beside it stands the peak of a process that only reads the annotations:
+what is above it belongs to the pictures, and must not grow with their number. A last row reads
+annotations for as many pictures as COCO 2014 has.
 """
 
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
+import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,11 +32,18 @@ from apanet_jax.reporting import write_json
 
 HEIGHT, WIDTH = 96, 128
 INSTANCES, CORNERS = 8, 24
+COCO_PICTURES = 82_081 + 40_137
 CATEGORIES = [{"id": i, "name": f"thing {i}", "supercategory": "things"} for i in range(1, 81)]
 
 
-def make_tree(root: Path, pictures: int) -> None:
-    """Makes a tree, two thirds of its pictures in train2014, one in val2014."""
+def make_tree(root: Path, pictures: int, *, files: bool = True) -> None:
+    """Makes a tree, two thirds of its pictures in train2014, one in val2014.
+
+    Args:
+      root: where to.
+      pictures: how many.
+      files: whether the pictures themselves are written, or only annotations.
+    """
     rng = np.random.default_rng(0)
     (root / "annotations").mkdir(parents=True)
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
@@ -45,8 +55,9 @@ def make_tree(root: Path, pictures: int) -> None:
         images, annotations = [], []
         for image_id in range(1, count + 1):
             name = f"COCO_{split}2014_{image_id:012d}.jpg"
-            noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-            cv2.imwrite(str(folder / name), noise)
+            if files:
+                noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+                cv2.imwrite(str(folder / name), noise)
             images.append({"id": image_id, "file_name": name, "height": HEIGHT, "width": WIDTH})
             for _ in range(INSTANCES):
                 centre = rng.uniform((10, 10), (WIDTH - 10, HEIGHT - 10))
@@ -67,40 +78,71 @@ def make_tree(root: Path, pictures: int) -> None:
 
 
 def measure(root: Path, pictures: int) -> dict[str, float | int | str]:
-    """Prepares a new tree below `root`, and returns a row; memory is of the largest child so far.
+    """Prepares a new tree of `pictures` below `root`, and returns a row.
 
     Raises:
       UserError: the command failed.
     """
-    tree = root / f"coco{pictures}"
-    make_tree(tree, pictures)
-    command = [sys.executable, "-m", "apanet_jax.prepare", "coco", "--any_count"]
-    command += [f"--images={tree}", f"--annotations={tree / 'annotations'}"]
-    start, cpu = time.perf_counter(), _cpu_seconds()
-    done = subprocess.run([*command, f"--output={tree / 'records'}"], stdout=subprocess.DEVNULL)
-    seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
-    if done.returncode:
-        raise UserError(f"prepare coco ended with status {done.returncode}")
+    tree = _make_apart(root / f"coco{pictures}", pictures)
+    folders = [f"--images={tree}", f"--annotations={tree / 'annotations'}"]
+    command = ["-m", "apanet_jax.prepare", "coco", "--any_count", *folders]
+    seconds, cpu, peak = _run([*command, f"--output={tree / 'records'}"])
+    return _row(tree, pictures) | {
+        "seconds": round(seconds, 1),
+        "seconds_per_1000": round(1000 * seconds / pictures, 2),
+        "cpu_seconds": round(cpu, 1),
+        "cpu_seconds_per_1000": round(1000 * cpu / pictures, 2),
+        "peak_megabytes": peak,
+        "peak_megabytes_annotations_alone": _read_alone(tree),
+    }
+
+
+def measure_annotations(root: Path, pictures: int) -> dict[str, float | int | str]:
+    """Reads the annotations of `pictures` pictures that are not there, and returns a row."""
+    tree = _make_apart(root / f"annotations{pictures}", pictures, files=False)
+    return _row(tree, pictures) | {"peak_megabytes_annotations_alone": _read_alone(tree)}
+
+
+def _make_apart(root: Path, pictures: int, **arguments) -> Path:
+    """Makes a tree in a process of its own: a child's peak counts what its parent holds."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=make_tree, args=(root, pictures), kwargs=arguments
+    )
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise UserError(f"the tree {root} could not be made")
+    return root
+
+
+def _row(tree: Path, pictures: int) -> dict[str, float | int | str]:
     annotations = sum(path.stat().st_size for path in (tree / "annotations").iterdir())
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "implementation": "apanet_jax",
         "pictures": pictures,
         "height": HEIGHT,
         "width": WIDTH,
-        "seconds": round(seconds, 1),
-        "seconds_per_1000": round(1000 * seconds / pictures, 2),
-        "cpu_seconds": round(cpu, 1),
-        "cpu_seconds_per_1000": round(1000 * cpu / pictures, 2),
-        "peak_megabytes": round(peak / 1024),
         "annotation_megabytes": round(annotations / 2**20),
     }
 
 
-def _cpu_seconds() -> float:
-    """Processor time of finished children: says more than the clock on a busy machine."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def _read_alone(tree: Path) -> int:
+    program = (
+        "import sys, apanet_jax.prepare; from apanet_jax.data.sources.coco import CocoSource; "
+        "CocoSource(sys.argv[1], sys.argv[1] + '/annotations', any_count=True)"
+    )
+    return _run(["-c", program, str(tree)])[2]
+
+
+def _run(arguments: list[str]) -> tuple[float, float, int]:
+    """Runs Python; returns seconds by the clock, of processor time, and peak memory in MB."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise UserError(f"{' '.join(arguments)} ended with status {status}")
+    cpu = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - start, cpu, round(usage.ru_maxrss / 1024)
 
 
 @main_guard
@@ -116,8 +158,8 @@ def main() -> None:
     if arguments.pictures < 40:
         raise UserError(f"--pictures={arguments.pictures}: expected at least 40")
     with tempfile.TemporaryDirectory() as folder:
-        # The smaller first: the system tells the peak of all children together.
         rows = [measure(Path(folder), n) for n in (arguments.pictures // 4, arguments.pictures)]
+        rows.append(measure_annotations(Path(folder), COCO_PICTURES))
     names = ("numpy", "pycocotools", "tensorflow-datasets", "array_record")
     result = {
         "device": f"{platform.machine()} CPU",
