@@ -1,5 +1,6 @@
 """Evaluation by the protocol: fixed episodes, scored at the original label's resolution."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
@@ -57,7 +58,14 @@ def score(
 def make_count(
     network: Network, parameters: Parameters, backbone_parameters: Parameters, mesh: Mesh
 ) -> Count:
-    """Returns the jitted function from an evaluation batch to its episodes' counts."""
+    """Returns the function from an evaluation batch to its episodes' counts."""
+    count = _compiled_count(network, mesh)
+    return lambda batch: count(parameters, backbone_parameters, batch)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_count(network: Network, mesh: Mesh):
+    """Returns one jitted function for all parameters, so that a sweep compiles it once."""
 
     def count(parameters, backbone_parameters, batch):
         logits = network(parameters, backbone_parameters, batch).logits
@@ -66,8 +74,7 @@ def make_count(
         )
 
     whole, spread = replicated(mesh), batch_sharding(mesh)
-    jitted = jax.jit(count, in_shardings=(whole, whole, spread), out_shardings=spread)
-    return lambda batch: jitted(parameters, backbone_parameters, batch)
+    return jax.jit(count, in_shardings=(whole, whole, spread), out_shardings=spread)
 
 
 def count_episodes(

@@ -1,5 +1,6 @@
 """The training state, the loss (Eq. 9), and the jitted step with its shardings."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from apanet_jax.errors import UserError
-from apanet_jax.models.apanet import IGNORE, Outputs
+from apanet_jax.models.apanet import IGNORE, APANet, Outputs, PictureFeatures
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.models.resize import resize_bilinear
 
@@ -44,6 +45,7 @@ class Losses(NamedTuple):
     agnostic: Float[Array, ""]
 
 
+@functools.lru_cache(maxsize=8)
 def poly_schedule(base: float, steps: int, power: float = 0.9) -> optax.Schedule:
     """Returns base * (1 - step/steps)^power, where the first update is step 1."""
 
@@ -53,6 +55,7 @@ def poly_schedule(base: float, steps: int, power: float = 0.9) -> optax.Schedule
     return rate
 
 
+@functools.lru_cache(maxsize=8)
 def optimizer(
     schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 1e-4
 ) -> optax.GradientTransformation:
@@ -155,19 +158,24 @@ def create_state(
 ) -> TrainState:
     """Draws the head's parameters, for pictures of `image_size` pixels a side."""
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    shapes = jax.eval_shape(network.embed, backbone_parameters, image)
-
-    @jax.jit
-    def initialise(key):
-        query = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        support = jax.tree.map(lambda x: x[:, None], query)
-        labels = jnp.zeros((1, 1, image_size, image_size), jnp.uint8)
-        return network.head.init({"params": key}, query, support, labels)["params"]
-
-    parameters = initialise(key)
+    features = jax.eval_shape(network.embed, backbone_parameters, image)
+    parameters = _initialiser(network.head, features, image_size)(key)
     return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
 
 
+@functools.lru_cache(maxsize=8)
+def _initialiser(head: APANet, features: PictureFeatures, image_size: int):
+    def initialise(key):
+        query = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
+        support = jax.tree.map(lambda x: x[:, None], query)
+        labels = jnp.zeros((1, 1, image_size, image_size), jnp.uint8)
+        return head.init({"params": key}, query, support, labels)["params"]
+
+    return jax.jit(initialise)
+
+
+# A sweep's runs that differ in fold or seed share one compiled step.
+@functools.lru_cache(maxsize=8)
 def make_step(
     network: Network,
     transformation: optax.GradientTransformation,
