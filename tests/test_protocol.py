@@ -11,7 +11,8 @@ import pytest
 
 from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
-from apanet_jax.evaluate import evaluate, make_count
+from apanet_jax.evaluate import count_episodes, make_count
+from apanet_jax.metrics import SummedCounts
 from apanet_jax.run import make_run
 from configs import folder
 from tests import trees
@@ -240,7 +241,11 @@ def test_scores_follow_the_protocol(labels, run, shot, episodes):
         return types.SimpleNamespace(logits=jnp.asarray(logits)[batch["index"]])
 
     with run.evaluation_batches(shot, episodes) as batches:
-        sums = evaluate(make_count(network, {}, {}, run.mesh), batches, CLASSES, episodes=episodes)
+        counts, class_ids = count_episodes(
+            make_count(network, {}, {}, run.mesh), batches, episodes=episodes
+        )
+    sums = SummedCounts(CLASSES)
+    sums.add(counts, class_ids)
 
     expected = {c: np.zeros((2, 2), int) for c in range(CLASSES + 1)}
     for (query, class_id, _), difference in zip(asked, differences, strict=True):
