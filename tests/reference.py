@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 FOLDER = Path(
     os.environ.get(
         "APANET_REFERENCE_DIR", Path(__file__).resolve().parents[1] / "../shared/reference"
     )
+)
+
+beside_the_project = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="no reference cases beside the project"
 )
 
 NAMES = {"vgg16bn": "vgg16_bn"}
@@ -44,15 +49,19 @@ def cases() -> list[Case]:
     return [Case(path, NAMES.get(name, name)) for path, name in zip(paths, names, strict=True)]
 
 
-@functools.lru_cache(maxsize=1)
-def seeded_tensors(name: str) -> dict[str, np.ndarray]:
-    """Returns the stand-in weights of a whole PFENet under PyTorch's names.
+def shapes(name: str) -> dict[str, list[int]]:
+    """Returns the names and shapes of a whole PFENet's parameters.
 
     Args:
       name: a key of `state_dict.json`.
     """
+    return json.loads((FOLDER / "state_dict.json").read_text())[name]
+
+
+@functools.lru_cache(maxsize=1)
+def seeded_tensors(name: str) -> dict[str, np.ndarray]:
+    """Returns the stand-in weights of a whole PFENet under PyTorch's names; see `shapes`."""
     spec = importlib.util.spec_from_file_location("seeded", FOLDER / "seeded_weights.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    shapes = json.loads((FOLDER / "state_dict.json").read_text())[name]
-    return {key: module.seeded_parameter(key, tuple(shape)) for key, shape in shapes.items()}
+    return {key: module.seeded_parameter(key, tuple(shape)) for key, shape in shapes(name).items()}

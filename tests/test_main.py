@@ -14,7 +14,6 @@ from PIL import Image
 from apanet_jax import settings, variants
 from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
-from apanet_jax.data.sources.coco import CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.errors import UserError
@@ -24,7 +23,7 @@ from apanet_jax.models.network import Network
 from apanet_jax.run import make_run
 from apanet_jax.train import train
 from apanet_jax.weights import pfenet
-from configs import coco, folder, pascal
+from configs import folder, pascal
 from tests import reference, trees
 
 TINY = (
@@ -200,40 +199,7 @@ def test_pictures_instead_of_kept_features_train_too(prepared, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stem", ["deep", "plain"])
-def test_pascal_with_a_resnet50_on_an_official_tree(tmp_path, stem):
-    voc, sbd, _ = trees.pascal_tree(tmp_path, own=30, sbd=40, both=5, val=60)
-    records.write(PascalSource(voc, sbd, any_count=True), tmp_path / "records")
-    config = pascal.get_config(
-        f"records={tmp_path / 'records'},weights=random,stem={stem},image_size=65,min_area=50,"
-        "channels=8,steps=2,training.batch_size=2,episodes=4,evaluation.batch_size=2,shots=1+2,"
-        "workers=1,devices=1,every=2,validation_episodes=2,pictures=1,longer_side=96"
-    )
-    rows = variants.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]
-    assert {(r["dataset"], r["backbone"], r["shot"]) for r in rows} == {
-        ("pascal", "resnet50", 1),
-        ("pascal", "resnet50", 2),
-    }
-
-
-@pytest.mark.slow
-def test_coco_on_an_official_tree(tmp_path):
-    tree = trees.coco_tree(tmp_path / "coco", train=120, val=120)
-    source = CocoSource(*tree, any_count=True, split="consecutive")
-    records.write(source, tmp_path / "records")
-    config = coco.get_config(
-        f"records={tmp_path / 'records'},fold=1,backbone=efficientnet_lite0,masked_support=False,"
-        "image_size=65,min_area=50,channels=8,steps=2,training.batch_size=2,episodes=4,"
-        "evaluation.batch_size=2,shots=1+2,workers=1,devices=1,every=2,validation_episodes=2,"
-        "pictures=1,longer_side=96"
-    )
-    rows = variants.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]
-    assert {(r["dataset"], r["fold"], r["shot"]) for r in rows} == {("coco", 1, 1), ("coco", 1, 2)}
-    assert set(rows[0]["iou_per_class"]) <= set(source.folds[1])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not reference.FOLDER.is_dir(), reason="no reference cases beside the project")
+@reference.beside_the_project
 def test_a_checkpoint_of_pfenet_is_scored_on_its_fold(tmp_path):
     tensors = reference.seeded_tensors("vgg16_bn")
     state = {f"module.{name}": torch.tensor(x) for name, x in tensors.items()}

@@ -26,9 +26,6 @@ each_case = pytest.mark.parametrize(
         for case in reference.cases()
     ],
 )
-beside_the_reference = pytest.mark.skipif(
-    not reference.FOLDER.is_dir(), reason="no reference cases beside the project"
-)
 
 
 @functools.lru_cache(maxsize=1)
@@ -91,12 +88,12 @@ def deviations(case, dtype):
     }
 
 
-@beside_the_reference
+@reference.beside_the_project
 def test_there_are_cases():
     assert reference.cases()
 
 
-@beside_the_reference
+@reference.beside_the_project
 @each_case
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=lambda dtype: dtype.__name__)
 def test_agrees_with_pfenet(case, dtype):

@@ -12,6 +12,7 @@ from apanet_jax.weights import efficientnet_lite
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.load import find_weights, load_backbone, parameter_shapes
 from apanet_jax.weights.mapping import convert
+from tests.networks import channels_last, relative_error, tensors_of
 
 # Channels of input and output, kernel, expansion, stride and dilation of the 16 blocks when
 # strides are cut to 8.
@@ -86,7 +87,7 @@ class Lite0(nn.Module):
         outputs = []
         for block in self._blocks:
             x = block(x)
-            outputs.append(x.permute(0, 2, 3, 1).numpy())
+            outputs.append(channels_last(x))
         return outputs
 
 
@@ -104,18 +105,13 @@ def networks():
                 tensor.copy_(torch.from_numpy(rng.uniform(0.5, 2, tensor.shape)))
             elif tensor.dim() == 1:
                 tensor.copy_(torch.from_numpy(rng.normal(0, 0.3, tensor.shape)))
-    tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    tensors = tensors_of(theirs)
     parameters = convert(
         tensors,
         efficientnet_lite.table(tensors, "deep"),
         parameter_shapes("efficientnet_lite0"),
     )
     return theirs, parameters
-
-
-def relative_error(ours, theirs):
-    assert ours.shape == theirs.shape
-    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("height,width", [(65, 97), (64, 50)])

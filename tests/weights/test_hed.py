@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 
+import cv2
 import h5py
 import jax
 import numpy as np
@@ -13,7 +14,9 @@ from torch.nn import functional
 
 from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
+from apanet_jax.models.layers import Conv
 from apanet_jax.models.resnet import MEAN
+from apanet_jax.models.vgg import DEPTHS
 from apanet_jax.weights import hed
 from apanet_jax.weights.load import default_source, find_weights, load_backbone
 
@@ -67,6 +70,37 @@ def test_features_are_the_detector_s():
     # Its zeros at the borders are another colour than ours, by less than one level.
     for ours, theirs in zip(features, detector(picture, hed.HED_MEAN), strict=True):
         assert 1e-4 < relative_error(ours, theirs) < 5e-3
+
+
+def edge_probabilities(picture):
+    """The detector's answer with our features below its side outputs, resized and fused."""
+    _, captured = backbones.create("vgg16").apply(
+        {"params": load_backbone("vgg16", "hed")},
+        picture[None],
+        capture_intermediates=lambda module, _: isinstance(module, Conv),
+    )
+    with h5py.File(find_weights("vgg16", "hed")) as file:
+        shares, logits = (file[f"fuse/vars/{number}"][()] for number in (0, 1))
+        for block, depth in enumerate(DEPTHS, start=1):
+            features = captured["intermediates"][f"conv{block}_{depth}"]["__call__"][0][0]
+            kernel, bias = (file[f"dsn{block}/vars/{number}"][()] for number in (0, 1))
+            side = (jax.nn.relu(features) @ kernel[0, 0] + bias)[:, :, 0]
+            side = jax.image.resize(side, picture.shape[:2], "linear")
+            logits = logits + shares[0, 0, block - 1, 0] * side
+    return np.asarray(jax.nn.sigmoid(logits))
+
+
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_edges_are_found_where_a_photograph_has_strong_gradients(name):
+    picture = load_sample_image(name)[:400:2, ::2]
+    gray = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    across, down = np.gradient(cv2.GaussianBlur(gray, (0, 0), 2))
+    gradient = np.hypot(across, down)
+    edges = edge_probabilities(picture)
+    strong = edges[gradient >= np.quantile(gradient, 0.95)].mean()
+    flat = edges[gradient <= np.median(gradient)].mean()
+    # Measured: 0.83 and 0.05 (15 times) on the palace, 0.82 and 0.014 (57 times) on the flower.
+    assert strong > 0.7 and strong > 10 * flat
 
 
 def test_what_is_missing_is_explained(monkeypatch, tmp_path):

@@ -1,9 +1,5 @@
 """Names, layouts and BatchNorm folding."""
 
-import json
-import os
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -17,12 +13,7 @@ from apanet_jax.models.layers import Conv, Depthwise, Pointwise
 from apanet_jax.weights import efficientnet_lite, resnet
 from apanet_jax.weights.load import parameter_shapes
 from apanet_jax.weights.mapping import Convolution, Table, convert
-
-REFERENCE = Path(
-    os.environ.get(
-        "APANET_REFERENCE_DIR", Path(__file__).resolve().parents[2] / "../shared/reference"
-    )
-)
+from tests import reference
 
 
 @settings(deadline=None, max_examples=20)
@@ -146,10 +137,10 @@ def test_a_resnet_of_another_depth_or_stem_is_explained():
         resnet.resnet101_table(found, "deep")
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference cases beside the project")
+@reference.beside_the_project
 @pytest.mark.parametrize("name", ["resnet50", "resnet101"])
 def test_pfenet_s_names_are_all_known(name):
-    listed = json.loads((REFERENCE / "state_dict.json").read_text())[name]
+    listed = reference.shapes(name)
     found = foreign(name, "deep", "PFENet")
     assert {key: list(value.shape) for key, value in found.items()}.items() <= listed.items()
     for key in set(listed) - set(found):

@@ -1,9 +1,5 @@
 """Names of VGG-16's weights in different files."""
 
-import json
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -13,12 +9,8 @@ from apanet_jax.weights import vgg
 from apanet_jax.weights.load import TABLES, parameter_shapes
 from apanet_jax.weights.mapping import convert
 from apanet_jax.weights.resnet import PFENET_HEAD
+from tests import reference
 
-REFERENCE = Path(
-    os.environ.get(
-        "APANET_REFERENCE_DIR", Path(__file__).resolve().parents[2] / "../shared/reference"
-    )
-)
 MARKERS = {"torchvision": "features.0.weight", "PFENet": "layer0.0.weight"}
 # Where torchvision's `features` have their convolutions.
 INDICES = {
@@ -100,9 +92,9 @@ def test_weights_of_another_network_are_refused():
         )
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference cases beside the project")
+@reference.beside_the_project
 def test_pfenet_s_names_are_all_known():
-    listed = json.loads((REFERENCE / "state_dict.json").read_text())["vgg16_bn"]
+    listed = reference.shapes("vgg16_bn")
     found = foreign("vgg16_bn", "PFENet")
     assert {key: list(value.shape) for key, value in found.items()}.items() <= listed.items()
     for key in set(listed) - set(found):
