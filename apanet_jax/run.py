@@ -90,7 +90,13 @@ class Run:
     def training_batches(self, start: int) -> EpisodeIterator:
         """Returns the endless training batches from batch `start` on."""
         config = self.config
-        draw = functools.partial(draw_training, self.base, seed=config.seed, shot=config.shot)
+        draw = functools.partial(
+            draw_training,
+            self.base,
+            seed=config.seed,
+            shot=config.shot,
+            batch_size=config.training.batch_size,
+        )
         if config.features.keep:
             load_episode = functools.partial(
                 load_kept_training_episode, self.kept_training_features(), draw, seed=config.seed
@@ -208,6 +214,11 @@ def make_run(config: ConfigDict) -> Run:
         apart=apart,
         min_area=min_area,
     )
+    if not config.training.steps and len(base.queries) < config.training.batch_size:
+        raise UserError(
+            f"training.batch_size={config.training.batch_size} is more than the "
+            f"{len(base.queries)} training pictures: take a smaller one, or set training.steps"
+        )
     novel_ids = novel_classes(records, config.fold)
     listed = ()
     if config.evaluation.list:

@@ -174,6 +174,7 @@ def test_evaluation_without_a_checkpoint_says_so(prepared, tmp_path):
         ("devices=4,training.batch_size=6", "multiple of 4"),
         ("devices=99", "99"),
         ("folds=0+9", "no fold 9"),
+        ("training.batch_size=99,steps=0", "99 is more than the .* training pictures"),
         ("folds=1+1", "every number once"),
     ],
 )

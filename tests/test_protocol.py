@@ -290,3 +290,8 @@ def test_a_partial_batch_of_an_epoch_is_no_step(labels):
     size = next(n for n in (4, 5, 7) if count % n)
     run = run_of(labels, f"training.batch_size={size},epochs=3,steps=0")
     assert run.steps == 3 * (count // size)
+    asked = count - count % size
+    episodes = itertools.islice(taken(run.training_batches(0)), 2 * asked)
+    queries = [identity(episode, corner=32)[0] for episode in episodes]
+    for epoch in (queries[:asked], queries[asked:]):
+        assert len(set(epoch)) == asked

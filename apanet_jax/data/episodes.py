@@ -126,9 +126,16 @@ def episode_lists(
     )
 
 
-def draw_training(lists: EpisodeLists, index: int, *, seed: int, shot: int) -> Episode:
-    """Returns training episode `index`: an epoch asks each query once, in an order of its own."""
-    epoch, position = divmod(index, len(lists.queries))
+def draw_training(
+    lists: EpisodeLists, index: int, *, seed: int, shot: int, batch_size: int = 1
+) -> Episode:
+    """Returns training episode `index`: an epoch asks each query once, in an order of its own.
+
+    Those that would be left for a partial batch of `batch_size` at an epoch's end are not asked in
+    that epoch, unless the whole list is smaller than a batch.
+    """
+    count = len(lists.queries)
+    epoch, position = divmod(index, count - count % batch_size or count)
     order = _epoch_order(seed, epoch, len(lists.queries))
     return _draw(lists, int(order[position]), np.random.default_rng([seed, _TRAINING, index]), shot)
 
