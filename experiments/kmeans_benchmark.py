@@ -429,7 +429,7 @@ def table(result: dict[str, Any]) -> str:
     names = list(dict.fromkeys(row["implementation"] for row in result["rows"]))
     shapes = list(dict.fromkeys(_key(row) for row in result["rows"]))
     cells = {(_key(row), row["implementation"]): row for row in result["rows"]}
-    head = ["batch x positions x channels, k", *names, "best peer / ours", "of read"]
+    head = ["batch x positions x channels, k", *names, "best peer / ours", "reads / ours"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for shape in shapes:
         own = cells[shape, OURS]
@@ -473,9 +473,9 @@ def markdown(result: dict[str, Any], command: str) -> str:
         f"Load average of the machine when it started: {result['load_average'][0]:.2f}.",
         "",
         "Milliseconds: median (fastest to slowest repetition), for the same unit vectors, initial",
-        "centres and rounds. Inertia relative to ours where it differs by 0.005 % or more. In `of",
-        "read`, plain reads of the features, one a round and one for the last assignment, are timed",
-        "against us.",
+        "centres and rounds. Inertia relative to ours where it differs by 0.005 % or more. Last",
+        "column: the time of plain reads of the features, one a round and one for the last",
+        "assignment, over our time.",
         "",
         table(result),
         "",
