@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import jax
 import jax.numpy as jnp
 
-from apanet_jax.kernels.lloyd import ACCELERATOR, Plan, assign, cluster_sums, inverse_norm, unit
+from apanet_jax.kernels.lloyd import (
+    ACCELERATOR,
+    Metric,
+    Plan,
+    assign,
+    cluster_sums,
+    inverse_norm,
+    unit,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
@@ -26,9 +34,10 @@ def initial_centres(
     *,
     num_clusters: int,
     init: Init = "farthest",
+    metric: Metric = "cosine",
     plan: Plan = ACCELERATOR,
 ) -> Float[Array, "batch clusters channels"]:
-    """Returns unit vectors of chosen positions, or zeros where a chosen one is a zero vector.
+    """Returns the vectors of chosen positions; where the metric is the cosine, made unit vectors.
 
     "farthest" and "k-means++" read the features once a centre.
 
@@ -39,18 +48,23 @@ def initial_centres(
         mean direction.
       num_clusters: how many centres.
       init: see `kmeans`.
+      metric: distances are 1 - cosine, or squared Euclidean.
       plan: how to cut the work.
     """
     allowed = jnp.where(weights > 0, 0.0, -jnp.inf)
     allowed = jnp.where(jnp.isfinite(allowed.max(-1, keepdims=True)), allowed, 0.0)
-    scale = inverse_norm(features)
+    cosine = metric == "cosine"
+    scale = inverse_norm(features) if cosine else jnp.ones(weights.shape, jnp.float32)
+    # Of the similarity <x, c> - |c|^2 / 2, the squared distance is |x|^2 less two of it.
+    offset = 1.0 if cosine else jnp.sum(jnp.square(features.astype(jnp.float32)), -1)
 
     def centre(position):
         chosen = jnp.take_along_axis(features, position[:, None, None], axis=1)[:, 0]
         return chosen.astype(jnp.float32) * jnp.take_along_axis(scale, position[:, None], axis=1)
 
-    def cosine(vector):
-        return assign(features, vector[:, None], scale=scale, plan=plan)[1]
+    def distance(vector):
+        found = assign(features, vector[:, None], scale=scale, metric=metric, plan=plan)
+        return jnp.maximum(offset - (1.0 if cosine else 2.0) * found[1], 0.0)
 
     if init == "random":
         noise = jax.vmap(lambda key: jax.random.gumbel(key, weights.shape[1:]))(keys)
@@ -60,25 +74,27 @@ def initial_centres(
     draw = jax.vmap(jax.random.categorical)
     if keys is None:
         anything = jnp.zeros((features.shape[0], 1, features.shape[2]), jnp.float32)
-        total, _ = cluster_sums(features, weights, anything, scale=scale, plan=plan)
-        first = jnp.argmax(allowed + cosine(unit(total[:, 0])), -1)
+        sums, mass = cluster_sums(
+            features, weights, anything, scale=scale, metric=metric, plan=plan
+        )
+        mean = sums[:, 0] / jnp.where(mass > 0, mass, 1.0)
+        first = jnp.argmin(distance(unit(mean) if cosine else mean) - allowed, -1)
     else:
         keys = jax.vmap(functools.partial(jax.random.split, num=num_clusters))(keys)
         first = draw(keys[:, 0], allowed)
 
     def choose(number, state):
         centres, nearest = state
-        nearest = jnp.maximum(nearest, cosine(centres[:, number - 1]))
-        distance = jnp.maximum(1.0 - nearest, 0.0)
+        nearest = jnp.minimum(nearest, distance(centres[:, number - 1]))
         if init == "farthest":
-            position = jnp.argmax(allowed + distance, -1)
+            position = jnp.argmax(allowed + nearest, -1)
         else:
-            position = draw(keys[:, number], allowed + jnp.log(weights * distance + _TINY))
+            position = draw(keys[:, number], allowed + jnp.log(weights * nearest + _TINY))
         return centres.at[:, number].set(centre(position)), nearest
 
     centres = jnp.zeros((*features.shape[:1], num_clusters, features.shape[-1]), jnp.float32)
     centres = centres.at[:, 0].set(centre(first))
     centres, _ = jax.lax.fori_loop(
-        1, num_clusters, choose, (centres, jnp.full(weights.shape, -1.0))
+        1, num_clusters, choose, (centres, jnp.full(weights.shape, jnp.inf))
     )
     return centres
