@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from apanet_jax.kernels.precision import einsum, joined, split
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
@@ -191,11 +193,10 @@ def cluster_sums(
             sums = jnp.zeros_like(centres).at[picture, nearest].add(scaled)
             masses = jnp.zeros((batch, clusters)).at[picture, nearest].add(mass)
         else:
-            joined = nearest[..., None] == jnp.arange(clusters)
-            masses = jnp.sum(joined * mass[..., None], 1)
-            parts = _split(joined * (weights * scale)[..., None], features.dtype, axis=2)
-            sums = _einsum("bpk,bpc->bkc", parts, features)
-            sums = sum(jnp.split(sums, parts.shape[2] // clusters, axis=1))
+            member = nearest[..., None] == jnp.arange(clusters)
+            masses = jnp.sum(member * mass[..., None], 1)
+            parts = split(member * (weights * scale)[..., None], features.dtype, axis=2)
+            sums = joined(einsum("bpk,bpc->bkc", parts, features), clusters, axis=1)
         return total[0] + sums, total[1] + masses
 
     nothing = jnp.zeros((batch, clusters, channels)), jnp.zeros((batch, clusters))
@@ -234,9 +235,8 @@ def similarities(
     precision, whose sum is theirs to 16 bits.
     """
     clusters = vectors.shape[1]
-    parts = _split(vectors, features.dtype, axis=1)
-    products = _einsum("bpc,bkc->bpk", features, parts)
-    return sum(jnp.split(products, parts.shape[1] // clusters, axis=-1))
+    parts = split(vectors, features.dtype, axis=1)
+    return joined(einsum("bpc,bkc->bpk", features, parts), clusters, axis=-1)
 
 
 def _nearest(features, scale, centres, metric, plan):
@@ -249,21 +249,6 @@ def _nearest(features, scale, centres, metric, plan):
     else:
         similarity = similarity - 0.5 * jnp.sum(jnp.square(centres), -1)[:, None]
     return jnp.argmax(similarity, -1).astype(jnp.int32), jnp.max(similarity, -1)
-
-
-def _einsum(equation, a, b):
-    # Without it float32 products are made in TF32 on GPUs and in bfloat16 on TPUs.
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=jnp.float32)
-
-
-def _split(x, dtype, axis):
-    """Returns float32 values as parts of a lower precision whose sum they are, side by side."""
-    if dtype == jnp.float32:
-        return x
-    info = jnp.finfo(dtype)
-    high = jax.lax.reduce_precision(x, info.nexp, info.nmant)
-    return jnp.concatenate([high.astype(dtype), (x - high).astype(dtype)], axis)
 
 
 def _widened(features, plan):
