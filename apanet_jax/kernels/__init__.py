@@ -1,6 +1,20 @@
-"""Device kernels that need nothing but jax."""
+"""Device kernels that need nothing but jax and numpy."""
 
+from apanet_jax.kernels.estimator import KMeans
+from apanet_jax.kernels.initial import initial_centres
 from apanet_jax.kernels.kmeans import KMeansResult, kmeans
-from apanet_jax.kernels.pooling import expand, masked_average
+from apanet_jax.kernels.lloyd import assign, cluster_sums, lloyd
+from apanet_jax.kernels.pooling import cluster_average, expand, masked_average
 
-__all__ = ["KMeansResult", "expand", "kmeans", "masked_average"]
+__all__ = [
+    "KMeans",
+    "KMeansResult",
+    "assign",
+    "cluster_average",
+    "cluster_sums",
+    "expand",
+    "initial_centres",
+    "kmeans",
+    "lloyd",
+    "masked_average",
+]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from apanet_jax.kernels.kmeans import kmeans
-from apanet_jax.kernels.pooling import masked_average
+from apanet_jax.kernels.pooling import cluster_average, masked_average
 from apanet_jax.models.comparison import ConvComparison
 from apanet_jax.models.feature_enrichment import PASCAL_BINS, FeatureEnrichment
 from apanet_jax.models.initializers import bias_init, kernel_init
@@ -245,18 +245,20 @@ class APANet(nn.Module):
         """
         batch, height, width, channels = features.shape
         foreground = _at_size(query_label == 1, (height, width))[..., None]
-        background = _at_size(query_label == 0, (height, width))[..., None]
-        masks = jax.nn.one_hot(clusters, self.num_clusters)
-        prototypes, areas = masked_average(
+        background = _at_size(query_label == 0, (height, width))
+        prototypes, areas = cluster_average(
             features.reshape(batch, height * width, channels),
-            (masks * background).reshape(batch, height * width, self.num_clusters),
+            clusters.reshape(batch, height * width),
+            background.reshape(batch, height * width),
+            self.num_clusters,
             epsilon=AREA_EPSILON,
         )
         chosen = jax.random.categorical(
             self.make_rng("cluster"), jnp.where(areas > 0, 0.0, -jnp.inf), axis=-1
         )
         negative = jax.nn.one_hot(chosen, self.num_clusters)[:, None, None]
-        assignment = jnp.where(foreground >= 0.5, negative, masks)
+        own = jax.nn.one_hot(clusters, self.num_clusters)
+        assignment = jnp.where(foreground >= 0.5, negative, own)
         return prototypes, assignment, (areas > 0).any(-1).astype(jnp.float32)
 
 

@@ -1,7 +1,6 @@
 """Cosine k-means against a slow NumPy transcription, and its edge cases."""
 
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances_argmin
 
 from apanet_jax.kernels import kmeans
+from apanet_jax.kernels.lloyd import ACCELERATOR, CPU, Plan, lloyd, unit
 
 
 def slow_kmeans(features, centres, rounds, weights):
@@ -51,16 +51,30 @@ def test_agrees_with_a_slow_transcription(shape, rounds):
         np.testing.assert_allclose(result.inertia, inertia, rtol=1e-4, atol=1e-4)
 
 
-def test_several_blocks_give_what_one_gives(monkeypatch):
-    module = importlib.import_module("apanet_jax.kernels.kmeans")
-    features = random_features(0, 2, 101, 8)
-    whole = kmeans(features, 3, key=jax.random.key(0))
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 400)
-    jax.clear_caches()
-    parts = kmeans(features, 3, key=jax.random.key(0))
-    jax.clear_caches()
-    np.testing.assert_array_equal(whole.assignment, parts.assignment)
-    np.testing.assert_allclose(whole.centres, parts.centres, atol=1e-5)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_every_plan_gives_the_same(dtype, metric):
+    features = jnp.asarray(random_features(0, 2, 101, 8), dtype)
+    weights = np.random.default_rng(1).random((2, 101)).astype(np.float32)
+    centres = unit(random_features(2, 2, 5, 8))
+    plans = {
+        "whole": Plan(),
+        "blocks": Plan(similarity_bytes=400),
+        "wider": Plan(widen_bytes=1 << 20, widths=((5, 8),)),
+        "converted by the block": Plan(similarity_bytes=400, widen_bytes=1),
+        "scattered": Plan(scatter_above=2),
+        "scattered blocks": Plan(similarity_bytes=400, scatter_above=2),
+        "cpu": CPU,
+        "accelerator": ACCELERATOR,
+    }
+    results = {
+        name: lloyd(features, weights, centres, rounds=3, metric=metric, plan=plan)
+        for name, plan in plans.items()
+    }
+    for name, result in results.items():
+        np.testing.assert_array_equal(result.assignment, results["whole"].assignment, name)
+        np.testing.assert_allclose(result.centres, results["whole"].centres, atol=2e-5)
+        np.testing.assert_allclose(result.inertia, results["whole"].inertia, rtol=1e-4)
 
 
 def test_an_assignment_step_agrees_with_scikit_learn():

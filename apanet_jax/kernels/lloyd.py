@@ -1,0 +1,284 @@
+"""Lloyd's rounds for a batch of feature maps: the part of k-means that reads the features.
+
+How often the features are read decides the speed. Nothing of size positions x clusters x channels
+is ever built, and nothing normalised is stored: each position's inverse norm stands in a vector of
+its own. Where the similarities `[batch, positions, clusters]` of all positions are small, a round
+is two matrix products over the features as they lie; where they are not, positions go through in
+blocks, and a block is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apanet_jax.kernels.precision import einsum, joined, split
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+Metric = Literal["cosine", "euclidean"]
+
+_TINY = 1e-6
+
+
+class Plan(NamedTuple):
+    """How a kind of device wants the work cut; every number was measured, none changes a result.
+
+    Attributes:
+      similarity_bytes: how large the similarities of a block of positions may be.
+      widen_bytes: up to how many bytes in float32 low-precision features are converted once for
+        all rounds. Beyond, or with 0, they are read as they are.
+      scatter_above: from how many clusters on sums are scattered instead of multiplied.
+      widths: numbers of centres that a matrix product is slow for, and the next faster ones.
+    """
+
+    similarity_bytes: int = 256 << 20
+    widen_bytes: int = 0
+    scatter_above: int | None = None
+    widths: tuple[tuple[int, int], ...] = ()
+
+
+# On a GPU a scatter adds in any order, and the same input would not give the same bits.
+ACCELERATOR = Plan()
+CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)))
+_WIDENED_BLOCK_BYTES = 4 << 20
+
+
+class Rounds(NamedTuple):
+    """What a number of rounds led to.
+
+    Attributes:
+      assignment: the cluster of each position, 0 to clusters - 1, nearest to `centres`.
+      centres: float32.
+      inertia: the sum over positions of weight times distance: 1 - cosine, or squared Euclidean.
+      rounds: how many were made.
+    """
+
+    assignment: Int[Array, "batch positions"]
+    centres: Float[Array, "batch clusters channels"]
+    inertia: Float[Array, " batch"]
+    rounds: Int[Array, ""]
+
+
+def lloyd(
+    features: Float[Array, "batch positions channels"],
+    weights: Float[Array, "batch positions"],
+    centres: Float[Array, "batch clusters channels"],
+    *,
+    rounds: int,
+    metric: Metric = "cosine",
+    tolerance: Float[Array, ""] | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+    plan: Plan = ACCELERATOR,
+) -> Rounds:
+    """Makes rounds of k-means from given centres; the last assignment also gives the inertia.
+
+    A round assigns each position x to the centre c with the largest <x, c> / |x| (cosine; centres
+    are unit vectors) or <x, c> - |c|^2 / 2 (Euclidean), of equals the first, and moves each centre
+    to the mean of weight times x / |x|, made a unit vector, or of weight times x. A centre that no
+    weighted position joined, or whose positions cancel out, stays.
+
+    Args:
+      features: float32 or bfloat16; sums are in float32.
+      weights: at least 0.
+      centres: to start from; unit vectors where the metric is the cosine.
+      rounds: to make, or with a tolerance at most.
+      metric: "cosine" or "euclidean".
+      tolerance: stop where the squared movement of all centres of every picture is at most this.
+        None: all rounds are made.
+      axis_name: mesh axes that the positions are spread over, inside `jax.shard_map`.
+      plan: how to cut the work.
+    """
+    features = widen(features, plan)
+    scale = inverse_norm(features) if metric == "cosine" else jnp.ones(weights.shape, jnp.float32)
+
+    def move(centres):
+        sums, mass = cluster_sums(features, weights, centres, scale=scale, metric=metric, plan=plan)
+        if axis_name is not None:
+            sums, mass = jax.lax.psum((sums, mass), axis_name)
+        mean = sums / jnp.where(mass > 0, mass, 1.0)[..., None]
+        if metric == "euclidean":
+            return jnp.where(mass[..., None] > 0, mean, centres)
+        length = jnp.sqrt(jnp.sum(jnp.square(mean), -1, keepdims=True))
+        return jnp.where(length <= _TINY, centres, mean / length)
+
+    if tolerance is None:
+        made = jnp.int32(rounds)
+        centres, _ = jax.lax.scan(lambda c, _: (move(c), None), centres, None, length=rounds)
+    else:
+
+        def step(state):
+            made, _, centres = state
+            moved = move(centres)
+            return made + 1, jnp.sum(jnp.square(moved - centres), (-2, -1)).max(), moved
+
+        made, _, centres = jax.lax.while_loop(
+            lambda s: (s[0] < rounds) & ~(s[1] <= tolerance),
+            step,
+            (jnp.int32(0), jnp.float32(jnp.inf), centres),
+        )
+    assignment, similarity = assign(features, centres, scale=scale, metric=metric, plan=plan)
+    if metric == "cosine":
+        distance = 1.0 - similarity
+    else:
+        squares = jnp.sum(jnp.square(features.astype(jnp.float32)), -1)
+        distance = jnp.maximum(squares - 2.0 * similarity, 0.0)
+    inertia = jnp.sum(jnp.where(weights > 0, weights * distance, 0.0), -1)
+    if axis_name is not None:
+        inertia = jax.lax.psum(inertia, axis_name)
+    return Rounds(assignment, centres, inertia, made)
+
+
+def assign(
+    features: Float[Array, "batch positions channels"],
+    centres: Float[Array, "batch clusters channels"],
+    *,
+    scale: Float[Array, "batch positions"] | None = None,
+    metric: Metric = "cosine",
+    plan: Plan = ACCELERATOR,
+) -> tuple[Int[Array, "batch positions"], Float[Array, "batch positions"]]:
+    """Returns the nearest centre of each position, of equals the first, and how similar it is.
+
+    Args:
+      features: float32 or bfloat16.
+      centres: unit vectors where the metric is the cosine.
+      scale: inverse norms of the positions, if they are known already.
+      metric: the similarity is the cosine, or <x, c> - |c|^2 / 2.
+      plan: how to cut the work.
+    """
+    if scale is None:
+        shape = features.shape[:-1]
+        scale = inverse_norm(features) if metric == "cosine" else jnp.ones(shape, jnp.float32)
+
+    def add(found, start, _, features, scale):
+        nearest, largest = _nearest(features, scale, centres, metric, plan)
+        if nearest.shape == found[0].shape:
+            return nearest, largest
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(whole, part, start, 1)
+            for whole, part in zip(found, (nearest, largest), strict=True)
+        )
+
+    empty = jnp.zeros(scale.shape, jnp.int32), jnp.zeros(scale.shape, jnp.float32)
+    return _fold_blocks(add, empty, _block(features, centres.shape[1], plan), features, scale)
+
+
+def cluster_sums(
+    features: Float[Array, "batch positions channels"],
+    weights: Float[Array, "batch positions"],
+    centres: Float[Array, "batch clusters channels"],
+    *,
+    scale: Float[Array, "batch positions"],
+    metric: Metric = "cosine",
+    plan: Plan = ACCELERATOR,
+) -> tuple[Float[Array, "batch clusters channels"], Float[Array, "batch clusters"]]:
+    """Returns each cluster's sum of weight times scale times feature, and its sum of weights.
+
+    Positions join the cluster that `assign` finds; those of scale 0 have no weight.
+    """
+    batch, clusters, channels = centres.shape
+
+    def add(total, _, fresh, features, scale, weights):
+        features = _widened(features, plan)
+        nearest, _ = _nearest(features, scale, centres, metric, plan)
+        weights = jnp.where(fresh, weights, 0.0)
+        mass = jnp.where(scale != 0, weights, 0.0)
+        if plan.scatter_above is not None and clusters > plan.scatter_above:
+            picture = jnp.arange(batch)[:, None]
+            scaled = features.astype(jnp.float32) * (weights * scale)[..., None]
+            sums = jnp.zeros_like(centres).at[picture, nearest].add(scaled)
+            masses = jnp.zeros((batch, clusters)).at[picture, nearest].add(mass)
+        else:
+            member = nearest[..., None] == jnp.arange(clusters)
+            masses = jnp.sum(member * mass[..., None], 1)
+            parts = split(member * (weights * scale)[..., None], features.dtype, axis=2)
+            sums = joined(einsum("bpk,bpc->bkc", parts, features), clusters, axis=1)
+        return total[0] + sums, total[1] + masses
+
+    nothing = jnp.zeros((batch, clusters, channels)), jnp.zeros((batch, clusters))
+    block = _block(features, clusters, plan)
+    return _fold_blocks(add, nothing, block, features, scale, weights)
+
+
+def widen(
+    features: Float[Array, "batch positions channels"], plan: Plan
+) -> Float[Array, "batch positions channels"]:
+    """Returns the features in float32 where the plan wants one conversion for all rounds."""
+    if 4 * features.size <= plan.widen_bytes:
+        return features.astype(jnp.float32)
+    return features
+
+
+def inverse_norm(x: Float[Array, "*batch channels"]) -> Float[Array, "*batch"]:
+    """Returns 1 / |x|, and 0 for zero vectors; exact for norms between 1e-18 and 1e19."""
+    squares = jnp.sum(jnp.square(x.astype(jnp.float32)), -1)
+    return jnp.where(squares > 0, jax.lax.rsqrt(jnp.maximum(squares, jnp.float32(1e-37))), 0.0)
+
+
+def unit(x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+    """Returns x / |x| in float32, and zeros for zero vectors."""
+    x = x.astype(jnp.float32)
+    return x * inverse_norm(x)[..., None]
+
+
+def similarities(
+    features: Float[Array, "batch positions channels"],
+    vectors: Float[Array, "batch clusters channels"],
+) -> Float[Array, "batch positions clusters"]:
+    """Returns <features, vectors> in float32, whatever the features' type.
+
+    Features of low precision are not converted: the vectors are split into two parts of that
+    precision, whose sum is theirs to 16 bits.
+    """
+    clusters = vectors.shape[1]
+    parts = split(vectors, features.dtype, axis=1)
+    return joined(einsum("bpc,bkc->bpk", features, parts), clusters, axis=-1)
+
+
+def _nearest(features, scale, centres, metric, plan):
+    clusters = centres.shape[1]
+    width = dict(plan.widths).get(clusters, clusters)
+    wider = jnp.pad(centres, ((0, 0), (0, width - clusters), (0, 0)))
+    similarity = similarities(_widened(features, plan), wider)[..., :clusters]
+    if metric == "cosine":
+        similarity = similarity * scale[..., None]
+    else:
+        similarity = similarity - 0.5 * jnp.sum(jnp.square(centres), -1)[:, None]
+    return jnp.argmax(similarity, -1).astype(jnp.int32), jnp.max(similarity, -1)
+
+
+def _widened(features, plan):
+    return features.astype(jnp.float32) if plan.widen_bytes else features
+
+
+def _block(features, clusters, plan) -> int:
+    """Positions that go through together; the blocks are of nearly equal size."""
+    batch, positions, channels = features.shape
+    blocks = -(-4 * batch * positions * clusters // plan.similarity_bytes)
+    if plan.widen_bytes and features.dtype != jnp.float32:
+        blocks = max(blocks, 4 * batch * positions * channels // _WIDENED_BLOCK_BYTES)
+    return -(-positions // min(blocks, positions))
+
+
+def _fold_blocks(
+    function: Callable[..., Any], carry: Any, size: int, *arrays: Float[Array, "batch positions *_"]
+) -> Any:
+    """Folds `function(carry, start, fresh, *parts)` over blocks of `size` positions.
+
+    The last block overlaps the one before rather than being padded: `fresh` says which of its
+    positions were not seen before.
+    """
+    positions = arrays[0].shape[1]
+    if size >= positions:
+        return function(carry, 0, True, *arrays)
+
+    def body(number, carry):
+        start = jnp.minimum(number * size, positions - size)
+        parts = [jax.lax.dynamic_slice_in_dim(x, start, size, 1) for x in arrays]
+        return function(carry, start, start + jnp.arange(size) >= number * size, *parts)
+
+    return jax.lax.fori_loop(0, -(-positions // size), body, carry)
