@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import itertools
 import operator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from apanet_jax import settings
@@ -39,7 +42,10 @@ from apanet_jax.data.loader import (
 )
 from apanet_jax.data.records import Records, open_records
 from apanet_jax.data.transforms import Augmentation
+from apanet_jax.engine import FeatureStore, TestFeatures, count_episodes_once
 from apanet_jax.errors import UserError
+from apanet_jax.evaluate import count_episodes, make_count
+from apanet_jax.metrics import EpisodeCounts
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network, Parameters
@@ -47,6 +53,9 @@ from apanet_jax.train_step import data_mesh, replicated
 from apanet_jax.weights import load, pfenet
 
 _LABEL_BUCKET = 32
+
+_EMBEDDED: dict[str, Any] = {}
+"""The test features of this process, with their identity: at most one, for they are large."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +152,63 @@ class Run:
                 load_evaluation_episode, split, draw, config.image_size, side
             )
         return _batches(load_episode, episodes, config.evaluation.batch_size, 0, config)
+
+    def count_episodes(
+        self, parameters: Parameters, shot: int, episodes: int
+    ) -> tuple[EpisodeCounts, Int[np.ndarray, " episodes"]]:
+        """Returns the counts and classes of a head's first `episodes` test episodes.
+
+        Args:
+          parameters: of the head.
+          shot: supports.
+          episodes: how many.
+        """
+        config, description = self.config.evaluation, f"evaluating {shot}-shot"
+        if config.embed_once and not self.config.features.keep:
+            split, features = self.records.split("val"), self._test_features()
+            # All shots at once: a picture may be a query for one and a support for another.
+            planned = {
+                each: list(map(self.draw_test(each), range(episodes)))
+                for each in {*self.test_shots, shot}
+            }
+            features.embed(itertools.chain(*planned.values()))
+            return count_episodes_once(
+                features,
+                self.network,
+                parameters,
+                self.mesh,
+                split,
+                planned[shot],
+                label_side=_label_side(split.sizes),
+                batch_size=config.batch_size,
+                description=description,
+            )
+        count = make_count(self.network, parameters, self.backbone_parameters, self.mesh)
+        with self.evaluation_batches(shot, episodes) as batches:
+            return count_episodes(count, batches, episodes=episodes, description=description)
+
+    def _test_features(self) -> TestFeatures:
+        """Returns what is embedded of the test pictures: one for all runs of like features."""
+        head = self.network.head
+        identity = (
+            f"{self._features_identity()} {self.network.masked_support} {head.priors} "
+            f"{head.stretch_prior}"
+        )
+        if _EMBEDDED.get("identity") != identity:
+            _EMBEDDED.clear()
+            place = Path(self.config.features.directory) if self.config.features.directory else None
+            features = TestFeatures(
+                self.network,
+                self.backbone_parameters,
+                self.mesh,
+                self.records.split("val"),
+                size=self.config.image_size,
+                batch_size=self.config.evaluation.batch_size,
+                workers=self.config.workers,
+                store=FeatureStore(self.config.evaluation.memory_gigabytes * 1e9, place),
+            )
+            _EMBEDDED.update(identity=identity, features=features)
+        return _EMBEDDED["features"]
 
     def kept_training_features(self) -> KeptFeatures:
         """Returns the kept views of the training pictures, which are embedded first if need be."""

@@ -234,6 +234,8 @@ _RULES = {
     "evaluation.episodes": _number(1),
     "evaluation.seed": _number(0, 2**31 - 1),
     "evaluation.batch_size": _number(1),
+    "evaluation.embed_once": _switch(),
+    "evaluation.memory_gigabytes": _number(0),
     "evaluation.every": _number(0),
     "evaluation.validation_episodes": _number(1),
     "evaluation.pictures": _number(0),

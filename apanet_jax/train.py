@@ -13,7 +13,6 @@ from apanet_jax.checkpoint import Checkpoints
 from apanet_jax.data.episode_files import write_episodes
 from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.errors import UserError
-from apanet_jax.evaluate import count_episodes, make_count
 from apanet_jax.metrics import EpisodeCounts, Scores, SummedCounts
 from apanet_jax.models.network import Parameters
 from apanet_jax.reporting import MetricsLog, write_json
@@ -118,7 +117,7 @@ def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
     results = []
     for head in trained_heads(run, workdir):
         for shot in run.test_shots:
-            counts, class_id = _count(run, head.parameters, shot, run.test_count)
+            counts, class_id = run.count_episodes(head.parameters, shot, run.test_count)
             results.append(_result(run, head, shot, _scores(run, counts, class_id)))
             if run.config.evaluation.write_episodes:
                 draw = run.draw_test(shot)
@@ -131,17 +130,7 @@ def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
 
 def evaluate_parameters(run: Run, parameters: Parameters, shot: int, episodes: int) -> Scores:
     """Returns the scores of a head on the first `episodes` test episodes with `shot` supports."""
-    return _scores(run, *_count(run, parameters, shot, episodes))
-
-
-def _count(
-    run: Run, parameters: Parameters, shot: int, episodes: int
-) -> tuple[EpisodeCounts, np.ndarray]:
-    count = make_count(run.network, parameters, run.backbone_parameters, run.mesh)
-    with run.evaluation_batches(shot, episodes) as batches:
-        return count_episodes(
-            count, batches, episodes=episodes, description=f"evaluating {shot}-shot"
-        )
+    return _scores(run, *run.count_episodes(parameters, shot, episodes))
 
 
 def _scores(run: Run, counts: EpisodeCounts, class_id: np.ndarray) -> Scores:

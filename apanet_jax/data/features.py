@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -105,8 +105,11 @@ def _training_view(
     return {"image": image, "label": label}
 
 
-def _test_view(split: RecordSplit, size: int, index: int) -> dict[str, np.ndarray]:
-    picture = split[index]
+def load_test_view(
+    split: RecordSplit, size: int, pictures: Sequence[int], index: int
+) -> dict[str, np.ndarray]:
+    """Returns the `index`-th of some pictures as it is tested: image and label with class ids."""
+    picture = split[pictures[index]]
     image, label = fit_square(picture["image"], picture["label"], size)
     return {"image": image, "label": label}
 
@@ -140,7 +143,7 @@ def keep_test_features(
     workers: int,
 ) -> KeptFeatures:
     """Keeps the test view of each picture of `split` (see `keep_features`)."""
-    load = functools.partial(_test_view, split, size)
+    load = functools.partial(load_test_view, split, size, range(len(split)))
     identity = f"{identity} test {size}"
     return keep_features(embed, load, len(split), 1, maps, directory, identity, workers)
 

@@ -5,7 +5,7 @@ parameter that is trained. Equation numbers are the paper's. Whoever makes the c
 "intermediates" mutable finds the reduced query features and the prototype in there.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.kernels.pooling import cluster_average, masked_average
-from apanet_jax.models.comparison import ConvComparison
+from apanet_jax.models.comparison import Compared, ConvComparison
 from apanet_jax.models.feature_enrichment import PASCAL_BINS, FeatureEnrichment
 from apanet_jax.models.initializers import bias_init, kernel_init
 from apanet_jax.models.prior import prior_mask
@@ -114,7 +114,18 @@ class APANet(nn.Module):
         """Whether the head looks at high-level features at all."""
         return "high" in (*self.priors, self.cluster_features)
 
-    @nn.compact
+    def setup(self):
+        self.reduce_support = Reduction(self.channels, self.reduction_bias, self.unit_features)
+        if not self.shared_reduction:
+            self.reduce_query = Reduction(self.channels, self.reduction_bias, self.unit_features)
+        shared = (self.channels, len(self.priors), self.comparison_dropout)
+        self.comparison_module = (
+            FeatureEnrichment(*shared, self.pyramid_bins, name="comparison")
+            if self.comparison == "fem"
+            else ConvComparison(*shared, name="comparison")
+        )
+        self.drop = nn.Dropout(self.reduction_dropout, broadcast_dims=(-3, -2))
+
     def __call__(
         self,
         query: PictureFeatures,
@@ -134,44 +145,29 @@ class APANet(nn.Module):
             given and `num_clusters` is above 0, and pyramid levels have logits only where it is.
           train: whether channels are dropped. Training needs the keys "dropout" and "cluster".
         """
-        reduce_support = self._reduction("reduce_support", query.middle.shape[-1])
-        reduce_query = (
-            reduce_support
-            if self.shared_reduction
-            else self._reduction("reduce_query", query.middle.shape[-1])
-        )
-        drop = nn.Dropout(self.reduction_dropout, broadcast_dims=(-3, -2), deterministic=not train)
-        compare = self._comparison()
-
         size = query.middle.shape[1:3]
-        foreground = _at_size(support_labels == 1, size)
-        prototype = _prototype(drop(reduce_support(support.middle)), foreground)
+        foreground = at_size(support_labels == 1, size)
+        prototype = self.prototypes(support.middle, foreground, train=train).mean(1)
         prior = self._prior_masks(query, support, foreground)
-        reduced = drop(reduce_query(query.middle))
-        self.sow("intermediates", "reduced_query", reduced)
+        encoded = self.encode_query(query.middle, train=train)
         self.sow("intermediates", "prototype", prototype)
-        encoded = compare.encode_query(reduced)
-        everywhere = jnp.ones((*prior.shape[:3], 1))
-        scaled = self.prior_scale * prior
         labelled = query_label is not None
-        specific = compare(
-            encoded, prototype[:, None], everywhere, scaled, levels=labelled, train=train
-        )
+        specific = self.compare(encoded, prototype, prior, levels=labelled, train=train)
         if not labelled or not self.num_clusters:
             return Outputs(specific.logits, prior, levels=specific.levels)
 
         clusters = self._clusters(
-            getattr(query, self.cluster_features), _at_size(query_label != IGNORE, size)
+            getattr(query, self.cluster_features), at_size(query_label != IGNORE, size)
         )
-        prototypes, assignment, valid = self._expansion(
-            drop(reduce_support(query.middle)), clusters, query_label
-        )
+        reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
+        prototypes, assignment, valid = self._expansion(reduced, clusters, query_label)
+        scaled = self.prior_scale * prior
         opposite = {
             "complement": self.prior_scale - scaled,
             "same": scaled,
             "zeros": jnp.zeros_like(prior),
         }
-        agnostic = compare(
+        agnostic = self.comparison_module(
             encoded,
             prototypes,
             assignment,
@@ -189,29 +185,65 @@ class APANet(nn.Module):
             agnostic.levels,
         )
 
-    def _comparison(self) -> ConvComparison | FeatureEnrichment:
-        shared = (self.channels, len(self.priors), self.comparison_dropout)
-        if self.comparison == "fem":
-            return FeatureEnrichment(*shared, self.pyramid_bins, name="comparison")
-        return ConvComparison(*shared, name="comparison")
+    def prototypes(
+        self,
+        middle: Float[Array, "batch shot height width channels"],
+        foreground: Float[Array, "batch shot height width"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch shot reduced"]:
+        """Returns the prototype of each support (Eq. 1): its foreground's average.
 
-    def _reduction(self, name: str, inputs: int):
-        dense = nn.Dense(
-            self.channels,
-            use_bias=self.reduction_bias,
-            kernel_init=kernel_init,
-            bias_init=bias_init(inputs),
-            name=name,
+        Args:
+          middle: features of the supports.
+          foreground: where the class is, at the features' size.
+          train: whether channels are dropped.
+        """
+        batch, shot, height, width, _ = middle.shape
+        features = self.drop(self.reduce_support(middle), deterministic=not train)
+        pooled, _ = masked_average(
+            features.reshape(batch, shot, height * width, self.channels),
+            foreground.reshape(batch, shot, height * width, 1),
+            epsilon=AREA_EPSILON,
         )
+        return pooled[:, :, 0]
 
-        def reduce(features):
-            features = features.astype(jnp.float32)
-            if self.unit_features:
-                mean_square = jnp.mean(jnp.square(features), -1, keepdims=True)
-                features = features * jax.lax.rsqrt(mean_square + FEATURE_EPSILON)
-            return nn.relu(dense(features))
+    def encode_query(
+        self, middle: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Any:
+        """Returns the part of the comparison that the queries' features alone make up."""
+        reduce = self.reduce_support if self.shared_reduction else self.reduce_query
+        reduced = self.drop(reduce(middle), deterministic=not train)
+        self.sow("intermediates", "reduced_query", reduced)
+        return self.comparison_module.encode_query(reduced)
 
-        return reduce
+    def compare(
+        self,
+        encoded: Any,
+        prototype: Float[Array, "batch reduced"],
+        prior: Float[Array, "batch height width priors"],
+        *,
+        levels: bool = False,
+        train: bool = False,
+    ) -> Compared:
+        """Compares queries with one prototype each (Eq. 2, 3), as inference does.
+
+        Args:
+          encoded: what `encode_query` returned.
+          prototype: the mean over the shots.
+          prior: the prior masks, the mean over the shots.
+          levels: whether a pyramid's levels give logits too.
+          train: whether channels are dropped.
+        """
+        everywhere = jnp.ones((*prior.shape[:3], 1))
+        return self.comparison_module(
+            encoded,
+            prototype[:, None],
+            everywhere,
+            self.prior_scale * prior,
+            levels=levels,
+            train=train,
+        )
 
     def _prior_masks(self, query, support, foreground) -> Float[Array, "batch height width priors"]:
         if not self.priors:
@@ -244,8 +276,8 @@ class APANet(nn.Module):
         picture the prototype of one non-empty cluster, drawn at random.
         """
         batch, height, width, channels = features.shape
-        foreground = _at_size(query_label == 1, (height, width))[..., None]
-        background = _at_size(query_label == 0, (height, width))
+        foreground = at_size(query_label == 1, (height, width))[..., None]
+        background = at_size(query_label == 0, (height, width))
         prototypes, areas = cluster_average(
             features.reshape(batch, height * width, channels),
             clusters.reshape(batch, height * width),
@@ -262,16 +294,34 @@ class APANet(nn.Module):
         return prototypes, assignment, (areas > 0).any(-1).astype(jnp.float32)
 
 
-def _at_size(mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+class Reduction(nn.Module):
+    """A 1x1 convolution and ReLU: the features that prototypes and comparison are made of.
+
+    Attributes:
+      channels: that come out.
+      bias: whether there is one.
+      unit_features: see `APANet`.
+    """
+
+    channels: int
+    bias: bool
+    unit_features: bool
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "*batch height width channels"]
+    ) -> Float[Array, "*batch height width reduced"]:
+        features = features.astype(jnp.float32)
+        if self.unit_features:
+            mean_square = jnp.mean(jnp.square(features), -1, keepdims=True)
+            features = features * jax.lax.rsqrt(mean_square + FEATURE_EPSILON)
+        inputs = features.shape[-1]
+        reduced = features @ self.param("kernel", kernel_init, (inputs, self.channels))
+        if self.bias:
+            reduced += self.param("bias", bias_init(inputs), (self.channels,))
+        return nn.relu(reduced)
+
+
+def at_size(mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+    """Resizes masks to the features' size (bilinear, aligned corners)."""
     return resize_bilinear(mask.astype(jnp.float32)[..., None], size)[..., 0]
-
-
-def _prototype(features, foreground) -> Float[Array, "batch channels"]:
-    """Masked average pooling of each support (Eq. 1), averaged over the shots."""
-    batch, shot, height, width, channels = features.shape
-    pooled, _ = masked_average(
-        features.reshape(batch, shot, height * width, channels),
-        foreground.reshape(batch, shot, height * width, 1),
-        epsilon=AREA_EPSILON,
-    )
-    return pooled[:, :, 0].mean(1)

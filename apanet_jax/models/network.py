@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from apanet_jax.models.apanet import APANet, Outputs, PictureFeatures
-from apanet_jax.models.backbones import middle
+from apanet_jax.models.backbones import Features, middle
 from apanet_jax.models.resize import resize_bilinear
 
 Batch = Mapping[str, Array]
@@ -32,14 +32,19 @@ class Network:
     head: APANet
     masked_support: bool = True
 
+    def features(
+        self, parameters: Parameters, images: UInt8[Array, "batch height width 3"]
+    ) -> Features:
+        """Returns what the backbone says of pictures (RGB, 0 to 255), without gradients."""
+        return jax.lax.stop_gradient(self.backbone.apply({"params": parameters}, images))
+
     def embed(
         self, parameters: Parameters, images: UInt8[Array, "batch height width 3"]
     ) -> PictureFeatures:
         """Returns the features of pictures (RGB, 0 to 255)."""
-        features = self.backbone.apply({"params": parameters}, images)
-        return jax.lax.stop_gradient(
-            PictureFeatures(middle(features), features.block5 if self.head.needs_high else None)
-        )
+        features = self.features(parameters, images)
+        high = features.block5 if self.head.needs_high else None
+        return PictureFeatures(middle(features), high)
 
     def embed_episode(
         self, parameters: Parameters, batch: Batch
@@ -56,10 +61,7 @@ class Network:
                 PictureFeatures(batch["support_middle"], batch.get("support_high")),
             )
         query, support = batch["query_image"], batch["support_images"]
-        features = self.backbone.apply(
-            {"params": parameters}, jnp.concatenate([query, _flat(support)])
-        )
-        features = jax.lax.stop_gradient(features)
+        features = self.features(parameters, jnp.concatenate([query, _flat(support)]))
         count = query.shape[0]
         middles = middle(features)
         middles = middles[:count], middles[count:].reshape(*support.shape[:2], *middles.shape[1:])
@@ -67,7 +69,7 @@ class Network:
             return PictureFeatures(middles[0], None), PictureFeatures(middles[1], None)
         high = features.block5[count:]
         if self.masked_support:
-            high = self._masked_last_block(
+            high = self.masked_last_block(
                 parameters, features.block4[count:], _flat(batch["support_labels"], keep=2)
             )
         high = high.reshape(*support.shape[:2], *high.shape[1:])
@@ -107,7 +109,13 @@ class Network:
             **training,
         )
 
-    def _masked_last_block(self, parameters, block4, labels) -> Float[Array, "n h w c"]:
+    def masked_last_block(
+        self,
+        parameters: Parameters,
+        block4: Float[Array, "n height width channels"],
+        labels: UInt8[Array, "n H W"],
+    ) -> Float[Array, "n height width high_channels"]:
+        """Returns supports' high features, of what lies under their masks alone."""
         mask = (labels == 1).astype(jnp.float32)[..., None]
         mask = resize_bilinear(mask, block4.shape[1:3]).astype(block4.dtype)
         high = self.backbone.apply(

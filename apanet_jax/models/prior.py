@@ -36,17 +36,27 @@ def prior_mask(
 
     def one_shot(shot):
         features, mask = shot
-        similarity = largest_cosine(
-            positions, features.reshape(batch, -1, channels), mask.reshape(batch, -1)
-        )
-        if not stretch:
-            return similarity
-        low = similarity.min(-1, keepdims=True)
-        high = similarity.max(-1, keepdims=True)
-        return (similarity - low) / (high - low + EPSILON)
+        flat = features.reshape(batch, -1, channels), mask.reshape(batch, -1)
+        return shot_prior(positions, *flat, stretch=stretch)
 
     shots = jax.lax.map(one_shot, (jnp.swapaxes(support, 0, 1), jnp.swapaxes(foreground, 0, 1)))
     return shots.mean(0).reshape(batch, height, width)
+
+
+def shot_prior(
+    query: Float[Array, "*batch positions channels"],
+    support: Float[Array, "*batch support_positions channels"],
+    foreground: Float[Array, "*batch support_positions"],
+    *,
+    stretch: bool = True,
+) -> Float[Array, "*batch positions"]:
+    """Returns the prior mask by one support: see `prior_mask`, whose average it goes into."""
+    similarity = largest_cosine(query, support, foreground)
+    if not stretch:
+        return similarity
+    low = similarity.min(-1, keepdims=True)
+    high = similarity.max(-1, keepdims=True)
+    return (similarity - low) / (high - low + EPSILON)
 
 
 def largest_cosine(

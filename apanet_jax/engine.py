@@ -1,0 +1,359 @@
+"""Evaluation that embeds once: the counts of the straightforward path, at a fraction of its work.
+
+A fold's test pictures are few and its backbone is frozen, yet thousands of episodes would each
+embed a query and its supports anew. Here all episodes are planned first. Each picture passes the
+backbone once, each support's last block once for each class that it supports, and each prior mask
+of a query and a support is computed once, over the support's foreground alone. What remains of an
+episode is the comparison. Everything but that is the same for every head, number of shots, seed
+and fold, so they share it.
+"""
+
+import functools
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from apanet_jax.data.episodes import Episode
+from apanet_jax.data.features import load_test_view
+from apanet_jax.data.loader import batches, scoring_label
+from apanet_jax.data.records import RecordSplit
+from apanet_jax.data.transforms import binary_label
+from apanet_jax.errors import UserError
+from apanet_jax.evaluate import score
+from apanet_jax.metrics import EpisodeCounts
+from apanet_jax.models.apanet import APANet, at_size
+from apanet_jax.models.network import Network, Parameters
+from apanet_jax.models.prior import shot_prior
+from apanet_jax.train_step import batch_sharding, replicated
+
+Arrays = dict[str, np.ndarray]
+
+_FEWEST_POSITIONS = 64
+
+
+class FeatureStore:
+    """Arrays by key: in memory up to a budget, what comes later in files of a temporary folder."""
+
+    def __init__(self, memory_bytes: float, directory: Path | None = None):
+        """Starts empty.
+
+        Args:
+          memory_bytes: the budget.
+          directory: where the temporary folder is made; None: the system's place.
+        """
+        self._left, self._place = memory_bytes, directory
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._held: dict[Any, Arrays | list[str]] = {}
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._held
+
+    def put(self, key: Any, arrays: Arrays) -> None:
+        """Keeps arrays under a key.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        size = sum(array.nbytes for array in arrays.values())
+        if size <= self._left:
+            self._left -= size
+            self._held[key] = arrays
+            return
+        try:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="features-", dir=self._place)
+            for name, array in arrays.items():
+                np.save(self._path(key, name), array)
+        except OSError as error:
+            raise UserError(
+                f"features could not be kept on disk: {error.strerror or error}; free some space, "
+                "name another place with features.directory, raise evaluation.memory_gigabytes, or "
+                "pass evaluation.embed_once=False"
+            ) from None
+        self._held[key] = list(arrays)
+
+    def get(self, key: Any) -> Arrays:
+        """Returns what was kept; of a file only what is looked at is read."""
+        held = self._held[key]
+        if isinstance(held, dict):
+            return held
+        return {name: np.load(self._path(key, name), mmap_mode="r") for name in held}
+
+    def _path(self, key: Any, name: str) -> Path:
+        return Path(self._folder.name) / ("_".join(map(str, key)) + f"_{name}.npy")
+
+
+class TestFeatures:
+    """What the heads need to know of test pictures; each is embedded when first asked for."""
+
+    # Not a test case, whatever pytest thinks of its name.
+    __test__ = False
+
+    def __init__(
+        self,
+        network: Network,
+        backbone_parameters: Parameters,
+        mesh: Mesh,
+        split: RecordSplit,
+        *,
+        size: int,
+        batch_size: int,
+        workers: int,
+        store: FeatureStore,
+    ):
+        """Embeds nothing yet.
+
+        Args:
+          network: whose backbone embeds; of its head only `priors` matters here.
+          backbone_parameters: of the backbone.
+          mesh: the devices that batches are spread over.
+          split: the pictures.
+          size: side of the square that pictures are fitted into.
+          batch_size: pictures that pass the backbone together.
+          workers: processes that load pictures.
+          store: where features are kept.
+        """
+        self._network, self._parameters, self._split = network, backbone_parameters, split
+        self._size, self._batch_size, self._workers = size, batch_size, workers
+        self._store = store
+        self._priors: dict[tuple[int, int, int], np.ndarray] = {}
+        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+        features = jax.eval_shape(network.features, backbone_parameters, image)
+        self._block4_channels = features.block4.shape[-1]
+        spread, whole = batch_sharding(mesh), replicated(mesh)
+        self._embed = jax.jit(network.embed, in_shardings=(whole, spread), out_shardings=spread)
+        self._last_block = jax.jit(
+            network.masked_last_block, in_shardings=(whole, spread, spread), out_shardings=spread
+        )
+
+    def embed(self, episodes: Iterable[Episode]) -> None:
+        """Embeds what the episodes need and is not there yet."""
+        missing: dict[int, set[tuple]] = {}
+        for episode in episodes:
+            keys = [("picture", episode.query)]
+            keys += [("support", support, episode.class_id) for support in episode.supports]
+            for key in keys:
+                if key not in self._store:
+                    missing.setdefault(key[1], set()).add(key)
+        wanted = sorted(missing)
+        if not wanted:
+            return
+        load = functools.partial(load_test_view, self._split, self._size, wanted)
+        with (
+            batches(
+                load, count=len(wanted), batch_size=self._batch_size, workers=self._workers
+            ) as loaded,
+            tqdm(
+                total=len(wanted), unit="picture", desc="embedding", leave=False, disable=None
+            ) as progress,
+        ):
+            first = 0
+            for batch in loaded:
+                count = int(batch["valid"].sum())
+                pictures = wanted[first : first + count]
+                self._keep_pictures(pictures, batch["image"])
+                roles = [key for picture in pictures for key in sorted(missing[picture])]
+                pairs = [key[1:] for key in roles if key[0] == "support"]
+                labels = dict(zip(pictures, batch["label"], strict=False))
+                for start in range(0, len(pairs), self._batch_size):
+                    self._keep_supports(pairs[start : start + self._batch_size], labels)
+                first += count
+                progress.update(count)
+
+    def _keep_pictures(self, pictures: Sequence[int], images: np.ndarray) -> None:
+        """Embeds those that were not embedded for another role before."""
+        if all(("picture", picture) in self._store for picture in pictures):
+            return
+        features = jax.device_get(self._embed(self._parameters, images))
+        for row, picture in enumerate(pictures):
+            if ("picture", picture) not in self._store:
+                present = {name: x[row] for name, x in features._asdict().items() if x is not None}
+                self._store.put(("picture", picture), present)
+
+    def _keep_supports(
+        self, pairs: Sequence[tuple[int, int]], labels: dict[int, np.ndarray]
+    ) -> None:
+        """Keeps where supports show a class, and the features there that prior masks look at."""
+        filled = [*pairs, *[pairs[-1]] * (self._batch_size - len(pairs))]
+        given = np.stack([binary_label(labels[picture], class_id) for picture, class_id in filled])
+        of_pictures = [self._store.get(("picture", picture)) for picture, _ in filled]
+        middle = np.stack([features["middle"] for features in of_pictures])
+        seen = {"middle": middle}
+        if "high" in self._network.head.priors:
+            if self._network.masked_support:
+                block4 = middle[..., : self._block4_channels]
+                seen["high"] = self._last_block(self._parameters, block4, given)
+            else:
+                seen["high"] = np.stack([features["high"] for features in of_pictures])
+        foreground = np.asarray(at_size(given == 1, middle.shape[1:3]))
+        seen = {name: np.asarray(seen[name]) for name in self._network.head.priors}
+        for number, (picture, class_id) in enumerate(pairs):
+            inside = foreground[number] > 0
+            kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
+            kept["foreground"] = foreground[number]
+            self._store.put(("support", picture, class_id), kept)
+
+    def middle(self, picture: int) -> np.ndarray:
+        """Returns a picture's middle features `[h, w, c]`."""
+        return self._store.get(("picture", picture))["middle"]
+
+    def foreground(self, support: int, class_id: int) -> np.ndarray:
+        """Returns where a support shows the class, `[h, w]` at the features' size."""
+        return self._store.get(("support", support, class_id))["foreground"]
+
+    def prior(self, query: int, support: int, class_id: int) -> np.ndarray:
+        """Returns the prior masks `[h, w, p]` of a query by one support."""
+        key = query, support, class_id
+        if key not in self._priors:
+            of_query = self._store.get(("picture", query))
+            of_support = self._store.get(("support", support, class_id))
+            count = int((of_support["foreground"] > 0).sum())
+            height, width = of_support["foreground"].shape
+            head = self._network.head
+            maps = [
+                _pair_prior(of_query[name], of_support[name], count, stretch=head.stretch_prior)
+                for name in head.priors
+            ]
+            self._priors[key] = np.zeros((height, width, len(maps)), np.float32)
+            for number, flat in enumerate(maps):
+                self._priors[key][..., number] = np.asarray(flat).reshape(height, width)
+        return self._priors[key]
+
+
+def count_episodes_once(
+    features: TestFeatures,
+    network: Network,
+    parameters: Parameters,
+    mesh: Mesh,
+    split: RecordSplit,
+    episodes: Sequence[Episode],
+    *,
+    label_side: int,
+    batch_size: int,
+    description: str = "evaluating",
+) -> tuple[EpisodeCounts, np.ndarray]:
+    """Returns the counts and the class of every episode, in their order.
+
+    Args:
+      features: of the pictures; what is missing is embedded.
+      network: whose head is evaluated.
+      parameters: of the head.
+      mesh: the devices that batches are spread over.
+      split: the pictures, for their labels.
+      episodes: all with the same number of supports.
+      label_side: side of the square that original labels are put into.
+      batch_size: episodes that are compared together.
+      description: what the progress bar says.
+    """
+    features.embed(episodes)
+    head = _Head(network.head, parameters, features)
+    compare = _compiled_comparison(network.head, mesh)
+    # By class and query, so that what was just looked at is looked at again.
+    order = sorted(range(len(episodes)), key=lambda i: (episodes[i].class_id, episodes[i].query))
+    found: list[Any] = []
+    with tqdm(
+        total=len(order), unit="episode", desc=description, leave=False, disable=None
+    ) as progress:
+        for start in range(0, len(order), batch_size):
+            chunk = [episodes[i] for i in order[start : start + batch_size]]
+            filled = chunk + chunk[-1:] * (batch_size - len(chunk))
+            arrays = [head.inputs(episode) for episode in filled]
+            labels = [_label(split, e.query, e.class_id, label_side) for e in filled]
+            inputs = (
+                jax.tree.map(lambda *x: jnp.concatenate(x), *(a[0] for a in arrays)),
+                jnp.stack([a[1] for a in arrays]),
+                np.stack([a[2] for a in arrays]),
+                np.stack([label["original_label"] for label in labels]),
+                np.stack([label["original_side"] for label in labels]),
+            )
+            counts = compare(parameters, *jax.device_put(inputs, batch_sharding(mesh)))
+            found.append((counts, len(chunk)))
+            progress.update(len(chunk))
+    ordered = [
+        np.concatenate([np.asarray(getattr(counts, name))[:n] for counts, n in found])
+        for name in EpisodeCounts._fields
+    ]
+    back = np.argsort(order)
+    class_id = np.array([episode.class_id for episode in episodes], np.int32)
+    return EpisodeCounts(*(array[back] for array in ordered)), class_id
+
+
+class _Head:
+    """One head's view of queries and supports, each computed once."""
+
+    def __init__(self, head: APANet, parameters: Parameters, features: TestFeatures):
+        self._features, self._parameters = features, parameters
+        self._encode, self._pool = _compiled_parts(head)
+        self._encoded: tuple[int, Any] | None = None
+        self._prototypes: dict[tuple[int, int], np.ndarray] = {}
+
+    def inputs(self, episode: Episode) -> tuple[Any, jax.Array, np.ndarray]:
+        """Returns an episode's encoded query, its prototype and its prior masks."""
+        query, class_id = episode.query, episode.class_id
+        if self._encoded is None or self._encoded[0] != query:
+            middle = np.asarray(self._features.middle(query))
+            self._encoded = query, self._encode(self._parameters, middle[None])
+        prototypes = [self._prototype(support, class_id) for support in episode.supports]
+        priors = [self._features.prior(query, support, class_id) for support in episode.supports]
+        return self._encoded[1], jnp.mean(jnp.stack(prototypes), 0), np.mean(priors, 0)
+
+    def _prototype(self, support: int, class_id: int) -> jax.Array:
+        key = support, class_id
+        if key not in self._prototypes:
+            middle = np.asarray(self._features.middle(support))
+            foreground = self._features.foreground(support, class_id)
+            self._prototypes[key] = self._pool(self._parameters, middle, foreground)
+        return self._prototypes[key]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_parts(head: APANet):
+    def encode(parameters, middle):
+        return head.apply({"params": parameters}, middle, method="encode_query")
+
+    def pool(parameters, middle, foreground):
+        return head.apply(
+            {"params": parameters}, middle[None, None], foreground[None, None], method="prototypes"
+        )[0, 0]
+
+    return jax.jit(encode), jax.jit(pool)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_comparison(head: APANet, mesh: Mesh):
+    def compare(parameters, encoded, prototype, prior, label, side):
+        logits = head.apply(
+            {"params": parameters}, encoded, prototype, prior, method="compare"
+        ).logits
+        return score(logits[..., 1] - logits[..., 0], label, side)
+
+    whole, spread = replicated(mesh), batch_sharding(mesh)
+    return jax.jit(compare, in_shardings=(whole, *[spread] * 5), out_shardings=spread)
+
+
+@functools.partial(jax.jit, static_argnames="stretch")
+def _pair_prior(query, support, count, stretch):
+    """Returns the prior mask `[positions]` of one query by the first `count` support positions."""
+    foreground = (jnp.arange(len(support)) < count).astype(jnp.float32)
+    return shot_prior(query.reshape(-1, query.shape[-1]), support, foreground, stretch=stretch)
+
+
+def _padded(positions: np.ndarray, most: int) -> np.ndarray:
+    """Fills up with zeros to a power of two, so that few shapes are compiled."""
+    size = _FEWEST_POSITIONS
+    while size < len(positions):
+        size *= 2
+    size = max(min(size, most), len(positions))
+    return np.pad(positions, ((0, size - len(positions)), (0, 0)))
+
+
+@functools.lru_cache(maxsize=16)
+def _label(split: RecordSplit, query: int, class_id: int, side: int) -> Arrays:
+    return scoring_label(binary_label(split[query]["label"], class_id), side)
