@@ -127,11 +127,7 @@ class TestFeatures:
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
         features = jax.eval_shape(network.features, backbone_parameters, image)
         self._block4_channels = features.block4.shape[-1]
-        spread, whole = batch_sharding(mesh), replicated(mesh)
-        self._embed = jax.jit(network.embed, in_shardings=(whole, spread), out_shardings=spread)
-        self._last_block = jax.jit(
-            network.masked_last_block, in_shardings=(whole, spread, spread), out_shardings=spread
-        )
+        self._embed, self._last_block = _compiled_backbone(network, mesh)
 
     def embed(self, episodes: Iterable[Episode]) -> None:
         """Embeds what the episodes need and is not there yet."""
@@ -311,6 +307,17 @@ class _Head:
             foreground = self._features.foreground(support, class_id)
             self._prototypes[key] = self._pool(self._parameters, middle, foreground)
         return self._prototypes[key]
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled_backbone(network: Network, mesh: Mesh):
+    spread, whole = batch_sharding(mesh), replicated(mesh)
+    return (
+        jax.jit(network.embed, in_shardings=(whole, spread), out_shardings=spread),
+        jax.jit(
+            network.masked_last_block, in_shardings=(whole, spread, spread), out_shardings=spread
+        ),
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -343,6 +343,11 @@ def make_network(config: ConfigDict) -> Network:
     return Network(backbone, head, masked_support=model.masked_support)
 
 
+def forget_test_features() -> None:
+    """Frees what this process has embedded of test pictures."""
+    _EMBEDDED.clear()
+
+
 def augmentation(config: ConfigDict) -> Augmentation:
     """Returns the transforms of training pictures that the config describes."""
     given = config.augmentation.to_dict()

@@ -94,7 +94,7 @@ def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
         return original(split, size, pictures, index)
 
     monkeypatch.setattr(engine, "load_test_view", noted)
-    monkeypatch.setitem(runs._EMBEDDED, "identity", None)
+    runs.forget_test_features()
     for seed in (0, 1):
         for shot in (1, 3):
             run.count_episodes(head_of(run, seed), shot, EPISODES)
@@ -118,11 +118,10 @@ def test_what_memory_has_no_room_for_is_read_from_disk(tmp_path):
     assert ("picture", 3) in store and ("picture", 4) not in store
 
 
-def test_counts_do_not_depend_on_the_memory(prepared, tmp_path, monkeypatch):
-    identity = runs._EMBEDDED
+def test_counts_do_not_depend_on_the_memory(prepared, tmp_path):
     found = []
     for memory in ("8.0", "0.0"):
-        monkeypatch.setitem(identity, "identity", None)
+        runs.forget_test_features()
         run = run_of(prepared, f"{MASKED},memory_gigabytes={memory},directory={tmp_path}")
         found.append(run.count_episodes(head_of(run), 3, EPISODES)[0])
     np.testing.assert_array_equal(found[0].union, found[1].union)
