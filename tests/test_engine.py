@@ -118,6 +118,7 @@ def test_what_memory_has_no_room_for_is_read_from_disk(tmp_path):
     assert ("picture", 3) in store and ("picture", 4) not in store
 
 
+@pytest.mark.slow
 def test_counts_do_not_depend_on_the_memory(prepared, tmp_path):
     found = []
     for memory in ("8.0", "0.0"):
