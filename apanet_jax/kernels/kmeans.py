@@ -60,7 +60,7 @@ def kmeans(
     Args:
       features: float32 or bfloat16, of any length; other types are converted to float32.
       num_clusters: at least 1, at most the number of positions.
-      rounds: how many, at least 0; there is no early stop.
+      rounds: how many, at least 0. On a CPU, those that would change nothing are left out.
       weights: at least 0; a position of weight 0 gets a cluster but has no say. None: all 1.
       init: where the centres start. "farthest": a random position of positive weight (without a
         key the one closest to the mean direction), then again and again the one farthest from the
@@ -125,7 +125,9 @@ def _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread)
             centres = initial_centres(
                 features, weights, keys, num_clusters=num_clusters, init=init, plan=plan
             )
-        rounds_ = functools.partial(lloyd, rounds=rounds, plan=plan)
+        # A device that waits for no host is slowed down by looking whether anything still moves.
+        still = jnp.float32(0) if plan is CPU else None
+        rounds_ = functools.partial(lloyd, rounds=rounds, tolerance=still, plan=plan)
         return (rounds_ if spread is None else _spread(rounds_, *spread))(
             features, weights, centres
         )

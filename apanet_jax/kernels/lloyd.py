@@ -9,6 +9,7 @@ blocks, and a block is read once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -34,17 +35,21 @@ class Plan(NamedTuple):
         all rounds. Beyond, or with 0, they are read as they are.
       scatter_above: from how many clusters on sums are scattered instead of multiplied.
       widths: numbers of centres that a matrix product is slow for, and the next faster ones.
+      cache_bytes: pictures of up to this size in float32 are done one after the other, all rounds
+        of one before the next, so that they stay in the cache. Not where there are several CPU
+        devices, which the batch may be spread over.
     """
 
     similarity_bytes: int = 256 << 20
     widen_bytes: int = 0
     scatter_above: int | None = None
     widths: tuple[tuple[int, int], ...] = ()
+    cache_bytes: int = 0
 
 
 # On a GPU a scatter adds in any order, and the same input would not give the same bits.
 ACCELERATOR = Plan()
-CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)))
+CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)), 8 << 20)
 _WIDENED_BLOCK_BYTES = 4 << 20
 
 
@@ -88,12 +93,22 @@ def lloyd(
       centres: to start from; unit vectors where the metric is the cosine.
       rounds: to make, or with a tolerance at most.
       metric: "cosine" or "euclidean".
-      tolerance: stop where the squared movement of all centres of every picture is at most this.
-        None: all rounds are made.
+      tolerance: stop where the squared movement of all centres of every picture is at most this; 0
+        spares rounds that would change nothing. None: all rounds are made.
       axis_name: mesh axes that the positions are spread over, inside `jax.shard_map`.
       plan: how to cut the work.
     """
     features = widen(features, plan)
+    batch, positions, channels = features.shape
+    if batch > 1 and 4 * positions * channels <= plan.cache_bytes and jax.device_count("cpu") == 1:
+        make = functools.partial(
+            lloyd, rounds=rounds, metric=metric, tolerance=tolerance, plan=plan
+        )
+        found = jax.lax.map(
+            lambda picture: make(*(x[None] for x in picture)), (features, weights, centres)
+        )
+        parts = (x[:, 0] for x in found[:3])
+        return Rounds(*parts, found.rounds.max())
     scale = inverse_norm(features) if metric == "cosine" else jnp.ones(weights.shape, jnp.float32)
 
     def move(centres):
