@@ -18,7 +18,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.preprocessing import normalize
 
 from apanet_jax.kernels import kmeans
-from apanet_jax.kernels.lloyd import Plan, lloyd, unit
+from apanet_jax.kernels.lloyd import CPU, Plan, lloyd, unit
 
 
 def slow_kmeans(features, centres, rounds, weights):
@@ -70,6 +70,8 @@ def test_every_plan_gives_the_same(dtype, metric):
         "wider": Plan(widen_bytes=1 << 20, widths=((5, 8),)),
         "converted by the block": Plan(similarity_bytes=400, widen_bytes=1),
         "scattered": Plan(scatter_above=2),
+        "told": Plan(tell_moved=0.9),
+        "one by one": Plan(cache_bytes=1 << 20, tell_moved=0.9),
         "scattered blocks": Plan(similarity_bytes=400, scatter_above=2),
     }
     run = jax.jit(functools.partial(lloyd, rounds=3, metric=metric), static_argnames="plan")
@@ -150,6 +152,18 @@ def test_vmap_jit_and_a_spread_batch_agree():
         np.testing.assert_allclose(result.centres, expected.centres, atol=1e-5)
 
 
+def test_vmap_over_keys_and_over_centres():
+    features, centres = random_features(0, 25, 4), random_features(1, 5, 3, 4)
+    keys = jax.random.split(jax.random.key(0), 5)
+    starts = jax.vmap(lambda c: kmeans(features, 3, init=c))(centres)
+    draws = jax.vmap(lambda k: kmeans(features, 3, init="random", key=k))(keys)
+    for i in range(5):
+        one = kmeans(features, 3, init=centres[i])
+        np.testing.assert_array_equal(starts.assignment[i], one.assignment)
+        one = kmeans(features, 3, init="random", key=keys[i])
+        np.testing.assert_array_equal(draws.assignment[i], one.assignment)
+
+
 def test_bfloat16_features_lose_nothing_on_the_way():
     features, centres = random_features(0, 400, 16), random_features(1, 3, 16)
     low = jnp.asarray(features, jnp.bfloat16)
@@ -198,7 +212,9 @@ def test_rounds_of_scikit_learn_with_unit_centres_make_the_same_assignments():
 
 @jax.jit
 def _four_rounds(features, centres):
-    return kmeans(features, 3, rounds=4, init=centres)
+    ones = jnp.ones((1, len(features)))
+    found = lloyd(features[None], ones, centres[None], rounds=4, plan=CPU)
+    return jax.tree.map(lambda x: x[0] if x.ndim else x, found)
 
 
 def test_many_clusters_agree_with_a_slow_transcription():
@@ -210,6 +226,24 @@ def test_many_clusters_agree_with_a_slow_transcription():
     np.testing.assert_array_equal(result.assignment, assignment)
     np.testing.assert_allclose(result.centres, expected, atol=1e-4)
     np.testing.assert_allclose(result.inertia, inertia, rtol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6))
+def test_telling_sums_who_moved_is_as_good_as_summing(seed):
+    rng = np.random.default_rng(seed)
+    features = random_features(seed, 3, 80, 4)
+    # Weights over eight orders of magnitude: what rounding leaves of a heavy one drowns light ones.
+    weights = (10.0 ** rng.uniform(-6, 2, (3, 80))).astype(np.float32)
+    centres = unit(random_features(seed + 1, 3, 6, 4))
+    told, summed = (_to_rest(features, weights, centres, plan) for plan in (CPU, Plan()))
+    np.testing.assert_array_equal(told.assignment, summed.assignment)
+    np.testing.assert_allclose(told.centres, summed.centres, atol=1e-4)
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _to_rest(features, weights, centres, plan):
+    return lloyd(features, weights, centres, rounds=50, tolerance=jnp.float32(0), plan=plan)
 
 
 def test_lloyd_stops_where_the_centres_hardly_move():
