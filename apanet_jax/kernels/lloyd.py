@@ -36,8 +36,6 @@ class Plan(NamedTuple):
         all rounds. Beyond, or with 0, they are read as they are.
       scatter_above: from how many clusters on sums are scattered instead of multiplied.
       widths: numbers of centres that a matrix product is slow for, and the next faster ones.
-      cache_bytes: pictures of up to this size in float32 are done one after the other, all rounds
-        of one before the next, so that they stay in the cache.
       tell_moved: up to which share of the positions may have changed their cluster for the sums to
         be told of each, rather than made anew.
     """
@@ -46,25 +44,24 @@ class Plan(NamedTuple):
     widen_bytes: int = 0
     scatter_above: int | None = None
     widths: tuple[tuple[int, int], ...] = ()
-    cache_bytes: int = 0
     tell_moved: float = 0.0
 
 
 # On a GPU a scatter adds in any order, and the same input would not give the same bits.
 ACCELERATOR = Plan()
-CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)), 8 << 20, 0.2)
+CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)), 0.2)
 _WIDENED_BLOCK_BYTES = 4 << 20
 
 
 def cpu_plan() -> Plan:
     """Returns the plan for the CPUs that there are.
 
-    Taking pictures or positions one by one is for a single device: where the batch is spread over
-    several, each would need the others'.
+    Taking positions one by one is for a single device: where the batch is spread over several, each
+    would need the others'.
     """
     if jax.device_count("cpu") == 1:
         return CPU
-    return CPU._replace(cache_bytes=0, tell_moved=0.0)
+    return CPU._replace(tell_moved=0.0)
 
 
 class _State(NamedTuple):
@@ -137,16 +134,6 @@ def lloyd(
       plan: how to cut the work.
     """
     features = widen(features, plan)
-    batch, positions, channels = features.shape
-    if batch > 1 and 4 * positions * channels <= plan.cache_bytes:
-        make = functools.partial(
-            lloyd, rounds=rounds, metric=metric, tolerance=tolerance, plan=plan
-        )
-        found = jax.lax.map(
-            lambda picture: make(*(x[None] for x in picture)), (features, weights, centres)
-        )
-        parts = (x[:, 0] for x in found[:3])
-        return Rounds(*parts, found.rounds.max())
     scale = inverse_norm(features) if metric == "cosine" else jnp.ones(weights.shape, jnp.float32)
 
     clusters = centres.shape[1]

@@ -71,7 +71,6 @@ def test_every_plan_gives_the_same(dtype, metric):
         "converted by the block": Plan(similarity_bytes=400, widen_bytes=1),
         "scattered": Plan(scatter_above=2),
         "told": Plan(tell_moved=0.9),
-        "one by one": Plan(cache_bytes=1 << 20, tell_moved=0.9),
         "scattered blocks": Plan(similarity_bytes=400, scatter_above=2),
     }
     run = jax.jit(functools.partial(lloyd, rounds=3, metric=metric), static_argnames="plan")
