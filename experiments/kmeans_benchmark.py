@@ -10,6 +10,7 @@ positions of 1 - cosine to the closest, of the first repetition's data.
 
 `bytes_per_second` is what reading the features once a round, and once for the last assignment,
 would move; `read_bytes_per_second` is the best of several plain reads and copies of the same array.
+`memory_bytes` is what our first call took beyond its input.
 Peers are installed by requirements-dev.txt, except flash-kmeans, which needs a GPU; those that
 are not there are listed as missing. One that took longer than --patience seconds for a shape is
 left out of the following ones, and listed.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import io
 import json
@@ -26,6 +28,7 @@ import os
 import platform
 import statistics
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -44,6 +47,8 @@ from apanet_jax.errors import UserError, main_guard
 from apanet_jax.kernels import kmeans
 
 OURS = "apanet_jax"
+# Length of the directions that the data lies around, beside noise of 1 along each axis.
+STRENGTH = 3.0
 
 
 class Shape(NamedTuple):
@@ -61,7 +66,8 @@ def _paper(batch: int, channels: int) -> list[Shape]:
 
 
 SHAPES = {
-    "paper": [s for channels in (512, 2048) for b in (4, 8) for s in _paper(b, channels)],
+    "paper2048": [s for batch in (4, 8) for s in _paper(batch, 2048)],
+    "paper512": [s for batch in (4, 8) for s in _paper(batch, 512)],
     "quickstart": [Shape(8, 625, 152, 3), Shape(8, 625, 320, 3)],
     "big": [Shape(1, 100_000, 256, 256)],
     "bigger": [Shape(1, 1_000_000, 512, 1024)],
@@ -261,7 +267,7 @@ def ours(device: str) -> Peer:
     """This package: normalises by itself, and returns assignment and inertia too."""
 
     def prepare(features, centres, rounds, seeds):
-        x, start = jax.device_put(features), jax.device_put(centres)
+        x, start = jax.block_until_ready(jax.device_put((features, centres)))
 
         def run():
             result = kmeans(x, start.shape[1], rounds=rounds, init=start)
@@ -284,17 +290,8 @@ def available(names: list[str], device: str) -> tuple[dict[str, Peer], dict[str,
 
 
 def draw(shape: Shape, repetition: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Returns unit vectors around as many directions as clusters, initial centres, their seeds.
-
-    The directions are weak: most positions lie between them, as in feature maps.
-    """
-    rng = np.random.default_rng([*shape, repetition])
-    features = rng.standard_normal(shape[:3], np.float32)
-    directions = rng.standard_normal((shape.batch, shape.clusters, shape.channels), np.float32)
-    strength = np.float32(0.15)
-    for picture, towards in zip(features, directions, strict=True):
-        picture += strength * towards[rng.integers(0, shape.clusters, shape.positions)]
-        picture /= np.linalg.norm(picture, axis=-1, keepdims=True)
+    """Returns unit vectors, initial centres, and the seed that drew each picture's centres."""
+    features = _features(*shape[:3], repetition)
     seeds = [1000 * repetition + picture for picture in range(shape.batch)]
     centres = np.stack(
         [
@@ -303,6 +300,20 @@ def draw(shape: Shape, repetition: int) -> tuple[np.ndarray, np.ndarray, list[in
         ]
     )
     return features, centres, seeds
+
+
+# Shapes that differ in their clusters alone share their data; the largest is 236 MB.
+@functools.lru_cache(maxsize=6)
+def _features(batch, positions, channels, repetition) -> np.ndarray:
+    """Returns unit vectors around four directions, so weakly that centres still move at the end."""
+    rng = np.random.default_rng([batch, positions, channels, repetition])
+    features = rng.standard_normal((batch, positions, channels), np.float32)
+    directions = rng.standard_normal((batch, 4, channels), np.float32)
+    directions *= np.float32(STRENGTH / np.sqrt(channels))
+    for picture, towards in zip(features, directions, strict=True):
+        picture += towards[rng.integers(0, 4, positions)]
+        picture /= np.linalg.norm(picture, axis=-1, keepdims=True)
+    return features
 
 
 def inertia(features: np.ndarray, centres: Any) -> float:
@@ -316,9 +327,41 @@ def inertia(features: np.ndarray, centres: Any) -> float:
     return total
 
 
+class Memory:
+    """Counts what a block of code takes beyond what was there: `bytes`, sampled every 5 ms.
+
+    On a CPU it is the process's resident memory, with what compiling takes; on a GPU the peak that
+    the device tells, which only ever grows.
+    """
+
+    def __enter__(self) -> Memory:
+        self._before = self._peak = self._now()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._thread.join()
+        self.bytes = max(0, max(self._peak, self._now("peak_bytes_in_use")) - self._before)
+
+    def _watch(self):
+        while not self._done.wait(0.005):
+            self._peak = max(self._peak, self._now())
+
+    @staticmethod
+    def _now(what: str = "bytes_in_use") -> int:
+        stats = jax.devices()[0].memory_stats()
+        if stats:
+            return stats[what]
+        pages = Path("/proc/self/statm")
+        return int(pages.read_text().split()[1]) * 4096 if pages.exists() else 0
+
+
 def bandwidth(features: np.ndarray) -> float:
     """Returns the most bytes a second that a plain read, or copy, of the features moves."""
-    x = jax.device_put(features)
+    x = jax.block_until_ready(jax.device_put(features))
     vector = jnp.ones(x.shape[-1])
     attempts = (
         (jax.jit(jnp.sum), 1),
@@ -348,23 +391,26 @@ def measure(
     first: dict[str, float] = {}
     reached: dict[str, float] = {}
     failed: dict[str, str] = {}
+    memory = 0
     for repetition in range(repetitions + 1):
         data = draw(shape, repetition)
         if repetition == 0:
             possible = bandwidth(data[0])
         for name, peer in peers.items():
-            if name in failed or (repetition > 1 and times[name] and times[name][0] > patience):
+            if name in failed or (repetition > 0 and first[name] > patience):
                 continue
             try:
                 run = peer.prepare(*data[:2], rounds, data[2])
                 # OpenMP's threads keep a core busy for a while after the one before.
                 time.sleep(0.05)
-                start = time.perf_counter()
-                centres = run()
-                seconds = time.perf_counter() - start
-            except (RuntimeError, MemoryError, AttributeError, ValueError) as error:
+                with Memory() if (name, repetition) == (OURS, 0) else contextlib.nullcontext() as m:
+                    start = time.perf_counter()
+                    centres = run()
+                    seconds = time.perf_counter() - start
+            except Exception as error:
                 failed[name] = f"{type(error).__name__}: {error}".split("\n")[0]
                 continue
+            memory = memory if m is None else m.bytes
             if repetition == 0:
                 first[name], reached[name] = seconds, inertia(data[0], centres)
                 # A run that long holds no compilation worth telling apart: it counts.
@@ -388,7 +434,7 @@ def measure(
             "inertia": reached[name],
             "bytes_per_second": moved / median,
             "read_bytes_per_second": possible,
-        }
+        } | ({"memory_bytes": memory} if name == OURS else {})
         rows.append(row | ({"note": peer.note} if peer.note else {}))
         say(
             f"{str(tuple(shape)):28} {name:20} {median:9.4f} s"
@@ -587,7 +633,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what jax finds")
     parser.add_argument("--shapes", default="all", help=f"all, or some of {','.join(SHAPES)}")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--patience", type=float, default=5.0, help="seconds (5)")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.repetitions < 1:
@@ -599,7 +645,9 @@ def main() -> None:
         device = {"cpu": "cpu"}.get(jax.default_backend(), "gpu")
     except RuntimeError as error:
         raise UserError(f"--device={arguments.device}: jax finds none: {error}") from None
-    groups = ["paper", "quickstart", "big"] + (["bigger"] if device == "gpu" else [])
+    groups = ["paper2048", "paper512", "quickstart", "big"] + (
+        ["bigger"] if device == "gpu" else []
+    )
     shapes = [s for g in _chosen(arguments.shapes, SHAPES, "--shapes", groups) for s in SHAPES[g]]
     peers, missing = available(_chosen(arguments.peers, PEERS, "--peers", list(PEERS)), device)
     for name, reason in missing.items():

@@ -13,10 +13,10 @@ import numpy as np
 from apanet_jax.kernels.initial import INITS, Init, initial_centres
 from apanet_jax.kernels.lloyd import (
     ACCELERATOR,
-    CPU,
     Metric,
     assign,
     cluster_sums,
+    cpu_plan,
     inverse_norm,
     lloyd,
     unit,
@@ -210,7 +210,7 @@ def _by_platform(function, *operands):
     """Calls `function(plan, *operands)` with the plan of the platform it is compiled for."""
     return jax.lax.platform_dependent(
         *operands,
-        cpu=functools.partial(function, CPU),
+        cpu=functools.partial(function, cpu_plan()),
         default=functools.partial(function, ACCELERATOR),
     )
 
@@ -238,9 +238,9 @@ def _moments(features, weights, metric="euclidean"):
     def run(plan, features, weights):
         cosine = metric == "cosine"
         scale = inverse_norm(features) if cosine else jnp.ones_like(weights)
-        nowhere = jnp.zeros((1, 1, features.shape[-1]), jnp.float32)
-        sums, mass = cluster_sums(features, weights, nowhere, scale=scale, plan=plan)
-        mass = jnp.maximum(mass[0, 0], 1e-30)
+        everywhere = jnp.zeros(weights.shape, jnp.int32)
+        sums = cluster_sums(features, weights, everywhere, num_clusters=1, scale=scale, plan=plan)
+        mass = jnp.maximum(jnp.sum(jnp.where(scale != 0, weights, 0.0)), 1e-30)
         mean = sums[0, 0] / mass
         squares = 1.0
         if not cosine:

@@ -73,10 +73,9 @@ def initial_centres(
 
     draw = jax.vmap(jax.random.categorical)
     if keys is None:
-        anything = jnp.zeros((features.shape[0], 1, features.shape[2]), jnp.float32)
-        sums, mass = cluster_sums(
-            features, weights, anything, scale=scale, metric=metric, plan=plan
-        )
+        everywhere = jnp.zeros(weights.shape, jnp.int32)
+        sums = cluster_sums(features, weights, everywhere, num_clusters=1, scale=scale, plan=plan)
+        mass = jnp.sum(weights, -1, keepdims=True)
         mean = sums[:, 0] / jnp.where(mass > 0, mass, 1.0)
         first = jnp.argmin(distance(unit(mean) if cosine else mean) - allowed, -1)
     else:

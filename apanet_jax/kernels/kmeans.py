@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import checkify
 
 from apanet_jax.kernels.initial import INITS, Init, initial_centres
-from apanet_jax.kernels.lloyd import ACCELERATOR, CPU, Rounds, lloyd, unit, widen
+from apanet_jax.kernels.lloyd import ACCELERATOR, Rounds, cpu_plan, lloyd, unit, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -60,7 +60,7 @@ def kmeans(
     Args:
       features: float32 or bfloat16, of any length; other types are converted to float32.
       num_clusters: at least 1, at most the number of positions.
-      rounds: how many, at least 0; there is no early stop.
+      rounds: how many, at least 0. On a CPU, those that would change nothing are left out.
       weights: at least 0; a position of weight 0 gets a cluster but has no say. None: all 1.
       init: where the centres start. "farthest": a random position of positive weight (without a
         key the one closest to the mean direction), then again and again the one farthest from the
@@ -119,25 +119,24 @@ def _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread)
     if init == "given":
         centres = unit(jax.lax.stop_gradient(centres).reshape(count, num_clusters, channels))
 
-    def run(plan, features, weights, centres, keys):
+    def run(plan, tolerance, features, weights, centres, keys):
         features = widen(features, plan)
         if init != "given":
             centres = initial_centres(
                 features, weights, keys, num_clusters=num_clusters, init=init, plan=plan
             )
-        rounds_ = functools.partial(lloyd, rounds=rounds, plan=plan)
-        return (rounds_ if spread is None else _spread(rounds_, *spread))(
-            features, weights, centres
-        )
+        make = functools.partial(lloyd, rounds=rounds, tolerance=tolerance, plan=plan)
+        if spread is not None:
+            make = _spread(make, *spread)
+        return make(features, weights, centres)[:3]
 
-    result = jax.lax.platform_dependent(
-        flat,
-        flat_weights,
-        centres,
-        keys,
-        cpu=functools.partial(run, CPU),
-        default=functools.partial(run, ACCELERATOR),
+    # An accelerator would have to be waited for, to see whether anything still moves.
+    on_cpu = functools.partial(run, cpu_plan(), np.float32(0))
+    elsewhere = functools.partial(run, ACCELERATOR, None)
+    by_platform = _merging_vmap(
+        functools.partial(jax.lax.platform_dependent, cpu=on_cpu, default=elsewhere)
     )
+    result = KMeansResult(*by_platform(flat, flat_weights, centres, keys))
     checkify.debug_check(
         jnp.isfinite(result.inertia).all(), "features or weights hold NaN or infinity"
     )
@@ -159,6 +158,26 @@ def _positions_axes(features) -> tuple | None:
     if axes[features.ndim - 2] is None:
         return None
     return sharding.mesh, axes[0] if features.ndim == 3 else None, axes[features.ndim - 2]
+
+
+def _merging_vmap(function):
+    """Has `jax.vmap` lengthen the leading axis of all operands, instead of adding one of its own.
+
+    What is done picture by picture stays so, and what looks at the whole batch does it once.
+    """
+    function = jax.custom_batching.custom_vmap(function)
+
+    @function.def_vmap
+    def _(size, mapped, *operands):
+        def merge(x, is_mapped):
+            x = x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        results = function(*jax.tree.map(merge, operands, tuple(mapped)))
+        results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
+        return results, jax.tree.map(lambda x: True, results)
+
+    return function
 
 
 def _spread(rounds, mesh, batch, positions):

@@ -2,13 +2,15 @@
 
 How often the features are read decides the speed. Nothing of size positions x clusters x channels
 is ever built, and nothing normalised is stored: each position's inverse norm stands in a vector of
-its own. Where the similarities `[batch, positions, clusters]` of all positions are small, a round
-is two matrix products over the features as they lie; where they are not, positions go through in
-blocks, and a block is read once.
+its own. A round is two matrix products over the features as they lie, one that assigns and one that
+sums; where the similarities `[batch, positions, clusters]` are large, positions go through in
+blocks. On a CPU the second product is seldom needed: few positions change their cluster in a round,
+and the sums are told of those alone.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -34,18 +36,56 @@ class Plan(NamedTuple):
         all rounds. Beyond, or with 0, they are read as they are.
       scatter_above: from how many clusters on sums are scattered instead of multiplied.
       widths: numbers of centres that a matrix product is slow for, and the next faster ones.
+      tell_moved: up to which share of the positions may have changed their cluster for the sums to
+        be told of each, rather than made anew.
     """
 
     similarity_bytes: int = 256 << 20
     widen_bytes: int = 0
     scatter_above: int | None = None
     widths: tuple[tuple[int, int], ...] = ()
+    tell_moved: float = 0.0
 
 
 # On a GPU a scatter adds in any order, and the same input would not give the same bits.
 ACCELERATOR = Plan()
-CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)))
+CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)), 0.2)
 _WIDENED_BLOCK_BYTES = 4 << 20
+
+
+def cpu_plan() -> Plan:
+    """Returns the plan for the CPUs that there are.
+
+    Taking positions one by one is for a single device: where the batch is spread over several, each
+    would need the others'.
+    """
+    if jax.device_count("cpu") == 1:
+        return CPU
+    return CPU._replace(tell_moved=0.0)
+
+
+class _State(NamedTuple):
+    """What a round changes; `fresh_mass` is the clusters' weight when sums were last made anew."""
+
+    rounds: Int[Array, ""]
+    movement: Float[Array, ""]
+    centres: Float[Array, "batch clusters channels"]
+    assignment: Int[Array, "batch positions"]
+    sums: Float[Array, "batch clusters channels"]
+    fresh_mass: Float[Array, "batch clusters"]
+
+
+class _Changes(NamedTuple):
+    """Positions of all pictures, numbered through, that changed their cluster: the first `count`.
+
+    `old` and `new` are, of every position, the rows of the sums, numbered through as well.
+    """
+
+    count: Int[Array, ""]
+    positions: Int[Array, " all_positions"]
+    old: Int[Array, " all_positions"]
+    new: Int[Array, " all_positions"]
+    share: Float[Array, " all_positions"]
 
 
 class Rounds(NamedTuple):
@@ -88,39 +128,63 @@ def lloyd(
       centres: to start from; unit vectors where the metric is the cosine.
       rounds: to make, or with a tolerance at most.
       metric: "cosine" or "euclidean".
-      tolerance: stop where the squared movement of all centres of every picture is at most this.
-        None: all rounds are made.
+      tolerance: stop where the squared movement of all centres of every picture is at most this; 0
+        spares rounds that would change nothing. None: all rounds are made.
       axis_name: mesh axes that the positions are spread over, inside `jax.shard_map`.
       plan: how to cut the work.
     """
     features = widen(features, plan)
     scale = inverse_norm(features) if metric == "cosine" else jnp.ones(weights.shape, jnp.float32)
 
-    def move(centres):
-        sums, mass = cluster_sums(features, weights, centres, scale=scale, metric=metric, plan=plan)
+    clusters = centres.shape[1]
+    sum_up = functools.partial(
+        cluster_sums, features, weights, num_clusters=clusters, scale=scale, plan=plan
+    )
+
+    def move(state: _State) -> _State:
+        nearest, _ = assign(features, state.centres, scale=scale, metric=metric, plan=plan)
+        mass = _masses(jnp.where(scale != 0, weights, 0.0), nearest, clusters, plan)
+        if plan.tell_moved and axis_name is None:
+            changes = _changes(state, nearest, weights * scale)
+            # Where most of a cluster has left, what rounding left behind would be felt.
+            anew = jnp.any(mass < 0.5 * state.fresh_mass)
+            anew |= changes.count > plan.tell_moved * nearest.size
+            sums = jax.lax.cond(
+                anew,
+                lambda: sum_up(nearest),
+                lambda: _tell_moved(state.sums, features, changes),
+            )
+            fresh_mass = jnp.where(anew, mass, state.fresh_mass)
+        else:
+            sums, fresh_mass = sum_up(nearest), mass
         if axis_name is not None:
             sums, mass = jax.lax.psum((sums, mass), axis_name)
         mean = sums / jnp.where(mass > 0, mass, 1.0)[..., None]
-        if metric == "euclidean":
-            return jnp.where(mass[..., None] > 0, mean, centres)
-        length = jnp.sqrt(jnp.sum(jnp.square(mean), -1, keepdims=True))
-        return jnp.where(length <= _TINY, centres, mean / length)
+        stays = mass[..., None] <= 0
+        if metric == "cosine":
+            length = jnp.sqrt(jnp.sum(jnp.square(mean), -1, keepdims=True))
+            stays |= length <= _TINY
+            mean = mean / length
+        moved = jnp.where(stays, state.centres, mean)
+        movement = jnp.sum(jnp.square(moved - state.centres), (-2, -1)).max()
+        return _State(state.rounds + 1, movement, moved, nearest, sums, fresh_mass)
 
+    state = _State(
+        jnp.int32(0),
+        jnp.float32(jnp.inf),
+        centres,
+        jnp.zeros(weights.shape, jnp.int32),
+        jnp.zeros_like(centres),
+        # No cluster has that much: the first round sums up.
+        jnp.full(centres.shape[:2], jnp.inf),
+    )
     if tolerance is None:
-        made = jnp.int32(rounds)
-        centres, _ = jax.lax.scan(lambda c, _: (move(c), None), centres, None, length=rounds)
+        state, _ = jax.lax.scan(lambda s, _: (move(s), None), state, None, length=rounds)
     else:
-
-        def step(state):
-            made, _, centres = state
-            moved = move(centres)
-            return made + 1, jnp.sum(jnp.square(moved - centres), (-2, -1)).max(), moved
-
-        made, _, centres = jax.lax.while_loop(
-            lambda s: (s[0] < rounds) & ~(s[1] <= tolerance),
-            step,
-            (jnp.int32(0), jnp.float32(jnp.inf), centres),
+        state = jax.lax.while_loop(
+            lambda s: (s.rounds < rounds) & ~(s.movement <= tolerance), move, state
         )
+    centres, made = state.centres, state.rounds
     assignment, similarity = assign(features, centres, scale=scale, metric=metric, plan=plan)
     if metric == "cosine":
         distance = 1.0 - similarity
@@ -170,38 +234,85 @@ def assign(
 def cluster_sums(
     features: Float[Array, "batch positions channels"],
     weights: Float[Array, "batch positions"],
-    centres: Float[Array, "batch clusters channels"],
+    assignment: Int[Array, "batch positions"],
     *,
+    num_clusters: int,
     scale: Float[Array, "batch positions"],
-    metric: Metric = "cosine",
     plan: Plan = ACCELERATOR,
-) -> tuple[Float[Array, "batch clusters channels"], Float[Array, "batch clusters"]]:
-    """Returns each cluster's sum of weight times scale times feature, and its sum of weights.
+) -> Float[Array, "batch clusters channels"]:
+    """Returns the sum of weight times scale times feature over each cluster's positions.
 
-    Positions join the cluster that `assign` finds; those of scale 0 have no weight.
+    Args:
+      features: float32 or bfloat16.
+      weights: at least 0.
+      assignment: 0 to num_clusters - 1.
+      num_clusters: how many.
+      scale: inverse norms for the cosine, ones for Euclidean distance.
+      plan: how to cut the work.
     """
-    batch, clusters, channels = centres.shape
+    batch, _, channels = features.shape
 
-    def add(total, _, fresh, features, scale, weights):
+    def add(sums, _, fresh, features, share, assignment):
         features = _widened(features, plan)
-        nearest, _ = _nearest(features, scale, centres, metric, plan)
-        weights = jnp.where(fresh, weights, 0.0)
-        mass = jnp.where(scale != 0, weights, 0.0)
-        if plan.scatter_above is not None and clusters > plan.scatter_above:
+        share = jnp.where(fresh, share, 0.0)
+        if _scatters(num_clusters, plan):
             picture = jnp.arange(batch)[:, None]
-            scaled = features.astype(jnp.float32) * (weights * scale)[..., None]
-            sums = jnp.zeros_like(centres).at[picture, nearest].add(scaled)
-            masses = jnp.zeros((batch, clusters)).at[picture, nearest].add(mass)
-        else:
-            member = nearest[..., None] == jnp.arange(clusters)
-            masses = jnp.sum(member * mass[..., None], 1)
-            parts = split(member * (weights * scale)[..., None], features.dtype, axis=2)
-            sums = joined(einsum("bpk,bpc->bkc", parts, features), clusters, axis=1)
-        return total[0] + sums, total[1] + masses
+            return sums.at[picture, assignment].add(features.astype(jnp.float32) * share[..., None])
+        member = assignment[..., None] == jnp.arange(num_clusters)
+        parts = split(member * share[..., None], features.dtype, axis=2)
+        return sums + joined(einsum("bpk,bpc->bkc", parts, features), num_clusters, axis=1)
 
-    nothing = jnp.zeros((batch, clusters, channels)), jnp.zeros((batch, clusters))
-    block = _block(features, clusters, plan)
-    return _fold_blocks(add, nothing, block, features, scale, weights)
+    nothing = jnp.zeros((batch, num_clusters, channels))
+    block = _block(features, num_clusters, plan)
+    return _fold_blocks(add, nothing, block, features, weights * scale, assignment)
+
+
+def _scatters(clusters, plan) -> bool:
+    return plan.scatter_above is not None and clusters > plan.scatter_above
+
+
+def _masses(weights, assignment, clusters, plan):
+    """Returns each cluster's sum of weights."""
+
+    def add(masses, _, fresh, weights, assignment):
+        weights = jnp.where(fresh, weights, 0.0)
+        if _scatters(clusters, plan):
+            return masses.at[jnp.arange(len(masses))[:, None], assignment].add(weights)
+        member = assignment[..., None] == jnp.arange(clusters)
+        return masses + jnp.sum(member * weights[..., None], 1)
+
+    block = _block(weights[..., None], clusters, ACCELERATOR)
+    nothing = jnp.zeros((len(weights), clusters))
+    return _fold_blocks(add, nothing, block, weights, assignment)
+
+
+def _changes(state, nearest, share) -> _Changes:
+    moved = ((nearest != state.assignment) & (share != 0)).reshape(-1)
+    # The n-th that moved goes to place n; the others beyond the end.
+    place = jnp.where(moved, jnp.cumsum(moved) - 1, moved.size)
+    positions = jnp.arange(moved.size, dtype=jnp.int32)
+    listed = jnp.zeros(moved.size, jnp.int32).at[place].set(positions, mode="drop")
+    batch, clusters = state.centres.shape[:2]
+    rows = clusters * jnp.arange(batch, dtype=jnp.int32)[:, None]
+    old, new = ((rows + x).reshape(-1) for x in (state.assignment, nearest))
+    return _Changes(moved.sum(), listed, old, new, share.reshape(-1))
+
+
+def _tell_moved(sums, features, changes):
+    """Takes each position that moved from its old cluster's sum, and adds it to the new one's."""
+    features = features.reshape(-1, features.shape[-1])
+
+    def tell(number, flat):
+        position = changes.positions[number]
+        feature = jax.lax.dynamic_slice_in_dim(features, position, 1).astype(jnp.float32)
+        feature = changes.share[position] * feature
+        for row, change in ((changes.old[position], -feature), (changes.new[position], feature)):
+            changed = jax.lax.dynamic_slice_in_dim(flat, row, 1) + change
+            flat = jax.lax.dynamic_update_slice_in_dim(flat, changed, row, 0)
+        return flat
+
+    flat = sums.reshape(-1, sums.shape[-1])
+    return jax.lax.fori_loop(0, changes.count, tell, flat).reshape(sums.shape)
 
 
 def widen(

@@ -11,16 +11,14 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-def einsum(
-    equation: str, a: Float[Array, "*shape"], b: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+def einsum(equation: str, a: Float[Array, "*_"], b: Float[Array, "*_"]) -> Float[Array, "*_"]:
     """Returns `jnp.einsum` in float32: float32 factors are not shortened on any device."""
     # Without it, float32 products are made in TF32 on GPUs and in bfloat16 on TPUs.
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-def split(x: Float[Array, "*shape"], dtype: jnp.dtype, axis: int) -> Float[Array, "*shape"]:
+def split(x: Float[Array, "*_"], dtype: jnp.dtype, axis: int) -> Float[Array, "*_"]:
     """Returns float32 values as two parts of a lower precision, side by side along an axis.
 
     Their sum is x to 16 bits where the type is bfloat16. So x can be multiplied with features of
@@ -34,6 +32,6 @@ def split(x: Float[Array, "*shape"], dtype: jnp.dtype, axis: int) -> Float[Array
     return jnp.concatenate([high.astype(dtype), (x - high).astype(dtype)], axis)
 
 
-def joined(products: Float[Array, "*shape"], length: int, axis: int) -> Float[Array, "*shape"]:
+def joined(products: Float[Array, "*_"], length: int, axis: int) -> Float[Array, "*_"]:
     """Returns the sum of the parts of `length` that `split` put side by side."""
     return sum(jnp.split(products, products.shape[axis] // length, axis=axis))

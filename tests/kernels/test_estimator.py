@@ -55,8 +55,10 @@ def test_cosine_ignores_lengths_and_ends_at_unit_centres():
     np.testing.assert_allclose(model.inertia_, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("init", ["k-means++", "farthest", "random"])
+@pytest.mark.parametrize(
+    ("metric", "init"),
+    [("cosine", "k-means++"), ("euclidean", "farthest"), ("euclidean", "random")],
+)
 def test_finds_blobs_and_the_same_seed_the_same_ones(metric, init):
     X = blobs(3, rows=90, clusters=3, spread=0.1)
     model = KMeans(3, metric=metric, init=init, n_init=5, random_state=1)
