@@ -84,6 +84,7 @@ def test_every_episode_has_the_same_counts(prepared, options):
         assert 0 < anew.union[:, 1].min() and len(np.unique(once.union[:, 1])) > 3
 
 
+@pytest.mark.slow
 def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
     run = run_of(prepared, MASKED + ",model.channels=9")
     embedded = []

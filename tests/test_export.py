@@ -31,7 +31,7 @@ TINY = (
 )
 
 
-@pytest.fixture(scope="module", params=["conv", "fem"])
+@pytest.fixture(scope="module", params=["conv", pytest.param("fem", marks=pytest.mark.slow)])
 def trained(tmp_path_factory, request):
     root = tmp_path_factory.mktemp(request.param)
     records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
