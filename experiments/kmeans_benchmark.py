@@ -275,7 +275,7 @@ def ours(device: str) -> Peer:
 
         return run
 
-    return Peer(prepare)
+    return Peer(prepare, "on a CPU, rounds that would change nothing are left out")
 
 
 def available(names: list[str], device: str) -> tuple[dict[str, Peer], dict[str, str]]:
@@ -530,6 +530,9 @@ def markdown(result: dict[str, Any], command: str) -> str:
     lines += [f"- {name}: {note}." for name, note in notes.items()]
     lines += [f"- {name}: {reason}." for name, reason in result["left_out"].items()]
     lines += [f"- {name}: missing here ({reason})." for name, reason in result["missing"].items()]
+    for row in result["rows"]:
+        if "failed" in row:
+            lines.append(f"- {row['implementation']} failed for {_key(row)}: {row['failed']}")
     return "\n".join(lines) + "\n"
 
 
