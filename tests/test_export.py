@@ -87,7 +87,7 @@ def test_what_cannot_be_exported_is_explained(trained, tmp_path):
         export.export(root / "run", tmp_path / "file")
 
 
-@pytest.mark.skipif(not reference.FOLDER.is_dir(), reason="no reference cases beside the project")
+@reference.beside_the_project
 def test_the_names_of_fem_are_pfenet_s():
     head = pfenet.head()
     shapes = head_shapes(head, "resnet50")
@@ -142,9 +142,8 @@ def test_a_head_of_other_settings_is_refused():
 
 
 def _zeros_of(backbone):
-    shapes = json.loads((reference.FOLDER / "state_dict.json").read_text())[backbone]
     return {
         name: np.zeros(shape, np.float32)
-        for name, shape in shapes.items()
+        for name, shape in reference.shapes(backbone).items()
         if not name.startswith("layer")
     }

@@ -136,7 +136,7 @@ def draw_training(
     """
     count = len(lists.queries)
     epoch, position = divmod(index, count - count % batch_size or count)
-    order = _epoch_order(seed, epoch, len(lists.queries))
+    order = _epoch_order(seed, epoch, count)
     return _draw(lists, int(order[position]), np.random.default_rng([seed, _TRAINING, index]), shot)
 
 

@@ -1,7 +1,5 @@
 """Whole checkpoints of PFENet, by its names and shapes."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -14,15 +12,15 @@ from apanet_jax.weights.load import parameter_shapes
 from apanet_jax.weights.mapping import convert
 from tests import reference
 
-pytestmark = pytest.mark.skipif(
-    not reference.FOLDER.is_dir(), reason="no reference cases beside the project"
-)
+pytestmark = reference.beside_the_project
 
 
 def tensors(backbone="resnet50"):
     """Zeros under every name of a PFENet; they take no memory."""
-    shapes = json.loads((reference.FOLDER / "state_dict.json").read_text())[backbone]
-    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    return {
+        name: np.broadcast_to(np.float32(0), shape)
+        for name, shape in reference.shapes(backbone).items()
+    }
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet101", "vgg16_bn"])
