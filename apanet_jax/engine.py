@@ -8,9 +8,10 @@ episode is the comparison. Everything but that is the same for every head, numbe
 and fold, so they share it.
 """
 
+import dataclasses
 import functools
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,61 +34,96 @@ from apanet_jax.models.network import Network, Parameters
 from apanet_jax.models.prior import shot_prior
 from apanet_jax.train_step import batch_sharding, replicated
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray | jax.Array]
 
 _FEWEST_POSITIONS = 64
 
 
 class FeatureStore:
-    """Arrays by key: in memory up to a budget, what comes later in files of a temporary folder."""
+    """Arrays by key: on the device, then in memory, each up to a budget, then in temporary files.
 
-    def __init__(self, memory_bytes: float, directory: Path | None = None):
+    What is there stays there: with episodes in the engine's order a part that fits is hit again
+    and again, while the least recently used would always be what is needed next.
+    """
+
+    def __init__(
+        self,
+        *,
+        device_bytes: float,
+        memory_bytes: float,
+        directory: Path | None = None,
+        sharding: jax.sharding.Sharding | None = None,
+    ):
         """Starts empty.
 
         Args:
-          memory_bytes: the budget.
+          device_bytes: the first budget.
+          memory_bytes: the second.
           directory: where the temporary folder is made; None: the system's place.
+          sharding: how arrays on the device are laid out; None: on the first one.
         """
-        self._left, self._place = memory_bytes, directory
+        on_device = functools.partial(jax.device_put, device=sharding)
+        self._tiers = [_Tier(device_bytes, on_device), _Tier(memory_bytes, np.asarray)]
+        self._place = directory
         self._folder: tempfile.TemporaryDirectory | None = None
-        self._held: dict[Any, Arrays | list[str]] = {}
+        self._held: dict[Any, Arrays | dict[str, np.dtype]] = {}
+        self._filed: set[Any] = set()
 
     def __contains__(self, key: Any) -> bool:
         return key in self._held
 
+    def offer(self, key: Any, arrays: Arrays) -> bool:
+        """Keeps arrays under a key if a budget has room for them; returns whether it had."""
+        size = sum(array.nbytes for array in arrays.values())
+        for tier in self._tiers:
+            if size <= tier.left:
+                tier.left -= size
+                self._held[key] = {name: tier.place(array) for name, array in arrays.items()}
+                return True
+        return False
+
     def put(self, key: Any, arrays: Arrays) -> None:
-        """Keeps arrays under a key.
+        """Keeps arrays under a key, in files where no budget has room.
 
         Raises:
           UserError: the disk is full.
         """
-        size = sum(array.nbytes for array in arrays.values())
-        if size <= self._left:
-            self._left -= size
-            self._held[key] = arrays
+        if self.offer(key, arrays):
             return
+        arrays = {name: np.asarray(array) for name, array in arrays.items()}
         try:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="features-", dir=self._place)
             for name, array in arrays.items():
-                np.save(self._path(key, name), array)
+                # As bytes: NumPy's files do not know bfloat16.
+                np.save(self._path(key, name), array.view(np.uint8))
         except OSError as error:
             raise UserError(
                 f"features could not be kept on disk: {error.strerror or error}; free some space, "
                 "name another place with features.directory, raise evaluation.memory_gigabytes, or "
                 "pass evaluation.embed_once=False"
             ) from None
-        self._held[key] = list(arrays)
+        self._held[key] = {name: array.dtype for name, array in arrays.items()}
+        self._filed.add(key)
 
     def get(self, key: Any) -> Arrays:
         """Returns what was kept; of a file only what is looked at is read."""
         held = self._held[key]
-        if isinstance(held, dict):
+        if key not in self._filed:
             return held
-        return {name: np.load(self._path(key, name), mmap_mode="r") for name in held}
+        return {
+            name: np.load(self._path(key, name), mmap_mode="r").view(dtype)
+            for name, dtype in held.items()
+        }
 
     def _path(self, key: Any, name: str) -> Path:
         return Path(self._folder.name) / ("_".join(map(str, key)) + f"_{name}.npy")
+
+
+@dataclasses.dataclass
+class _Tier:
+    left: float
+    place: Callable[[Any], Any]
 
 
 class TestFeatures:
@@ -122,8 +158,9 @@ class TestFeatures:
         """
         self._network, self._parameters, self._split = network, backbone_parameters, split
         self._size, self._batch_size, self._workers = size, batch_size, workers
+        self._mesh = mesh
         self._store = store
-        self._priors: dict[tuple[int, int, int], np.ndarray] = {}
+        self._query: tuple[int, tuple[jax.Array, ...]] | None = None
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
         features = jax.eval_shape(network.features, backbone_parameters, image)
         self._block4_channels = features.block4.shape[-1]
@@ -180,14 +217,15 @@ class TestFeatures:
         filled = [*pairs, *[pairs[-1]] * (self._batch_size - len(pairs))]
         given = np.stack([binary_label(labels[picture], class_id) for picture, class_id in filled])
         of_pictures = [self._store.get(("picture", picture)) for picture, _ in filled]
-        middle = np.stack([features["middle"] for features in of_pictures])
+        middle = jnp.stack([features["middle"] for features in of_pictures])
         seen = {"middle": middle}
         if "high" in self._network.head.priors:
             if self._network.masked_support:
                 block4 = middle[..., : self._block4_channels]
-                seen["high"] = self._last_block(self._parameters, block4, given)
+                spread = jax.device_put((block4, given), batch_sharding(self._mesh))
+                seen["high"] = self._last_block(self._parameters, *spread)
             else:
-                seen["high"] = np.stack([features["high"] for features in of_pictures])
+                seen["high"] = jnp.stack([features["high"] for features in of_pictures])
         foreground = np.asarray(at_size(given == 1, middle.shape[1:3]))
         seen = {name: np.asarray(seen[name]) for name in self._network.head.priors}
         for number, (picture, class_id) in enumerate(pairs):
@@ -196,31 +234,43 @@ class TestFeatures:
             kept["foreground"] = foreground[number]
             self._store.put(("support", picture, class_id), kept)
 
-    def middle(self, picture: int) -> np.ndarray:
+    def middle(self, picture: int) -> np.ndarray | jax.Array:
         """Returns a picture's middle features `[h, w, c]`."""
         return self._store.get(("picture", picture))["middle"]
 
-    def foreground(self, support: int, class_id: int) -> np.ndarray:
+    def foreground(self, support: int, class_id: int) -> np.ndarray | jax.Array:
         """Returns where a support shows the class, `[h, w]` at the features' size."""
         return self._store.get(("support", support, class_id))["foreground"]
 
-    def prior(self, query: int, support: int, class_id: int) -> np.ndarray:
-        """Returns the prior masks `[h, w, p]` of a query by one support."""
-        key = query, support, class_id
-        if key not in self._priors:
-            of_query = self._store.get(("picture", query))
-            of_support = self._store.get(("support", support, class_id))
-            count = int((of_support["foreground"] > 0).sum())
-            height, width = of_support["foreground"].shape
-            head = self._network.head
-            maps = [
-                _pair_prior(of_query[name], of_support[name], count, stretch=head.stretch_prior)
-                for name in head.priors
-            ]
-            self._priors[key] = np.zeros((height, width, len(maps)), np.float32)
-            for number, flat in enumerate(maps):
-                self._priors[key][..., number] = np.asarray(flat).reshape(height, width)
-        return self._priors[key]
+    def prior(self, query: int, support: int, class_id: int) -> np.ndarray | jax.Array:
+        """Returns the prior masks `[h, w, p]` of a query by one support.
+
+        They are kept where memory has room for them, for other heads and shots; else made anew.
+        """
+        head = self._network.head
+        size = self.foreground(support, class_id).shape
+        if not head.priors:
+            return np.zeros((*size, 0), np.float32)
+        key = "prior", query, support, class_id
+        if key in self._store:
+            return self._store.get(key)["prior"]
+        of_support = self._store.get(("support", support, class_id))
+        prior = _pair_prior(
+            self._of_query(query),
+            tuple(of_support[name] for name in head.priors),
+            size,
+            stretch=head.stretch_prior,
+        )
+        self._store.offer(key, {"prior": prior})
+        return prior
+
+    def _of_query(self, query: int) -> tuple[jax.Array, ...]:
+        """Returns the features that prior masks look at, once for a query's run of episodes."""
+        if self._query is None or self._query[0] != query:
+            features = self._store.get(("picture", query))
+            wanted = tuple(jnp.asarray(features[name]) for name in self._network.head.priors)
+            self._query = query, wanted
+        return self._query[1]
 
 
 def count_episodes_once(
@@ -238,7 +288,7 @@ def count_episodes_once(
     """Returns the counts and the class of every episode, in their order.
 
     Args:
-      features: of the pictures; what is missing is embedded.
+      features: which have embedded the episodes.
       network: whose head is evaluated.
       parameters: of the head.
       mesh: the devices that batches are spread over.
@@ -248,7 +298,6 @@ def count_episodes_once(
       batch_size: episodes that are compared together.
       description: what the progress bar says.
     """
-    features.embed(episodes)
     head = _Head(network.head, parameters, features)
     compare = _compiled_comparison(network.head, mesh)
     # By class and query, so that what was just looked at is looked at again.
@@ -265,7 +314,7 @@ def count_episodes_once(
             inputs = (
                 jax.tree.map(lambda *x: jnp.concatenate(x), *(a[0] for a in arrays)),
                 jnp.stack([a[1] for a in arrays]),
-                np.stack([a[2] for a in arrays]),
+                jnp.stack([a[2] for a in arrays]),
                 np.stack([label["original_label"] for label in labels]),
                 np.stack([label["original_side"] for label in labels]),
             )
@@ -290,23 +339,27 @@ class _Head:
         self._encoded: tuple[int, Any] | None = None
         self._prototypes: dict[tuple[int, int], np.ndarray] = {}
 
-    def inputs(self, episode: Episode) -> tuple[Any, jax.Array, np.ndarray]:
+    def inputs(self, episode: Episode) -> tuple[Any, jax.Array, jax.Array]:
         """Returns an episode's encoded query, its prototype and its prior masks."""
         query, class_id = episode.query, episode.class_id
         if self._encoded is None or self._encoded[0] != query:
-            middle = np.asarray(self._features.middle(query))
-            self._encoded = query, self._encode(self._parameters, middle[None])
+            self._encoded = query, self._encode(self._parameters, self._features.middle(query))
         prototypes = [self._prototype(support, class_id) for support in episode.supports]
         priors = [self._features.prior(query, support, class_id) for support in episode.supports]
-        return self._encoded[1], jnp.mean(jnp.stack(prototypes), 0), np.mean(priors, 0)
+        return self._encoded[1], *_means(prototypes, priors)
 
     def _prototype(self, support: int, class_id: int) -> jax.Array:
         key = support, class_id
         if key not in self._prototypes:
-            middle = np.asarray(self._features.middle(support))
+            middle = self._features.middle(support)
             foreground = self._features.foreground(support, class_id)
             self._prototypes[key] = self._pool(self._parameters, middle, foreground)
         return self._prototypes[key]
+
+
+@jax.jit
+def _means(prototypes, priors):
+    return jnp.stack(prototypes).mean(0), jnp.stack(priors).mean(0)
 
 
 @functools.lru_cache(maxsize=2)
@@ -323,7 +376,7 @@ def _compiled_backbone(network: Network, mesh: Mesh):
 @functools.lru_cache(maxsize=8)
 def _compiled_parts(head: APANet):
     def encode(parameters, middle):
-        return head.apply({"params": parameters}, middle, method="encode_query")
+        return head.apply({"params": parameters}, middle[None], method="encode_query")
 
     def pool(parameters, middle, foreground):
         return head.apply(
@@ -345,11 +398,23 @@ def _compiled_comparison(head: APANet, mesh: Mesh):
     return jax.jit(compare, in_shardings=(whole, *[spread] * 5), out_shardings=spread)
 
 
-@functools.partial(jax.jit, static_argnames="stretch")
-def _pair_prior(query, support, count, stretch):
-    """Returns the prior mask `[positions]` of one query by the first `count` support positions."""
-    foreground = (jnp.arange(len(support)) < count).astype(jnp.float32)
-    return shot_prior(query.reshape(-1, query.shape[-1]), support, foreground, stretch=stretch)
+@functools.partial(jax.jit, static_argnames=("size", "stretch"))
+def _pair_prior(query, support, size, stretch):
+    """Returns the prior masks `[h, w, p]` of one query by one support.
+
+    Args:
+      query: the features that each prior mask looks at, `[h, w, ...]`.
+      support: the same at the support's foreground alone, `[positions, ...]`. Zeros that fill it up
+        have cosine 0, which is the least a prior mask takes.
+      size: h and w.
+      stretch: see `shot_prior`.
+    """
+    height, width = size
+    maps = [
+        shot_prior(q.reshape(height * width, -1), s, jnp.ones(len(s)), stretch=stretch)
+        for q, s in zip(query, support, strict=True)
+    ]
+    return jnp.stack(maps, -1).reshape(height, width, len(maps))
 
 
 def _padded(positions: np.ndarray, most: int) -> np.ndarray:

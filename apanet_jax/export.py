@@ -16,9 +16,9 @@ from apanet_jax.errors import UserError, main_guard
 from apanet_jax.model_card import model_card
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Parameters
-from apanet_jax.reporting import write_whole
 from apanet_jax.run import make_network
 from apanet_jax.weights.head import head_shapes, head_tensors
+from apanet_jax.whole_files import write_bytes
 
 WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", "config.json"
 
@@ -58,9 +58,9 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     metadata = {"format": "pt", "checkpoint": name, "step": str(step)}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / WEIGHTS, save(tensors, metadata))
-        write_whole(output / SETTINGS, (workdir / SETTINGS).read_bytes())
-        write_whole(output / CARD, card.encode())
+        write_bytes(output / WEIGHTS, save(tensors, metadata))
+        write_bytes(output / SETTINGS, (workdir / SETTINGS).read_bytes())
+        write_bytes(output / CARD, card.encode())
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
     return output

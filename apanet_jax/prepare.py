@@ -11,7 +11,7 @@ from apanet_jax.data.sources.coco import CROWDS, FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.errors import UserError, main_guard
-from apanet_jax.reporting import write_json
+from apanet_jax.whole_files import write_json
 
 _SHOWN = 20
 

@@ -1,7 +1,6 @@
-"""What a run leaves for people and scripts: metrics.jsonl, TensorBoard events, results.json."""
+"""What a run leaves for people and scripts: metrics.jsonl, TensorBoard events, tables."""
 
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,18 +9,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from apanet_jax.paper import PublishedRow
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as JSON, whole or not at all."""
-    write_whole(path, (json.dumps(value, indent=2, default=list) + "\n").encode())
+from apanet_jax.whole_files import writing
 
 
 class MetricsLog:
@@ -31,9 +19,8 @@ class MetricsLog:
         """Goes on after `step`: lines of later steps, from before an interruption, are dropped."""
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in self._lines() if line["step"] <= step]
-        temporary = self._path.with_name("metrics.jsonl.new")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self._path)
+        with writing(self._path) as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
         self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> "MetricsLog":

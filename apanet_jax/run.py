@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import operator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -165,20 +166,15 @@ class Run:
         """
         config, description = self.config.evaluation, f"evaluating {shot}-shot"
         if config.embed_once and not self.config.features.keep:
-            split, features = self.records.split("val"), self._test_features()
-            # All shots at once: a picture may be a query for one and a support for another.
-            planned = {
-                each: list(map(self.draw_test(each), range(episodes)))
-                for each in {*self.test_shots, shot}
-            }
-            features.embed(itertools.chain(*planned.values()))
+            split = self.records.split("val")
+            features = self.embed_test_pictures(episodes, {*self.test_shots, shot})
             return count_episodes_once(
                 features,
                 self.network,
                 parameters,
                 self.mesh,
                 split,
-                planned[shot],
+                self._test_episodes(shot, episodes),
                 label_side=_label_side(split.sizes),
                 batch_size=config.batch_size,
                 description=description,
@@ -186,6 +182,23 @@ class Run:
         count = make_count(self.network, parameters, self.backbone_parameters, self.mesh)
         with self.evaluation_batches(shot, episodes) as batches:
             return count_episodes(count, batches, episodes=episodes, description=description)
+
+    def embed_test_pictures(self, episodes: int, shots: Iterable[int] = ()) -> TestFeatures:
+        """Embeds what the first `episodes` test episodes need and was not embedded before.
+
+        All shots at once: a picture may be a query for one and a support for another.
+
+        Args:
+          episodes: how many.
+          shots: numbers of supports; none given: those to test with.
+        """
+        features = self._test_features()
+        shots = sorted(shots) or self.test_shots
+        features.embed(itertools.chain(*(self._test_episodes(k, episodes) for k in shots)))
+        return features
+
+    def _test_episodes(self, shot: int, episodes: int) -> list[Episode]:
+        return list(map(self.draw_test(shot), range(episodes)))
 
     def _test_features(self) -> TestFeatures:
         """Returns what is embedded of the test pictures: one for all runs of like features."""
@@ -196,7 +209,6 @@ class Run:
         )
         if _EMBEDDED.get("identity") != identity:
             _EMBEDDED.clear()
-            place = Path(self.config.features.directory) if self.config.features.directory else None
             features = TestFeatures(
                 self.network,
                 self.backbone_parameters,
@@ -205,10 +217,21 @@ class Run:
                 size=self.config.image_size,
                 batch_size=self.config.evaluation.batch_size,
                 workers=self.config.workers,
-                store=FeatureStore(self.config.evaluation.memory_gigabytes * 1e9, place),
+                store=self._feature_store(),
             )
             _EMBEDDED.update(identity=identity, features=features)
         return _EMBEDDED["features"]
+
+    def _feature_store(self) -> FeatureStore:
+        evaluation, directory = self.config.evaluation, self.config.features.directory
+        # A CPU's own memory is the other budget.
+        on_device = self.mesh.devices.flat[0].platform != "cpu"
+        return FeatureStore(
+            device_bytes=evaluation.device_gigabytes * 1e9 * on_device,
+            memory_bytes=evaluation.memory_gigabytes * 1e9,
+            directory=Path(directory) if directory else None,
+            sharding=replicated(self.mesh),
+        )
 
     def kept_training_features(self) -> KeptFeatures:
         """Returns the kept views of the training pictures, which are embedded first if need be."""

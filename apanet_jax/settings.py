@@ -235,6 +235,7 @@ _RULES = {
     "evaluation.seed": _number(0, 2**31 - 1),
     "evaluation.batch_size": _number(1),
     "evaluation.embed_once": _switch(),
+    "evaluation.device_gigabytes": _number(0),
     "evaluation.memory_gigabytes": _number(0),
     "evaluation.every": _number(0),
     "evaluation.validation_episodes": _number(1),

@@ -15,9 +15,10 @@ from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.errors import UserError
 from apanet_jax.metrics import EpisodeCounts, Scores, SummedCounts
 from apanet_jax.models.network import Parameters
-from apanet_jax.reporting import MetricsLog, write_json
+from apanet_jax.reporting import MetricsLog
 from apanet_jax.run import Run
 from apanet_jax.train_step import Losses, TrainState
+from apanet_jax.whole_files import write_json
 
 
 def train_and_evaluate(run: Run, workdir: Path) -> list[dict[str, Any]]:
@@ -97,7 +98,7 @@ def trained_heads(run: Run, workdir: Path) -> list[TrainedHead]:
         chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         if chosen["last"] is None:
             raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
-        like = _initial_state(run, _transformation(run))
+        like = jax.eval_shape(lambda: _initial_state(run, _transformation(run)))
         sharding = train_step.replicated(run.mesh)
         return [
             TrainedHead(name, step, checkpoints.restore(step, like, sharding)[0].parameters)

@@ -75,7 +75,9 @@ def get_config() -> ConfigDict:
     config.evaluation.seed = 321
     config.evaluation.batch_size = 8
     config.evaluation.embed_once = True  # every test picture once, not once an episode
-    config.evaluation.memory_gigabytes = 8.0  # for their features; more of them go to disk
+    # Room for their features: on each accelerator, then in memory; more of them go to disk.
+    config.evaluation.device_gigabytes = 4.0
+    config.evaluation.memory_gigabytes = 8.0
     config.evaluation.every = 0  # steps between validations, which choose the best; 0: none
     config.evaluation.validation_episodes = 1000
     config.evaluation.pictures = 12  # episodes drawn as pictures

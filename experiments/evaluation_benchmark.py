@@ -1,55 +1,100 @@
-"""Evaluation that embeds once against the path that embeds every episode anew.
+"""Evaluation that embeds once against the paths that embed every episode anew.
 
-    python experiments/evaluation_benchmark.py [--repetitions=3] [--json=FILE]
-        --config=configs/pascal.py:records=RECORDS,weights=random,episodes=1000
+    python experiments/evaluation_benchmark.py [--repetitions=2] [--sample=40] [--json=FILE]
+        --config=configs/pascal.py:records=RECORDS,weights=random,stem=plain,episodes=1000
 
-Both paths score the same episodes with the same untrained head, in turns, each repetition with
-episodes of another seed; nothing of one repetition is kept for the next. Compiling comes first and
-is not counted. A row also says how many pixels' counts the two paths give differently, of how many.
+Three paths score episodes with the same untrained head, in turns, each repetition with episodes of
+another seed: ours that embeds every test picture once, ours that embeds every episode anew, and a
+loop over the same network in PyTorch, batch by batch as well. The last two cost the same for each
+episode, so they score the first --sample only; embedding once pays off with the number of episodes,
+so it scores them all. Nothing of one repetition is kept for the next. Compiling comes first and is
+not counted. A row says how many pixels a path counts otherwise than ours that embeds anew, of how
+many.
 """
 
+import dataclasses
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
+import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import torch
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax.command_line import config_of, run_command
+from apanet_jax.data.episodes import Episode
 from apanet_jax.metrics import EpisodeCounts
-from apanet_jax.reporting import write_json
 from apanet_jax.run import Run, forget_test_features, make_run
-from apanet_jax.train_step import create_state, optimizer
+from apanet_jax.train_step import create_state, optimizer, replicated
+from apanet_jax.whole_files import write_json
+from experiments.torch_peer import TorchPeer
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 3, "How often each path runs.", lower_bound=1)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 2, "How often each path runs.", lower_bound=1)
+_SAMPLE = flags.DEFINE_integer("sample", 40, "Episodes of the slower paths.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "Write the result there, too.")
 
-PATHS = {"embeds once": True, "every episode": False}
+ONCE, ANEW, TORCH = "embeds once", "every episode", "PyTorch"
+
+Row = dict[str, Any]
+
+
+class Subject(NamedTuple):
+    """What is timed: one network, twice.
+
+    Attributes:
+      run: ours.
+      parameters: of its head.
+      peer: the same in PyTorch; None where there is none.
+    """
+
+    run: Run
+    parameters: Any
+    peer: TorchPeer | None
+
+
+class Timed(NamedTuple):
+    """One path's repetition.
+
+    Attributes:
+      seconds: of the whole.
+      episodes: how many were scored.
+      counts: of each.
+      embedding: of the seconds, those spent on embedding.
+    """
+
+    seconds: float
+    episodes: int
+    counts: EpisodeCounts
+    embedding: float = 0.0
 
 
 def main() -> None:
-    """Prints a row for each number of shots and path, and their ratio."""
+    """Prints a row for each number of shots and path."""
     config, _ = config_of(_CONFIG)
     config.features.keep = False
-    rows = []
-    for shot in config.evaluation.shots:
-        rows += measure(config, shot)
-        once, anew = rows[-2:]
-        ratio = anew["seconds"] / once["seconds"]
-        print(f"{shot}-shot: embedding once is {ratio:.1f} times as fast", flush=True)
+    rows = list(itertools.chain(*(measure(config, shot) for shot in config.evaluation.shots)))
     result = {
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
+        "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy", "torch")
+        },
+        "load_average": os.getloadavg()[0],
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "rows": rows,
     }
     print(json.dumps(result, indent=2))
@@ -57,53 +102,97 @@ def main() -> None:
         write_json(Path(_JSON.value), result)
 
 
-def measure(config, shot: int) -> list[dict]:
-    """Returns the rows of both paths at one number of shots."""
+def measure(config: ConfigDict, shot: int) -> list[Row]:
+    """Returns the rows of all paths at one number of shots."""
     config = config.copy_and_resolve_references()
     config.evaluation.shots = (shot,)
-    seconds = {path: [] for path in PATHS}
-    differing = pixels = 0
-    sums = {}
+    if config.model.comparison == "conv" and "resnet" in config.backbone.name:
+        paths = {ONCE: embed_once, ANEW: embed_anew, TORCH: loop_in_torch}
+    else:
+        paths = {ONCE: embed_once, ANEW: embed_anew}
+        print(f"no {TORCH}: its peer knows ResNets that compare by conv", file=sys.stderr)
+    found: dict[str, list[Timed]] = {path: [] for path in paths}
+    distinct = []
     for repetition in range(_REPETITIONS.value + 1):
-        config.evaluation.seed = 321 + repetition
-        run, parameters = _run_with_head(config)
-        found = {}
-        for path, embed_once in PATHS.items():
-            run.config.evaluation.embed_once = embed_once
-            # The first repetition compiles; a few episodes are enough for that.
-            forget_test_features()
-            episodes = config.evaluation.batch_size if not repetition else run.test_count
-            started = time.perf_counter()
-            counts, _ = run.count_episodes(parameters, shot, episodes)
-            if repetition:
-                seconds[path].append(time.perf_counter() - started)
-            found[path] = counts
-        if repetition:
-            differing += _difference(*found.values())
-            pixels += sum(int(counts.sum()) for counts in found["every episode"])
-            sums = {path: [int(x[:, 1].sum()) for x in counts] for path, counts in found.items()}
-    return [
-        {
-            "implementation": "apanet_jax",
-            "path": path,
-            "backbone": config.backbone.name,
-            "comparison": config.model.comparison,
-            "image_size": config.image_size,
-            "shots": shot,
-            "episodes": config.evaluation.episodes,
-            "seconds": round(statistics.median(values), 2),
-            "seconds_min": round(min(values), 2),
-            "seconds_max": round(max(values), 2),
-            "intersection": sums[path][0],
-            "union": sums[path][1],
-            "differing": differing,
-            "compared": pixels,
-        }
-        for path, values in seconds.items()
-    ]
+        with config.unlocked():
+            config.evaluation.seed = 321 + repetition
+        subject = _subject(config, TORCH in paths)
+        sample = min(_SAMPLE.value, subject.run.test_count)
+        if not repetition:
+            # The first one compiles; a few episodes are enough for that.
+            for path in paths.values():
+                path(subject, shot, config.evaluation.batch_size)
+            continue
+        for name, path in _in_turn(paths, repetition):
+            episodes = subject.run.test_count if name == ONCE else sample
+            found[name].append(path(subject, shot, episodes))
+            _tell(shot, name, found[name][-1])
+        planned = list(map(subject.run.draw_test(shot), range(subject.run.test_count)))
+        distinct.append(_distinct(planned))
+    rows = [_row(config, shot, path, found, distinct) for path in paths]
+    for row in rows[1:]:
+        ratio = row["seconds_per_episode"] / rows[0]["seconds_per_episode"]
+        print(f"{shot}-shot: {ONCE} is {ratio:.1f} times as fast as {row['path']}", flush=True)
+    return rows
 
 
-def _run_with_head(config) -> tuple[Run, dict]:
+def embed_once(subject: Subject, shot: int, episodes: int) -> Timed:
+    """Runs the engine, with nothing embedded before."""
+    forget_test_features()
+    subject.run.config.evaluation.embed_once = True
+    started = time.perf_counter()
+    subject.run.embed_test_pictures(episodes)
+    embedded = time.perf_counter()
+    counts, _ = subject.run.count_episodes(subject.parameters, shot, episodes)
+    ended = time.perf_counter()
+    forget_test_features()
+    return Timed(ended - started, episodes, counts, embedded - started)
+
+
+def embed_anew(subject: Subject, shot: int, episodes: int) -> Timed:
+    """Runs our straightforward path."""
+    subject.run.config.evaluation.embed_once = False
+    started = time.perf_counter()
+    counts, _ = subject.run.count_episodes(subject.parameters, shot, episodes)
+    return Timed(time.perf_counter() - started, episodes, counts)
+
+
+def loop_in_torch(subject: Subject, shot: int, episodes: int) -> Timed:
+    """Runs the peer, on batches of the same loader."""
+    started = time.perf_counter()
+    counted = []
+    peer = subject.peer.eval()
+    with subject.run.evaluation_batches(shot, episodes) as batches, torch.inference_mode():
+        for batch in batches:
+            logits = peer.logits(batch).permute(0, 3, 1, 2)
+            for number in np.flatnonzero(batch["valid"]):
+                side = int(batch["original_side"][number])
+                label = torch.from_numpy(batch["original_label"][number][:side, :side])
+                counted.append(_counts_in_torch(logits[number], label))
+    intersection, union = (np.stack(x) for x in zip(*counted, strict=True))
+    return Timed(time.perf_counter() - started, episodes, EpisodeCounts(intersection, union))
+
+
+def _counts_in_torch(logits, label) -> tuple[np.ndarray, np.ndarray]:
+    """Returns one episode's pixels of background and foreground in intersection and union."""
+    size = tuple(label.shape)
+    large = functional.interpolate(logits[None], size, mode="bilinear", align_corners=True)[0]
+    found, known = large[1] > large[0], label != 255
+    pairs = [((found == value) & known, (label == value) & known) for value in (0, 1)]
+    return (
+        np.array([int((a & b).sum()) for a, b in pairs]),
+        np.array([int((a | b).sum()) for a, b in pairs]),
+    )
+
+
+def _in_turn(paths: dict[str, Callable], repetition: int) -> list[tuple[str, Callable]]:
+    """Returns the paths in an order that changes, so that none is always the first."""
+    items = list(paths.items())
+    shift = repetition % len(items)
+    return items[shift:] + items[:shift]
+
+
+def _subject(config: ConfigDict, with_peer: bool) -> Subject:
     """Returns a run and an untrained head that finds about half of what it sees."""
     run = make_run(config.copy_and_resolve_references())
     state = create_state(
@@ -113,17 +202,68 @@ def _run_with_head(config) -> tuple[Run, dict]:
         optimizer(lambda count: 0.0),
         jax.random.key(0),
     )
+    parameters, peer = state.parameters, None
+    if with_peer:
+        peer, backbone = TorchPeer.like(
+            run.network, parameters, backbone_name=config.backbone.name, seed=0
+        )
+        placed = jax.device_put(backbone, replicated(run.mesh))
+        run = dataclasses.replace(run, backbone_parameters=placed)
     with run.evaluation_batches(run.test_shots[0], 1) as batches:
-        batch = next(itertools.islice(batches, 1))
-    logits = jax.jit(run.network)(state.parameters, run.backbone_parameters, batch).logits
-    output = state.parameters["comparison"]["output"]
+        batch = next(batches)
+    logits = jax.jit(run.network)(parameters, run.backbone_parameters, batch).logits
+    output = parameters["comparison"]["output"]
     output = output.get("output", output)
     output["bias"] += np.array([0, -np.median(logits[..., 1] - logits[..., 0])], np.float32)
-    return run, state.parameters
+    if peer is not None:
+        with torch.no_grad():
+            peer.head.compare[-1].bias.copy_(torch.tensor(np.asarray(output["bias"])))
+    return Subject(run, parameters, peer)
 
 
-def _difference(first: EpisodeCounts, second: EpisodeCounts) -> int:
-    return sum(int(np.abs(a.astype(int) - b).sum()) for a, b in zip(first, second, strict=True))
+def _distinct(episodes: Sequence[Episode]) -> tuple[int, int]:
+    """Returns how many pictures, and how many supports of a class, the episodes have."""
+    pictures = {p for e in episodes for p in (e.query, *e.supports)}
+    return len(pictures), len({(s, e.class_id) for e in episodes for s in e.supports})
+
+
+def _tell(shot: int, path: str, timed: Timed) -> None:
+    each = timed.seconds / timed.episodes
+    print(f"{shot}-shot, {path}: {timed.episodes} episodes, {each:.4f} s each", flush=True)
+
+
+def _row(config, shot, path, found, distinct) -> Row:
+    each = [timed.seconds / timed.episodes for timed in found[path]]
+    differing, compared = zip(
+        *(_difference(a.counts, b.counts) for a, b in zip(found[path], found[ANEW], strict=True)),
+        strict=True,
+    )
+    row = {
+        "path": path,
+        "backbone": config.backbone.name,
+        "comparison": config.model.comparison,
+        "image_size": config.image_size,
+        "shots": shot,
+        "episodes": found[path][0].episodes,
+        "seconds_per_episode": statistics.median(each),
+        "fastest": min(each),
+        "slowest": max(each),
+        "differing": sum(differing),
+        "compared": sum(compared),
+    }
+    if path == ONCE:
+        embedding = [timed.embedding for timed in found[path]]
+        row["embedding_seconds"] = statistics.median(embedding)
+        pictures, supports = zip(*distinct, strict=True)
+        row["pictures"], row["supports"] = statistics.median(pictures), statistics.median(supports)
+    return row
+
+
+def _difference(first: EpisodeCounts, second: EpisodeCounts) -> tuple[int, int]:
+    """Returns how many pixels differ in the episodes that both have, of how many."""
+    both = zip(first, second, strict=True)
+    pairs = [(a[: len(b)].astype(int), b[: len(a)].astype(int)) for a, b in both]
+    return sum(int(np.abs(a - b).sum()) for a, b in pairs), sum(int(b.sum()) for _, b in pairs)
 
 
 if __name__ == "__main__":

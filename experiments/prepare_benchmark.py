@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax.errors import UserError, main_guard
-from apanet_jax.reporting import write_json
+from apanet_jax.whole_files import write_json
 
 HEIGHT, WIDTH = 96, 128
 INSTANCES, CORNERS = 8, 24

@@ -1,6 +1,7 @@
 """Evaluation that embeds once against the path that embeds every episode anew."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -107,7 +108,7 @@ def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
 
 
 def test_what_memory_has_no_room_for_is_read_from_disk(tmp_path):
-    store = FeatureStore(100, tmp_path)
+    store = FeatureStore(device_bytes=0, memory_bytes=100, directory=tmp_path)
     rng = np.random.default_rng(0)
     arrays = {key: {"a": rng.normal(size=8), "b": rng.normal(size=2)} for key in range(4)}
     for key, kept in arrays.items():
@@ -117,6 +118,25 @@ def test_what_memory_has_no_room_for_is_read_from_disk(tmp_path):
         for name, array in store.get(("picture", key)).items():
             np.testing.assert_array_equal(array, kept[name])
     assert ("picture", 3) in store and ("picture", 4) not in store
+
+
+def test_the_device_has_the_first_budget_and_memory_the_second(tmp_path):
+    store = FeatureStore(device_bytes=8, memory_bytes=8, directory=tmp_path)
+    for key in range(3):
+        store.put(("picture", key), {"a": np.full(2, key, np.float32)})
+    kinds = [type(store.get(("picture", key))["a"]) for key in range(3)]
+    assert issubclass(kinds[0], jax.Array) and kinds[1:] == [np.ndarray, np.memmap]
+    assert not store.offer(("prior", 0), {"prior": np.zeros(1, np.float32)})
+    assert ("prior", 0) not in store
+
+
+def test_bfloat16_comes_back_from_disk(tmp_path):
+    store = FeatureStore(device_bytes=0, memory_bytes=0, directory=tmp_path)
+    array = np.arange(6).reshape(2, 3).astype(jnp.bfloat16)
+    store.put(("picture", 0), {"a": array})
+    back = store.get(("picture", 0))["a"]
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
 
 
 @pytest.mark.slow
@@ -135,5 +155,6 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
+    store = FeatureStore(device_bytes=0, memory_bytes=0, directory=tmp_path)
     with pytest.raises(UserError, match="No space left.*memory_gigabytes"):
-        FeatureStore(0, tmp_path).put(("picture", 1), {"a": np.zeros(3)})
+        store.put(("picture", 1), {"a": np.zeros(3)})

@@ -10,7 +10,6 @@ What was scored can be given back as a list; its counts are not looked at then.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from apanet_jax.data.episodes import Episode
 from apanet_jax.data.records import Records
 from apanet_jax.errors import UserError
 from apanet_jax.metrics import EpisodeCounts
+from apanet_jax.whole_files import writing
 
 
 def write_episodes(
@@ -34,8 +34,7 @@ def write_episodes(
     """
     names = records.split("val").names
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w") as file:
+    with writing(path) as file:
         for episode, intersection, union in zip(episodes, *counts, strict=True):
             line = {
                 "query": names[episode.query],
@@ -45,7 +44,6 @@ def write_episodes(
                 "union": [int(pixels) for pixels in union],
             }
             file.write(json.dumps(line) + "\n")
-    os.replace(temporary, path)
 
 
 def read_episodes(path: Path, records: Records, classes: Iterable[int]) -> tuple[Episode, ...]:

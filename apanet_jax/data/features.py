@@ -22,6 +22,7 @@ from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
 from apanet_jax.errors import UserError
 from apanet_jax.models.apanet import PictureFeatures
+from apanet_jax.whole_files import write_json
 
 _VIEW_STREAM = 0x71E3
 _EPISODE_STREAM = 0xE915
@@ -243,6 +244,4 @@ def _progress(directory: Path) -> int:
 
 
 def _set_progress(directory: Path, views: int) -> None:
-    temporary = directory / "progress.json.new"
-    temporary.write_text(json.dumps({"views": views}))
-    temporary.replace(directory / "progress.json")
+    write_json(directory / "progress.json", {"views": views})
