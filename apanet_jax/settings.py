@@ -246,6 +246,7 @@ _RULES = {
         lambda value: value == ("all",) or _whole_numbers(value),
         "several folds such as folds=0+1, or folds=all",
     ),
+    "sweep.side_by_side": _switch(),
     "sweep.seeds": (_whole_numbers, "several seeds such as seeds=0+1"),
     "sweep.variants": (
         lambda value: all(isinstance(name, str) for name in value),

@@ -1,17 +1,19 @@
 """Training and evaluation of one run, from its config to `results.json`."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from apanet_jax import train_step
 from apanet_jax.checkpoint import Checkpoints
 from apanet_jax.data.episode_files import write_episodes
-from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.errors import UserError
 from apanet_jax.metrics import EpisodeCounts, Scores, SummedCounts
 from apanet_jax.models.network import Parameters
@@ -37,39 +39,177 @@ def train(run: Run, workdir: Path) -> TrainState:
       UserError: the workdir holds a run of other settings, or the loss is no longer a number.
     """
     config = run.config
-    workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
-        transformation = _transformation(run)
-        state = _initial_state(run, transformation)
-        position = 0
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            sharding = train_step.replicated(run.mesh)
-            state, iterator_state = checkpoints.restore(latest, state, sharding)
-            position = iterator_state["position"]
-            print(f"going on from step {latest} of {run.steps} in {workdir}", flush=True)
-        write_json(workdir / "config.json", config.to_dict())
-        if int(state.step) >= run.steps:
+    with Journal(run, workdir) as journal:
+        state, position = journal.begin()
+        if journal.first == run.steps:
             return state
         step = train_step.make_step(
             run.network,
-            transformation,
+            transformation(run),
             config.model.agnostic_weight,
             run.mesh,
             config.model.level_weight,
         )
-        with (
-            run.training_batches(position) as episodes,
-            MetricsLog(workdir, int(state.step)) as log,
-            tqdm(
-                total=run.steps,
-                initial=int(state.step),
-                unit="step",
-                desc="training",
-                disable=None,
-            ) as progress,
-        ):
-            return _loop(run, step, state, episodes, checkpoints, log, progress)
+        key, pace = training_key(run), Pace(journal.first, config.training.batch_size)
+        with run.training_batches(position) as episodes, progress_bar(journal) as progress:
+            for number in range(journal.first + 1, run.steps + 1):
+                state, losses = step(state, run.backbone_parameters, next(episodes), key)
+                progress.update()
+                if journal.is_due(number):
+                    each_second = pace.until(number)
+                    loss = journal.write(number, state, losses, episodes.state(), each_second)
+                    progress.set_postfix(
+                        loss=f"{loss:.3f}", episodes_per_second=f"{each_second:.1f}"
+                    )
+                    pace.restart(number)
+    return state
+
+
+class Journal:
+    """What one run leaves in its workdir while it trains; a context manager.
+
+    Attributes:
+      run: the run.
+      first: the step that `begin` began with.
+    """
+
+    def __init__(self, run: Run, workdir: Path):
+        """Opens the workdir, which is made where it is missing; nothing is begun yet."""
+        self.run, self.first = run, 0
+        self._workdir = workdir
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._opened = contextlib.ExitStack()
+        self._checkpoints = self._opened.enter_context(
+            Checkpoints(workdir / "checkpoints", run.fingerprint)
+        )
+        self._log: MetricsLog | None = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._opened.close()
+
+    @property
+    def latest_step(self) -> int:
+        """The step of the newest checkpoint, 0 where there is none."""
+        return self._checkpoints.latest_step() or 0
+
+    def begin(self) -> tuple[TrainState, int]:
+        """Returns the newest checkpoint's state and its place among the batches, or first ones.
+
+        Raises:
+          UserError: the workdir holds a run of other settings.
+        """
+        state, position = _initial_state(self.run), 0
+        if self.latest_step:
+            self.first = self.latest_step
+            sharding = train_step.replicated(self.run.mesh)
+            state, iterator = self._checkpoints.restore(self.first, state, sharding)
+            position = iterator["position"]
+            print(f"going on from step {self.first} of {self.run.steps} in {self._workdir}")
+        write_json(self._workdir / "config.json", self.run.config.to_dict())
+        self._log = self._opened.enter_context(MetricsLog(self._workdir, self.first))
+        return state, position
+
+    def is_due(self, number: int) -> bool:
+        """Returns whether something is to be written after step `number`."""
+        return self._saves(number) or number % self.run.config.training.log_every == 0
+
+    def write(
+        self,
+        number: int,
+        state: TrainState,
+        losses: Losses,
+        iterator: dict[str, Any],
+        episodes_per_second: float,
+    ) -> float:
+        """Writes what is due after step `number`; returns the total loss.
+
+        Args:
+          number: of the step.
+          state: after it.
+          losses: of it.
+          iterator: the state of the batches.
+          episodes_per_second: since the last time.
+
+        Raises:
+          UserError: the loss is no longer a number.
+        """
+        rate = float(_schedule(self.run)(number - 1))
+        losses = self._finite(losses, number, rate)
+        self._log.write(
+            number,
+            loss=losses.total,
+            loss_specific=losses.specific,
+            loss_agnostic=losses.agnostic,
+            learning_rate=rate,
+            episodes_per_second=episodes_per_second,
+        )
+        miou = None
+        if self._validates(number):
+            evaluation = self.run.config.evaluation
+            episodes = min(evaluation.validation_episodes, self.run.test_count)
+            scores = evaluate_parameters(
+                self.run, state.parameters, self.run.test_shots[0], episodes
+            )
+            miou = scores.miou
+            self._log.write(number, validation_miou=miou, validation_fb_iou=scores.fb_iou)
+        if self._saves(number):
+            self._checkpoints.save(state, iterator, miou)
+        return losses.total
+
+    def _validates(self, number: int) -> bool:
+        every = self.run.config.evaluation.every
+        return bool(every) and (number % every == 0 or number == self.run.steps)
+
+    def _saves(self, number: int) -> bool:
+        every = self.run.config.training.checkpoint_every
+        return self._validates(number) or number % every == 0 or number == self.run.steps
+
+    def _finite(self, losses: Losses, step: int, rate: float) -> Losses:
+        losses = Losses(*(float(x) for x in jax.device_get(losses)))
+        if not np.isfinite(losses.total):
+            raise UserError(
+                f"the loss is {losses.total} at step {step} (learning rate {rate:.3g}); the newest "
+                f"good checkpoint is of step {self.latest_step or None}: lower "
+                "training.learning_rate or training.rate_factor, and take another --workdir"
+            )
+        return losses
+
+
+class Pace:
+    """Episodes a second, without the time that writing takes."""
+
+    def __init__(self, number: int, batch_size: int):
+        """Starts after step `number`."""
+        self._batch_size = batch_size
+        self.restart(number)
+
+    def restart(self, number: int) -> None:
+        """Starts anew after step `number`."""
+        self._number, self._started = number, time.perf_counter()
+
+    def until(self, number: int) -> float:
+        """Returns the pace from the start to step `number`."""
+        seconds = time.perf_counter() - self._started
+        return (number - self._number) * self._batch_size / seconds
+
+
+def progress_bar(journal: Journal) -> tqdm:
+    """Returns the bar of a run's steps."""
+    return tqdm(
+        total=journal.run.steps,
+        initial=journal.first,
+        unit="step",
+        desc="training",
+        disable=None,
+    )
+
+
+def training_key(run: Run) -> PRNGKeyArray:
+    """Returns the key that a run's steps draw from."""
+    return jax.random.fold_in(jax.random.key(run.config.seed), 1)
 
 
 class TrainedHead(NamedTuple):
@@ -98,7 +238,7 @@ def trained_heads(run: Run, workdir: Path) -> list[TrainedHead]:
         chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         if chosen["last"] is None:
             raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
-        like = jax.eval_shape(lambda: _initial_state(run, _transformation(run)))
+        like = jax.eval_shape(lambda: _initial_state(run))
         sharding = train_step.replicated(run.mesh)
         return [
             TrainedHead(name, step, checkpoints.restore(step, like, sharding)[0].parameters)
@@ -140,77 +280,28 @@ def _scores(run: Run, counts: EpisodeCounts, class_id: np.ndarray) -> Scores:
     return sums.scores()
 
 
-def _transformation(run: Run):
+def transformation(run: Run) -> optax.GradientTransformation:
+    """Returns a run's optimizer; runs of the same settings share it."""
     training = run.config.training
-    schedule = train_step.poly_schedule(training.learning_rate * training.rate_factor, run.steps)
     return train_step.optimizer(
-        schedule, momentum=training.momentum, weight_decay=training.weight_decay
+        _schedule(run), momentum=training.momentum, weight_decay=training.weight_decay
     )
 
 
-def _initial_state(run: Run, transformation) -> TrainState:
+def _schedule(run: Run) -> optax.Schedule:
+    training = run.config.training
+    return train_step.poly_schedule(training.learning_rate * training.rate_factor, run.steps)
+
+
+def _initial_state(run: Run) -> TrainState:
     state = train_step.create_state(
         run.network,
         run.backbone_parameters,
         run.config.image_size,
-        transformation,
+        transformation(run),
         jax.random.key(run.config.seed),
     )
     return jax.device_put(state, train_step.replicated(run.mesh))
-
-
-def _loop(run, step, state, episodes: EpisodeIterator, checkpoints, log, progress) -> TrainState:
-    config = run.config
-    training, every = config.training, config.evaluation.every
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    rate = train_step.poly_schedule(training.learning_rate * training.rate_factor, run.steps)
-    started, logged = time.perf_counter(), int(state.step)
-    for number in range(int(state.step) + 1, run.steps + 1):
-        state, losses = step(state, run.backbone_parameters, next(episodes), key)
-        progress.update()
-        last = number == run.steps
-        validate = every and (number % every == 0 or last)
-        save = validate or last or number % training.checkpoint_every == 0
-        if save or number % training.log_every == 0:
-            losses = _finite(losses, number, float(rate(number - 1)), checkpoints)
-            seconds = time.perf_counter() - started
-            pace = (number - logged) * training.batch_size / seconds
-            progress.set_postfix(loss=f"{losses.total:.3f}", episodes_per_second=f"{pace:.1f}")
-            log.write(
-                number,
-                loss=losses.total,
-                loss_specific=losses.specific,
-                loss_agnostic=losses.agnostic,
-                learning_rate=float(rate(number - 1)),
-                episodes_per_second=pace,
-            )
-        miou = None
-        if validate:
-            scores = evaluate_parameters(
-                run,
-                state.parameters,
-                run.test_shots[0],
-                min(config.evaluation.validation_episodes, run.test_count),
-            )
-            miou = scores.miou
-            log.write(number, validation_miou=miou, validation_fb_iou=scores.fb_iou)
-        if save:
-            checkpoints.save(state, episodes.state(), miou)
-        if save or number % training.log_every == 0:
-            # Neither validating nor saving counts as training time.
-            started, logged = time.perf_counter(), number
-    return state
-
-
-def _finite(losses: Losses, step: int, rate: float, checkpoints: Checkpoints) -> Losses:
-    losses = Losses(*(float(x) for x in jax.device_get(losses)))
-    if not np.isfinite(losses.total):
-        raise UserError(
-            f"the loss is {losses.total} at step {step} (learning rate {rate:.3g}); the newest "
-            f"good checkpoint is of step {checkpoints.latest_step()}: lower training.learning_rate "
-            "or training.rate_factor, and take another --workdir"
-        )
-    return losses
 
 
 def _result(run: Run, head: TrainedHead, shot: int, scores: Scores) -> dict[str, Any]:

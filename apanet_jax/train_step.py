@@ -188,20 +188,9 @@ def make_step(
     The batch's first axis is spread over the mesh; the state is donated. `key` is the run's: each
     step folds its number into it, so that a run that goes on draws what it would have drawn.
     """
-
-    def step(state, backbone_parameters, batch, key):
-        key = jax.random.fold_in(key, state.step)
-
-        def loss(parameters):
-            outputs = network(parameters, backbone_parameters, batch, key=key)
-            result = losses(outputs, batch["query_label"], agnostic_weight, level_weight)
-            return result.total, result
-
-        gradients, result = jax.grad(loss, has_aux=True)(state.parameters)
-        updates, momentum = transformation.update(gradients, state.momentum, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
-        return TrainState(state.step + 1, parameters, momentum), result
-
+    step = functools.partial(
+        _step, network, transformation, level_weight, agnostic_weight=agnostic_weight
+    )
     whole, spread = replicated(mesh), batch_sharding(mesh)
     return jax.jit(
         step,
@@ -209,3 +198,79 @@ def make_step(
         out_shardings=(whole, whole),
         donate_argnums=0,
     )
+
+
+@functools.lru_cache(maxsize=8)
+def make_side_by_side_step(
+    network: Network,
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+    level_weight: float = 1.0,
+    *,
+    same_batch: bool,
+) -> Callable[
+    [TrainState, Parameters, Batch, PRNGKeyArray, Float[Array, " heads"]],
+    tuple[TrainState, Losses],
+]:
+    """Returns `make_step`'s step for several heads: `(states, backbone_parameters, batches, keys,
+    agnostic_weights) -> (states, losses)`.
+
+    Args:
+      network: of every head.
+      transformation: of every head.
+      mesh: the devices.
+      level_weight: of every head.
+      same_batch: whether the heads learn from one batch, whose pictures are then embedded once.
+        Otherwise the batches, like everything else that a head has, have a leading axis of heads.
+    """
+
+    def steps(states, backbone_parameters, batches, keys, agnostic_weights):
+        def one(state, batch, key, agnostic_weight):
+            return _step(
+                network,
+                transformation,
+                level_weight,
+                state,
+                backbone_parameters,
+                batch,
+                key,
+                agnostic_weight=agnostic_weight,
+            )
+
+        of_batches = None if same_batch else 0
+        return jax.vmap(one, (0, of_batches, 0, 0))(states, batches, keys, agnostic_weights)
+
+    whole = replicated(mesh)
+    spread = batch_sharding(mesh)
+    if not same_batch:
+        spread = NamedSharding(mesh, PartitionSpec(None, *spread.spec))
+    return jax.jit(
+        steps,
+        in_shardings=(whole, whole, spread, whole, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def _step(
+    network,
+    transformation,
+    level_weight,
+    state,
+    backbone_parameters,
+    batch,
+    key,
+    *,
+    agnostic_weight,
+) -> tuple[TrainState, Losses]:
+    key = jax.random.fold_in(key, state.step)
+
+    def loss(parameters):
+        outputs = network(parameters, backbone_parameters, batch, key=key)
+        result = losses(outputs, batch["query_label"], agnostic_weight, level_weight)
+        return result.total, result
+
+    gradients, result = jax.grad(loss, has_aux=True)(state.parameters)
+    updates, momentum = transformation.update(gradients, state.momentum, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+    return TrainState(state.step + 1, parameters, momentum), result

@@ -20,6 +20,7 @@ from apanet_jax.paper import published_beside
 from apanet_jax.pictures import write_pictures
 from apanet_jax.reporting import fold_tables, results_table
 from apanet_jax.run import Run, make_run
+from apanet_jax.side_by_side import train_side_by_side
 from apanet_jax.train import evaluate_checkpoints, train, trained_heads
 
 ALL = ("all",)
@@ -69,11 +70,15 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
     # All of them before the first is trained: what cannot work is refused at once.
     all_runs = [(part, make_run(part.config)) for part in parts(config)]
     results = {}
+    if config.sweep.side_by_side and mode != "evaluate":
+        for part, run in all_runs:
+            print(_headline(_name(part, workdir), run), flush=True)
+        train_side_by_side([(run, workdir / part.folder) for part, run in all_runs])
     for group, members in itertools.groupby(all_runs, key=lambda item: item[0].group):
         runs = list(members)
         for part, run in runs:
-            name = str(part.folder) if part.folder.name else workdir.name
-            if mode != "evaluate":
+            name = _name(part, workdir)
+            if mode != "evaluate" and not config.sweep.side_by_side:
                 print(_headline(name, run), flush=True)
                 train(run, workdir / part.folder)
             if mode != "train":
@@ -124,6 +129,10 @@ def _chosen_variants(config: ConfigDict) -> dict[str, str]:
                 + (", ".join(named) or "none")
             )
     return {name: named[name] for name in wanted or named} or {"": ""}
+
+
+def _name(part: Part, workdir: Path) -> str:
+    return str(part.folder) if part.folder.name else workdir.name
 
 
 def _headline(name: str, run: Run) -> str:

@@ -95,6 +95,9 @@ def get_config() -> ConfigDict:
     config.sweep.folds = ()  # several in place of `fold`: folds=0+2, folds=all
     config.sweep.seeds = ()  # several in place of `seed`
     config.sweep.variants = ()  # names of the `variants` to run; (): all
+    config.sweep.side_by_side = (
+        False  # train those in one program that differ in seed, fold, lambda
+    )
 
     config.variants = ConfigDict()  # several runs: a name each, and the options that it adds
 
