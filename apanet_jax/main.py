@@ -26,8 +26,9 @@ def main() -> None:
     config, name = config_of(_CONFIG)
     logging.set_verbosity(logging.WARNING)
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
-    from apanet_jax.variants import run_all
+    from apanet_jax.variants import keep_compiled, run_all
 
+    keep_compiled(config.compilation_cache)
     run_all(config, Path(_WORKDIR.value or f"runs/{name}"), _MODE.value)
 
 

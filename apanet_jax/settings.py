@@ -16,6 +16,7 @@ NOT_OF_THE_RESULT = (
     "evaluation.",
     "features.directory",
     "workers",
+    "compilation_cache",
     "devices",
     "data.records",
     "sweep.",

@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
 
     config.variants = ConfigDict()  # several runs: a name each, and the options that it adds
 
+    config.compilation_cache = "~/.cache/apanet_jax"  # of compiled programs; "": none is kept
     config.workers = 0  # processes that load pictures; 0: threads of the main one
     config.devices = 0  # how many to use; 0: all
     return config

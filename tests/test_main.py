@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -288,3 +289,20 @@ def test_scored_episodes_are_left_as_a_list_that_can_be_scored_again(prepared, t
     same = ("miou", "fb_iou", "iou_per_class", "shot", "episodes")
     assert {key: second[key] for key in same} == {key: row[key] for key in same}
     assert second["seed"] is None and second["episode_list"] == str(reversed_list)
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_for_the_next_process(prepared, tmp_path):
+    options = f"{TINY},records={prepared},steps=2,pictures=0,compilation_cache={tmp_path}/cache"
+    config = f"--config=configs/folder.py:{options}"
+    command = [sys.executable, "-m", "apanet_jax.main", config]
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    written = []
+    for name in ("first", "second"):
+        done = run_command([*command, f"--workdir={tmp_path / name}"], env=environment)
+        assert done.returncode == 0, done.stderr
+        written.append({path.name for path in (tmp_path / "cache").glob("*-cache")})
+    assert any(name.startswith("jit__step") for name in written[0])
+    assert written[0] == written[1]
+    results = [(tmp_path / name / "results.json").read_text() for name in ("first", "second")]
+    assert results[0] == results[1]
