@@ -188,17 +188,22 @@ class TestFeatures:
             ) as progress,
         ):
             first = 0
+            waiting: list[tuple[int, int, np.ndarray]] = []
             for batch in loaded:
                 count = int(batch["valid"].sum())
                 pictures = wanted[first : first + count]
                 self._keep_pictures(pictures, batch["image"])
-                roles = [key for picture in pictures for key in sorted(missing[picture])]
-                pairs = [key[1:] for key in roles if key[0] == "support"]
-                labels = dict(zip(pictures, batch["label"], strict=False))
-                for start in range(0, len(pairs), self._batch_size):
-                    self._keep_supports(pairs[start : start + self._batch_size], labels)
+                for picture, label in zip(pictures, batch["label"], strict=False):
+                    for role, _, *class_id in sorted(missing[picture]):
+                        if role == "support":
+                            waiting.append((picture, *class_id, binary_label(label, *class_id)))
+                while len(waiting) >= self._batch_size:
+                    self._keep_supports(waiting[: self._batch_size])
+                    waiting = waiting[self._batch_size :]
                 first += count
                 progress.update(count)
+            if waiting:
+                self._keep_supports(waiting)
 
     def _keep_pictures(self, pictures: Sequence[int], images: np.ndarray) -> None:
         """Embeds those that were not embedded for another role before."""
@@ -210,13 +215,15 @@ class TestFeatures:
                 present = {name: x[row] for name, x in features._asdict().items() if x is not None}
                 self._store.put(("picture", picture), present)
 
-    def _keep_supports(
-        self, pairs: Sequence[tuple[int, int]], labels: dict[int, np.ndarray]
-    ) -> None:
-        """Keeps where supports show a class, and the features there that prior masks look at."""
-        filled = [*pairs, *[pairs[-1]] * (self._batch_size - len(pairs))]
-        given = np.stack([binary_label(labels[picture], class_id) for picture, class_id in filled])
-        of_pictures = [self._store.get(("picture", picture)) for picture, _ in filled]
+    def _keep_supports(self, supports: Sequence[tuple[int, int, np.ndarray]]) -> None:
+        """Keeps where supports show a class, and the features there that prior masks look at.
+
+        Args:
+          supports: a batch of them or less, each a picture, a class and the label of the two.
+        """
+        filled = [*supports, *[supports[-1]] * (self._batch_size - len(supports))]
+        given = np.stack([label for _, _, label in filled])
+        of_pictures = [self._store.get(("picture", picture)) for picture, _, _ in filled]
         middle = jnp.stack([features["middle"] for features in of_pictures])
         seen = {"middle": middle}
         if "high" in self._network.head.priors:
@@ -228,7 +235,7 @@ class TestFeatures:
                 seen["high"] = jnp.stack([features["high"] for features in of_pictures])
         foreground = np.asarray(at_size(given == 1, middle.shape[1:3]))
         seen = {name: np.asarray(seen[name]) for name in self._network.head.priors}
-        for number, (picture, class_id) in enumerate(pairs):
+        for number, (picture, class_id, _) in enumerate(supports):
             inside = foreground[number] > 0
             kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
             kept["foreground"] = foreground[number]

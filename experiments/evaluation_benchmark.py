@@ -9,7 +9,7 @@ loop over the same network in PyTorch, batch by batch as well. The last two cost
 episode, so they score the first --sample only; embedding once pays off with the number of episodes,
 so it scores them all. Nothing of one repetition is kept for the next. Compiling comes first and is
 not counted. A row says how many pixels a path counts otherwise than ours that embeds anew, of how
-many.
+many, and what it finds of the foreground in the sample of the last repetition.
 """
 
 import dataclasses
@@ -238,6 +238,7 @@ def _row(config, shot, path, found, distinct) -> Row:
         *(_difference(a.counts, b.counts) for a, b in zip(found[path], found[ANEW], strict=True)),
         strict=True,
     )
+    sample = len(found[ANEW][-1].counts.union)
     row = {
         "path": path,
         "backbone": config.backbone.name,
@@ -248,6 +249,8 @@ def _row(config, shot, path, found, distinct) -> Row:
         "seconds_per_episode": statistics.median(each),
         "fastest": min(each),
         "slowest": max(each),
+        "intersection": int(found[path][-1].counts.intersection[:sample, 1].sum()),
+        "union": int(found[path][-1].counts.union[:sample, 1].sum()),
         "differing": sum(differing),
         "compared": sum(compared),
     }
