@@ -76,7 +76,7 @@ def assign_and_sum(
     Euclidean; of equals it is the first. On a CPU Pallas interprets the kernel, slowly.
 
     Args:
-      features: float32 or bfloat16. They are not gathered or spread: one device holds them.
+      features: float32 or bfloat16, on one device.
       centres: float32, at most `MOST_CLUSTERS`.
       share: what a position counts: its weight, for the cosine over its length. Of one with 0 the
         feature is not looked at.
@@ -85,7 +85,7 @@ def assign_and_sum(
     Raises:
       ValueError: where the shapes do not suit the kernel.
     """
-    cut = _cut(features, centres.shape[1])
+    cut = _cut(*features.shape, centres.shape[1], features.dtype.itemsize)
     offset = jnp.zeros(centres.shape[:2], jnp.float32)
     if metric == "euclidean":
         offset = 0.5 * jnp.sum(jnp.square(centres), -1)
@@ -104,20 +104,24 @@ def assign_and_sum(
     return nearest[:, : share.shape[1]], sums.sum(1).reshape(centres.shape)
 
 
-def _cut(features, clusters) -> _Cut:
-    batch, positions, channels = features.shape
+def suits(
+    batch: int, positions: int, channels: int, clusters: int, dtype: jnp.dtype = jnp.float32
+) -> bool:
+    """Tells whether the kernel can cluster features `[batch, positions, channels]`."""
+    try:
+        _cut(batch, positions, channels, clusters, jnp.dtype(dtype).itemsize)
+    except ValueError:
+        return False
+    return True
+
+
+def _cut(batch, positions, channels, clusters, item_bytes) -> _Cut:
     if clusters > MOST_CLUSTERS:
-        raise ValueError(
-            f'kernel="fused" is for at most {MOST_CLUSTERS} clusters, got {clusters}: '
-            'take kernel="xla"'
-        )
+        raise _unsuitable(f"is for at most {MOST_CLUSTERS} clusters, got {clusters}")
     if channels % _PANEL:
-        raise ValueError(
-            f'kernel="fused" wants a multiple of {_PANEL} channels, got {channels}: '
-            'take kernel="xla"'
-        )
+        raise _unsuitable(f"wants a multiple of {_PANEL} channels, got {channels}")
     kept_bytes = 2 * 4 * clusters * channels
-    row_bytes = _STAGES * features.dtype.itemsize * channels
+    row_bytes = _STAGES * item_bytes * channels
     rows = next(
         (
             rows
@@ -127,10 +131,7 @@ def _cut(features, clusters) -> _Cut:
         None,
     )
     if rows is None:
-        raise ValueError(
-            f'kernel="fused" has no room on chip for {clusters} clusters of {channels} channels: '
-            'take kernel="xla"'
-        )
+        raise _unsuitable(f"has no room on chip for {clusters} clusters of {channels} channels")
     blocks = pl.cdiv(positions, rows)
     resident = min(2, _SHARED_BYTES // (kept_bytes + rows * row_bytes))
     steps = pl.cdiv(blocks, min(blocks, pl.cdiv(resident * _MULTIPROCESSORS, batch)))
@@ -140,6 +141,10 @@ def _cut(features, clusters) -> _Cut:
         if channels % (panels * _PANEL) == 0 and (panels * clusters <= _REGISTERS or panels == 1)
     )
     return _Cut(rows, steps, pl.cdiv(blocks, steps), panels)
+
+
+def _unsuitable(reason):
+    return ValueError(f'kernel="fused" {reason}: take kernel="xla"')
 
 
 def _panelled(x):
