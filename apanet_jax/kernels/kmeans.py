@@ -93,9 +93,7 @@ def kmeans(
         )
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}, expected at least 0")
-    if weights is None:
-        weights = jnp.ones((*batch, positions), jnp.float32)
-    if weights.shape != features.shape[:-1]:
+    if weights is not None and weights.shape != features.shape[:-1]:
         raise ValueError(
             f"weights have shape {weights.shape}, expected one a position: {features.shape[:-1]}"
         )
@@ -122,6 +120,8 @@ def kmeans(
 def _kmeans(
     features, weights, centres, key, num_clusters, rounds, init, spread, kernel="auto"
 ) -> KMeansResult:
+    if weights is None:
+        weights = jnp.ones(features.shape[:-1], jnp.float32)
     features, weights = jax.lax.stop_gradient((features, weights.astype(jnp.float32)))
     if features.dtype not in (jnp.float32, jnp.bfloat16):
         features = features.astype(jnp.float32)

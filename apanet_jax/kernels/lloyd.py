@@ -302,8 +302,8 @@ def _masses(weights, assignment, clusters, plan):
         weights = jnp.where(fresh, weights, 0.0)
         if _scatters(clusters, plan):
             return masses.at[jnp.arange(len(masses))[:, None], assignment].add(weights)
-        member = assignment[..., None] == jnp.arange(clusters)
-        return masses + jnp.sum(member * weights[..., None], 1)
+        member = assignment[:, None] == jnp.arange(clusters)[:, None]
+        return masses + jnp.sum(jnp.where(member, weights[:, None], 0.0), -1)
 
     block = _block(weights[..., None], clusters, ACCELERATOR)
     nothing = jnp.zeros((len(weights), clusters))
@@ -312,14 +312,20 @@ def _masses(weights, assignment, clusters, plan):
 
 def _changes(state, nearest, share) -> _Changes:
     moved = ((nearest != state.assignment) & (share != 0)).reshape(-1)
-    # The n-th that moved goes to place n; the others beyond the end.
-    place = jnp.where(moved, jnp.cumsum(moved) - 1, moved.size)
-    positions = jnp.arange(moved.size, dtype=jnp.int32)
-    listed = jnp.zeros(moved.size, jnp.int32).at[place].set(positions, mode="drop")
+
+    def enlist(position, state):
+        # What did not move is written over by the next.
+        listed, count = state
+        listed = jax.lax.dynamic_update_index_in_dim(listed, position, count, 0)
+        return listed, count + moved[position].astype(jnp.int32)
+
+    # On a CPU, where alone sums are told, faster than a cumulative sum and a scatter.
+    empty = jnp.zeros(moved.size, jnp.int32), jnp.int32(0)
+    listed, count = jax.lax.fori_loop(0, moved.size, enlist, empty)
     batch, clusters = state.centres.shape[:2]
     rows = clusters * jnp.arange(batch, dtype=jnp.int32)[:, None]
     old, new = ((rows + x).reshape(-1) for x in (state.assignment, nearest))
-    return _Changes(moved.sum(), listed, old, new, share.reshape(-1))
+    return _Changes(count, listed, old, new, share.reshape(-1))
 
 
 def _tell_moved(sums, features, changes):
