@@ -1,4 +1,4 @@
-"""The implementations that kmeans_benchmark.py compares with; they are installed, and only called.
+"""The implementations that kmeans_benchmark.py compares: ours, and peers that are only called.
 
 Each function takes the device, "cpu" or "gpu", and returns a `Peer`; it raises ImportError where
 the peer cannot run.
@@ -14,19 +14,65 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+OURS = "apanet_jax"
+FUSED = "apanet_jax fused"
+OWN = (OURS, FUSED)
+
+
+class Shape(NamedTuple):
+    """What is clustered: `[batch, positions, channels]`, into how many clusters."""
+
+    batch: int
+    positions: int
+    channels: int
+    clusters: int
+
 
 class Peer(NamedTuple):
-    """A peer that is installed.
+    """An implementation that is installed.
 
     Attributes:
       prepare: from unit vectors, centres, rounds and the seeds that drew each picture's centres to
         a function of no arguments, which is timed and returns centres `[batch, clusters, channels]`
         in whatever form the peer has them.
       note: in what it differs from what was asked for.
+      suits: whether a shape can be clustered; others are passed over.
     """
 
     prepare: Callable[..., Callable[[], Any]]
     note: str = ""
+    suits: Callable[[Shape], bool] = lambda shape: True
+
+
+def ours(device: str) -> Peer:
+    """This package: normalises by itself, and returns assignment and inertia too."""
+    return Peer(_prepare_ours("xla"), "on a CPU, rounds that would change nothing are left out")
+
+
+def ours_fused(device: str) -> Peer:
+    """This package, with the Pallas kernel that reads the features once a round."""
+    if device == "cpu":
+        raise ImportError("on a CPU it is interpreted only, and not timed")
+    from apanet_jax.kernels import fused
+
+    return Peer(_prepare_ours("fused"), suits=lambda shape: fused.suits(*shape))
+
+
+def _prepare_ours(kernel: str):
+    import jax
+
+    from apanet_jax.kernels import kmeans
+
+    def prepare(features, centres, rounds, seeds):
+        x, start = jax.block_until_ready(jax.device_put((features, centres)))
+
+        def run():
+            result = kmeans(x, start.shape[1], rounds=rounds, init=start, kernel=kernel)
+            return np.asarray(jax.block_until_ready(result).centres)
+
+        return run
+
+    return prepare
 
 
 def scikit_learn(device: str) -> Peer:

@@ -5,12 +5,12 @@ is ever built, and nothing normalised is stored: each position's inverse norm st
 its own. A round is two matrix products over the features as they lie, one that assigns and one that
 sums; where the similarities `[batch, positions, clusters]` are large, positions go through in
 blocks. On a CPU the second product is seldom needed: few positions change their cluster in a round,
-and the sums are told of those alone.
+and the sums are told of those alone. `fused` makes a round in one reading, for GPUs.
 """
 
 from __future__ import annotations
 
-import functools
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -38,6 +38,8 @@ class Plan(NamedTuple):
       widths: numbers of centres that a matrix product is slow for, and the next faster ones.
       tell_moved: up to which share of the positions may have changed their cluster for the sums to
         be told of each, rather than made anew.
+      fused: whether a round is one Pallas kernel that reads the features once (see `fused`),
+        instead of two products; the last assignment is a product.
     """
 
     similarity_bytes: int = 256 << 20
@@ -45,10 +47,12 @@ class Plan(NamedTuple):
     scatter_above: int | None = None
     widths: tuple[tuple[int, int], ...] = ()
     tell_moved: float = 0.0
+    fused: bool = False
 
 
 # On a GPU a scatter adds in any order, and the same input would not give the same bits.
 ACCELERATOR = Plan()
+FUSED = Plan(fused=True)
 CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)), 0.2)
 _WIDENED_BLOCK_BYTES = 4 << 20
 
@@ -136,27 +140,39 @@ def lloyd(
     features = widen(features, plan)
     scale = inverse_norm(features) if metric == "cosine" else jnp.ones(weights.shape, jnp.float32)
 
+    share = weights * scale
     clusters = centres.shape[1]
-    sum_up = functools.partial(
-        cluster_sums, features, weights, num_clusters=clusters, scale=scale, plan=plan
-    )
+
+    def masses(nearest):
+        return _masses(jnp.where(scale != 0, weights, 0.0), nearest, clusters, plan)
+
+    def read_once(state: _State):
+        one_kernel = _fused().assign_and_sum
+        nearest, sums = one_kernel(features, state.centres, share, metric=metric)
+        mass = masses(nearest)
+        return nearest, sums, mass, mass
+
+    def read_twice(state: _State):
+        nearest, _ = assign(features, state.centres, scale=scale, metric=metric, plan=plan)
+        mass = masses(nearest)
+
+        def sum_up():
+            numbers = {"num_clusters": clusters, "scale": scale, "plan": plan}
+            return cluster_sums(features, weights, nearest, **numbers)
+
+        if not plan.tell_moved or axis_name is not None:
+            return nearest, sum_up(), mass, mass
+        changes = _changes(state, nearest, share)
+        # Where most of a cluster has left, what rounding left behind would be felt.
+        anew = jnp.any(mass < 0.5 * state.fresh_mass)
+        anew |= changes.count > plan.tell_moved * nearest.size
+        sums = jax.lax.cond(anew, sum_up, lambda: _tell_moved(state.sums, features, changes))
+        return nearest, sums, mass, jnp.where(anew, mass, state.fresh_mass)
+
+    join = read_once if plan.fused else read_twice
 
     def move(state: _State) -> _State:
-        nearest, _ = assign(features, state.centres, scale=scale, metric=metric, plan=plan)
-        mass = _masses(jnp.where(scale != 0, weights, 0.0), nearest, clusters, plan)
-        if plan.tell_moved and axis_name is None:
-            changes = _changes(state, nearest, weights * scale)
-            # Where most of a cluster has left, what rounding left behind would be felt.
-            anew = jnp.any(mass < 0.5 * state.fresh_mass)
-            anew |= changes.count > plan.tell_moved * nearest.size
-            sums = jax.lax.cond(
-                anew,
-                lambda: sum_up(nearest),
-                lambda: _tell_moved(state.sums, features, changes),
-            )
-            fresh_mass = jnp.where(anew, mass, state.fresh_mass)
-        else:
-            sums, fresh_mass = sum_up(nearest), mass
+        nearest, sums, mass, fresh_mass = join(state)
         if axis_name is not None:
             sums, mass = jax.lax.psum((sums, mass), axis_name)
         mean = sums / jnp.where(mass > 0, mass, 1.0)[..., None]
@@ -195,6 +211,14 @@ def lloyd(
     if axis_name is not None:
         inertia = jax.lax.psum(inertia, axis_name)
     return Rounds(assignment, centres, inertia, made)
+
+
+def _fused():
+    """Returns the module of the Pallas kernel, whose import needs more than jax and numpy."""
+    try:
+        return importlib.import_module("apanet_jax.kernels.fused")
+    except ImportError as error:
+        raise ValueError(f'kernel="fused" needs absl-py and Pallas for GPUs: {error}') from None
 
 
 def assign(
@@ -278,8 +302,8 @@ def _masses(weights, assignment, clusters, plan):
         weights = jnp.where(fresh, weights, 0.0)
         if _scatters(clusters, plan):
             return masses.at[jnp.arange(len(masses))[:, None], assignment].add(weights)
-        member = assignment[..., None] == jnp.arange(clusters)
-        return masses + jnp.sum(member * weights[..., None], 1)
+        member = assignment[:, None] == jnp.arange(clusters)[:, None]
+        return masses + jnp.sum(jnp.where(member, weights[:, None], 0.0), -1)
 
     block = _block(weights[..., None], clusters, ACCELERATOR)
     nothing = jnp.zeros((len(weights), clusters))
@@ -288,14 +312,20 @@ def _masses(weights, assignment, clusters, plan):
 
 def _changes(state, nearest, share) -> _Changes:
     moved = ((nearest != state.assignment) & (share != 0)).reshape(-1)
-    # The n-th that moved goes to place n; the others beyond the end.
-    place = jnp.where(moved, jnp.cumsum(moved) - 1, moved.size)
-    positions = jnp.arange(moved.size, dtype=jnp.int32)
-    listed = jnp.zeros(moved.size, jnp.int32).at[place].set(positions, mode="drop")
+
+    def enlist(position, state):
+        # What did not move is written over by the next.
+        listed, count = state
+        listed = jax.lax.dynamic_update_index_in_dim(listed, position, count, 0)
+        return listed, count + moved[position].astype(jnp.int32)
+
+    # On a CPU, where alone sums are told, faster than a cumulative sum and a scatter.
+    empty = jnp.zeros(moved.size, jnp.int32), jnp.int32(0)
+    listed, count = jax.lax.fori_loop(0, moved.size, enlist, empty)
     batch, clusters = state.centres.shape[:2]
     rows = clusters * jnp.arange(batch, dtype=jnp.int32)[:, None]
     old, new = ((rows + x).reshape(-1) for x in (state.assignment, nearest))
-    return _Changes(moved.sum(), listed, old, new, share.reshape(-1))
+    return _Changes(count, listed, old, new, share.reshape(-1))
 
 
 def _tell_moved(sums, features, changes):
