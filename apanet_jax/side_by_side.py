@@ -60,6 +60,7 @@ def _train(journals: Sequence[Journal]) -> None:
     config = first.config
     states, (position, *_) = zip(*(journal.begin() for journal in journals), strict=True)
     states = jax.tree.map(lambda *x: jnp.stack(x), *states)
+    states = jax.device_put(states, train_step.replicated(first.mesh))
     keys = jnp.stack([training_key(run) for run in runs])
     weights = np.array([run.config.model.agnostic_weight for run in runs], np.float32)
     # Heads of one seed and fold learn from the same episodes, which are loaded once.
@@ -70,6 +71,7 @@ def _train(journals: Sequence[Journal]) -> None:
         first.mesh,
         config.model.level_weight,
         same_batch=len(set(names)) == 1,
+        at_once=first.mesh.devices.flat[0].platform != "cpu",
     )
     with contextlib.ExitStack() as stack:
         streams: dict[tuple[int, int], EpisodeIterator] = {}

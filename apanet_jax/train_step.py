@@ -208,6 +208,7 @@ def make_side_by_side_step(
     level_weight: float = 1.0,
     *,
     same_batch: bool,
+    at_once: bool,
 ) -> Callable[
     [TrainState, Parameters, Batch, PRNGKeyArray, Float[Array, " heads"]],
     tuple[TrainState, Losses],
@@ -222,10 +223,12 @@ def make_side_by_side_step(
       level_weight: of every head.
       same_batch: whether the heads learn from one batch, whose pictures are then embedded once.
         Otherwise the batches, like everything else that a head has, have a leading axis of heads.
+      at_once: whether the heads go through every operation together, by `jax.vmap`, or one after
+        another: a CPU is busy with one of them, and slower with kernels of several.
     """
 
     def steps(states, backbone_parameters, batches, keys, agnostic_weights):
-        def one(state, batch, key, agnostic_weight):
+        def one(state, key, agnostic_weight, batch=batches):
             return _step(
                 network,
                 transformation,
@@ -237,8 +240,10 @@ def make_side_by_side_step(
                 agnostic_weight=agnostic_weight,
             )
 
-        of_batches = None if same_batch else 0
-        return jax.vmap(one, (0, of_batches, 0, 0))(states, batches, keys, agnostic_weights)
+        of_heads = (states, keys, agnostic_weights, *([] if same_batch else [batches]))
+        if at_once:
+            return jax.vmap(one)(*of_heads)
+        return jax.lax.map(lambda x: one(*x), of_heads)
 
     whole = replicated(mesh)
     spread = batch_sharding(mesh)

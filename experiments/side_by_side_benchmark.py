@@ -1,7 +1,7 @@
 """Training several heads side by side in one program against one after another.
 
     python experiments/side_by_side_benchmark.py --config=configs/folder.py:records=RECORDS \\
-        [--heads=4] [--steps=10] [--repetitions=3] [--json=FILE]
+        [--heads=4] [--steps=10] [--repetitions=3] [--noat_once] [--json=FILE]
 
 Heads of seeds 0, 1, 2, …, each on its own episodes. Both ways make the same steps from the same
 states in turns; batches are loaded beforehand, others for every repetition; compiling comes first
@@ -36,6 +36,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backb
 _HEADS = flags.DEFINE_integer("heads", 4, "How many.", lower_bound=2)
 _STEPS = flags.DEFINE_integer("steps", 10, "Of a repetition.", lower_bound=1)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "How often.", lower_bound=1)
+_AT_ONCE = flags.DEFINE_boolean("at_once", True, "By vmap; otherwise a loop within the program.")
 _JSON = flags.DEFINE_string("json", None, "Write the result there, too.")
 
 
@@ -70,6 +71,7 @@ def main() -> None:
         "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
         "heads": _HEADS.value,
+        "at_once": _AT_ONCE.value,
         "num_clusters": config.model.num_clusters,
         "backbone": config.backbone.name,
         "image_size": config.image_size,
@@ -114,8 +116,10 @@ def together(runs: list[tuple[Run, int]]) -> Callable:
         run.mesh,
         run.config.model.level_weight,
         same_batch=False,
+        at_once=_AT_ONCE.value,
     )
-    held = [jax.tree.map(lambda *x: jnp.stack(x), *(_state(own, seed) for own, seed in runs))]
+    states = jax.tree.map(lambda *x: jnp.stack(x), *(_state(own, seed) for own, seed in runs))
+    held = [jax.device_put(states, train_step.replicated(run.mesh))]
     keys = jnp.stack([training_key(run)] * len(runs))
     weights = np.full(len(runs), run.config.model.agnostic_weight, np.float32)
 
@@ -128,13 +132,14 @@ def together(runs: list[tuple[Run, int]]) -> Callable:
 
 
 def _state(run: Run, seed: int) -> train_step.TrainState:
-    return train_step.create_state(
+    state = train_step.create_state(
         run.network,
         run.backbone_parameters,
         run.config.image_size,
         transformation(run),
         jax.random.key(seed),
     )
+    return jax.device_put(state, train_step.replicated(run.mesh))
 
 
 if __name__ == "__main__":

@@ -155,3 +155,27 @@ def test_a_step_is_a_function_of_its_key_and_number():
     assert total(0, 0) == total(0, 0)
     assert total(0, 0) != total(0, 1)
     assert total(0, 0) != total(1, 0)
+
+
+@pytest.mark.parametrize(("at_once", "same_batch", "devices"), [(1, 1, 1), (1, 0, 2), (0, 0, 1)])
+def test_heads_side_by_side_make_the_steps_of_each_alone(at_once, same_batch, devices):
+    network = Network(None, APANet(channels=4, num_clusters=2))
+    transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
+    mesh = train_step.data_mesh(devices)
+    batches = [episode_batch(seed=0 if same_batch else head) for head in range(3)]
+    states = [initial(network, transformation, batch) for batch in batches]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
+    keys, weights = [jax.random.key(head) for head in range(3)], [0.1, 0.5, 0.9]
+    expected = []
+    for state, batch, key, weight in zip(states, batches, keys, weights, strict=True):
+        state = jax.device_put(state, train_step.replicated(mesh))
+        step = train_step.make_step(network, transformation, weight, mesh)
+        expected.append(jax.device_get(step(state, {}, batch, key)))
+    together = train_step.make_side_by_side_step(
+        network, transformation, mesh, same_batch=bool(same_batch), at_once=bool(at_once)
+    )
+    given = batches[0] if same_batch else jax.tree.map(lambda *x: np.stack(x), *batches)
+    found = jax.device_get(together(stacked, {}, given, jnp.stack(keys), np.float32(weights)))
+    for head, one in enumerate(expected):
+        ours = jax.tree.map(lambda x, head=head: x[head], found)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, one)
