@@ -9,6 +9,7 @@ testing also `original_label` `[B, L, L]`, `original_side` `[B]` and `index` `[B
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import grain
 import numpy as np
 from absl import flags
@@ -111,7 +112,7 @@ class EpisodeIterator:
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=_PREFETCHED_BATCHES
             )
-            dataset = dataset.mp_prefetch(options)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_without_threads)
         self._iterator = iter(dataset)
 
     def __iter__(self) -> "EpisodeIterator":
@@ -142,6 +143,11 @@ class EpisodeIterator:
         close = getattr(self._iterator, "close", None)
         if close is not None:
             close()
+
+
+def _without_threads(_worker: int, _workers: int) -> None:
+    """Leaves OpenCV one thread: a worker is one of as many as there are cores to fill."""
+    cv2.setNumThreads(0)
 
 
 def batches(

@@ -11,10 +11,10 @@ both branches share, and one of the few prototypes, which costs next to nothing.
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from apanet_jax.models.convolution import conv3x3
 from apanet_jax.models.initializers import bias_init, kernel_init
 
 
@@ -90,47 +90,6 @@ class ConvComparison(nn.Module):
             hidden_map += _neighbourhoods(prior) @ of_prior.reshape(-1, hidden)
         hidden_map = self.drop(nn.relu(hidden_map), deterministic=not train)
         return Compared(self.output(hidden_map))
-
-
-@jax.custom_vjp
-def conv3x3(
-    x: Float[Array, "batch height width channels"], kernel: Float[Array, "3 3 channels hidden"]
-) -> Float[Array, "batch height width hidden"]:
-    """Convolves with a 3x3 kernel and a border of zeros.
-
-    The gradient is its own: on a CPU XLA's weight gradient of a convolution takes about twice the
-    time of the nine matrix products that it amounts to.
-    """
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _conv3x3_forward(x, kernel):
-    return conv3x3(x, kernel), (x, kernel)
-
-
-def _conv3x3_backward(saved, gradient):
-    x, kernel = saved
-    flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    return conv3x3(gradient, flipped), _kernel_gradient(x, gradient)
-
-
-conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
-
-
-def _kernel_gradient(x, gradient) -> Float[Array, "3 3 channels hidden"]:
-    def as_products(x, gradient):
-        products = [jnp.einsum("bhwc,bhwd->cd", shifted, gradient) for shifted in _shifts(x)]
-        return jnp.stack(products).reshape(3, 3, x.shape[-1], gradient.shape[-1])
-
-    def as_convolution(x, gradient):
-        # Positions are summed over as if they were the kernel's, channels run over the batch.
-        return jax.lax.conv_general_dilated(
-            x, gradient, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC")
-        )
-
-    return jax.lax.platform_dependent(x, gradient, cpu=as_products, default=as_convolution)
 
 
 def _shifts(x: Float[Array, "batch height width channels"]) -> list[Array]:

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from apanet_jax.kernels.pooling import expand
-from apanet_jax.models.comparison import Compared, conv3x3
+from apanet_jax.models.comparison import Compared
+from apanet_jax.models.convolution import conv3x3
 from apanet_jax.models.initializers import bias_init, kernel_init
 from apanet_jax.models.resize import adaptive_average_pool, resize_bilinear
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from apanet_jax.models.convolution import conv3x3
+
 Padding = Literal["same", "symmetric"]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -54,8 +56,11 @@ class Conv(nn.Module):
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch new_height new_width features"]:
         kernel, bias = _parameters(self, (self.size, self.size, x.shape[-1], self.features))
+        x = x.astype(self.dtype)
+        if (self.size, self.stride) == (3, 1):
+            return conv3x3(x, kernel, dilation=self.dilation) + bias
         y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
+            x,
             kernel,
             (self.stride, self.stride),
             pads(x.shape[1:3], self.size, self.stride, self.dilation, self.padding),

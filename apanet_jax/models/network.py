@@ -61,22 +61,25 @@ class Network:
                 PictureFeatures(batch["support_middle"], batch.get("support_high")),
             )
         query, support = batch["query_image"], batch["support_images"]
-        features = self.features(parameters, jnp.concatenate([query, _flat(support)]))
         count = query.shape[0]
-        middles = middle(features)
-        middles = middles[:count], middles[count:].reshape(*support.shape[:2], *middles.shape[1:])
+
+        def parts(features):
+            shots = features[count:]
+            return features[:count], shots.reshape(*support.shape[:2], *shots.shape[1:])
+
+        features = self.features(parameters, jnp.concatenate([query, _flat(support)]))
         if not self.head.needs_high:
-            return PictureFeatures(middles[0], None), PictureFeatures(middles[1], None)
-        high = features.block5[count:]
-        if self.masked_support:
-            high = self.masked_last_block(
-                parameters, features.block4[count:], _flat(batch["support_labels"], keep=2)
-            )
-        high = high.reshape(*support.shape[:2], *high.shape[1:])
-        return (
-            PictureFeatures(middles[0], features.block5[:count]),
-            PictureFeatures(middles[1], high),
-        )
+            high = None, None
+        elif self.masked_support:
+            # The last block runs once for all, queries seen whole; nobody asks for `features`'
+            # own one then, and under `jax.jit` it is left out.
+            labels = batch["support_labels"]
+            seen = jnp.concatenate([jnp.ones((count, *labels.shape[2:])), _flat(labels, keep=2)])
+            high = parts(self.masked_last_block(parameters, features.block4, seen))
+        else:
+            high = parts(features.block5)
+        query_features, support_features = map(PictureFeatures, parts(middle(features)), high)
+        return query_features, support_features
 
     def __call__(
         self,
@@ -115,7 +118,7 @@ class Network:
         block4: Float[Array, "n height width channels"],
         labels: UInt8[Array, "n H W"],
     ) -> Float[Array, "n height width high_channels"]:
-        """Returns supports' high features, of what lies under their masks alone."""
+        """Returns pictures' high features, of what lies where their labels are 1 alone."""
         mask = (labels == 1).astype(jnp.float32)[..., None]
         mask = resize_bilinear(mask, block4.shape[1:3]).astype(block4.dtype)
         high = self.backbone.apply(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from apanet_jax.models.comparison import ConvComparison, conv3x3
+from apanet_jax.models.comparison import ConvComparison
 
 BATCH, SIZE, CHANNELS, CLUSTERS = 2, (5, 6), 7, 3
 
@@ -71,35 +71,3 @@ def test_starts_as_pytorch_does():
         bound = (129 * 9) ** -0.5
         assert np.abs(ours).max() <= bound and theirs.abs().max() <= bound
         np.testing.assert_allclose(np.std(ours), theirs.std().item(), rtol=0.25)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 3)])
-def test_convolution_and_its_gradients_agree_with_torch(shape):
-    rng = np.random.default_rng(3)
-    x = rng.standard_normal((2, *shape, 4)).astype(np.float32)
-    kernel = rng.standard_normal((3, 3, 4, 5)).astype(np.float32)
-    weight = rng.standard_normal((2, *shape, 5)).astype(np.float32)
-
-    gradients = jax.grad(lambda x, k: (conv3x3(x, k) * weight).sum(), (0, 1))(x, kernel)
-    tx, tk = torch.tensor(x, requires_grad=True), torch.tensor(kernel, requires_grad=True)
-    out = torch.nn.functional.conv2d(tx.permute(0, 3, 1, 2), tk.permute(3, 2, 0, 1), padding=1)
-    out = out.permute(0, 2, 3, 1)
-    (out * torch.tensor(weight)).sum().backward()
-    np.testing.assert_allclose(conv3x3(x, kernel), out.detach(), atol=1e-4)
-    np.testing.assert_allclose(gradients[0], tx.grad, atol=1e-4)
-    np.testing.assert_allclose(gradients[1], tk.grad, atol=1e-4)
-
-
-def test_kernel_gradient_of_accelerators_equals_the_cpus(monkeypatch):
-    rng = np.random.default_rng(4)
-    x = rng.standard_normal((2, 4, 3, 4)).astype(np.float32)
-    kernel = rng.standard_normal((3, 3, 4, 5)).astype(np.float32)
-
-    def gradient():
-        return jax.grad(lambda k: (conv3x3(x, k) ** 3).sum())(kernel)
-
-    on_cpu = gradient()
-    monkeypatch.setattr(
-        jax.lax, "platform_dependent", lambda *args, default, **platforms: default(*args)
-    )
-    np.testing.assert_allclose(gradient(), on_cpu, rtol=1e-4, atol=1e-3)
