@@ -2,8 +2,8 @@
 
     python -m apanet_jax.prepare folder --source=DIR --output=RECORDS
     python experiments/pipeline_benchmark.py --source=DIR --records=RECORDS [--size=473]
-        [--longer_side=0] [--batch=4] [--shot=1] [--workers=1,2] [--batches=40] [--repetitions=3]
-        [--json=FILE] [--markdown=FILE]
+        [--longer_side=0] [--batch=4] [--shot=1] [--min_area=2048] [--workers=1,2] [--batches=40]
+        [--repetitions=3] [--json=FILE] [--markdown=FILE]
 
 All load the same episodes of the same pictures, in turn, other ones each repetition. Starting the
 worker processes and filling the queues comes first and is not counted; nothing is done with the
@@ -61,6 +61,7 @@ _SIZE = flags.DEFINE_integer("size", 473, "Side of the crops.", lower_bound=33)
 _LONGER_SIDE = flags.DEFINE_integer("longer_side", 0, "Resize pictures to this first; 0: no.")
 _BATCH = flags.DEFINE_integer("batch", 4, "Episodes a batch.", lower_bound=1)
 _SHOT = flags.DEFINE_integer("shot", 1, "Supports an episode.", lower_bound=1)
+_MIN_AREA = flags.DEFINE_integer("min_area", 2048, "Pixels of a class that make its pictures.")
 _WORKERS = flags.DEFINE_list("workers", ["1", "2"], "Numbers of worker processes.")
 _BATCHES = flags.DEFINE_integer("batches", 40, "Timed batches of everybody.", lower_bound=1)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "Turns.", lower_bound=1)
@@ -97,7 +98,7 @@ def measure() -> list[Row]:
     records = open_records(Path(_RECORDS.value))
     split = records.split("train")
     class_ids = tuple(range(1, len(records.class_names) + 1))
-    lists = episode_lists(split, class_ids, shot=_SHOT.value)
+    lists = episode_lists(split, class_ids, shot=_SHOT.value, min_area=_MIN_AREA.value)
     draw = functools.partial(draw_training, lists, seed=0, shot=_SHOT.value)
     settings = Augmentation(size=_SIZE.value, longer_side=_LONGER_SIDE.value)
     load = functools.partial(load_training_episode, split, draw, settings, seed=0)

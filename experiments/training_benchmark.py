@@ -43,8 +43,8 @@ from apanet_jax.models.network import Batch, Network
 from apanet_jax.reporting import write_json
 from apanet_jax.weights.load import load_backbone
 
-OURS, OURS_HALF = "apanet_jax", "apanet_jax, bfloat16 backbone"
-PEER, PEER_LAST = "pytorch", "pytorch, channels last"
+OURS, OURS_HALF = "apanet_jax", "apanet_jax bfloat16 backbone"
+PEER, PEER_LAST = "pytorch", "pytorch channels last"
 NAMES = (OURS, OURS_HALF, PEER, PEER_LAST)
 RATE = 0.0025
 

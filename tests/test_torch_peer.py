@@ -1,11 +1,18 @@
 """The benchmarks' PyTorch network computes what ours computes, of the same parameters."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 import torch
 
 from apanet_jax import train_step
+from apanet_jax.data import records
+from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
@@ -13,8 +20,10 @@ from apanet_jax.models.network import Network
 from apanet_jax.weights.head import head_parameters
 from apanet_jax.weights.load import parameter_shapes
 from experiments.torch_peer import STEM, TorchPeer, cosine_kmeans
+from tests import trees
 from tests.networks import relative_error, tensors_of
 
+ROOT = Path(__file__).parents[1]
 SIZE, RATE = 65, 0.1
 OPTIMIZER = train_step.optimizer(lambda count: RATE)
 NO_DROPOUT = {"reduction_dropout": 0.0, "comparison_dropout": 0.0}
@@ -113,3 +122,51 @@ def test_settings_that_it_does_not_know_are_named():
         TorchPeer.like(network, {}, backbone_name="resnet50", seed=0)
     with pytest.raises(UserError, match="no PyTorch peer of 'efficientnet_lite0'"):
         TorchPeer.like(Network(None, APANet()), {}, backbone_name="efficientnet_lite0", seed=0)
+
+
+def run_script(name, *arguments):
+    command = [sys.executable, str(ROOT / "experiments" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_writes_rows_and_a_table(tmp_path):
+    done = run_script(
+        "training_benchmark.py",
+        "--size=65",
+        "--batch=1",
+        "--steps=1",
+        "--only=apanet_jax,pytorch",
+        f"--json={tmp_path / 'rows.json'}",
+        f"--markdown={tmp_path / 'page.md'}",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [(row["implementation"], row["num_clusters"]) for row in rows] == [
+        ("apanet_jax", 0),
+        ("pytorch", 0),
+        ("apanet_jax", 3),
+        ("pytorch", 3),
+    ]
+    assert rows[0]["last_loss"] > 0 and (tmp_path / "page.md").read_text() in done.stdout
+
+
+@pytest.mark.slow
+def test_the_pipeline_benchmark_writes_rows_and_a_table(tmp_path):
+    source = trees.folder_tree(tmp_path / "mine")
+    records.write(FolderSource(source), tmp_path / "records")
+    done = run_script(
+        "pipeline_benchmark.py",
+        f"--source={source}",
+        f"--records={tmp_path / 'records'}",
+        "--size=48",
+        "--longer_side=48",
+        "--min_area=50",
+        "--workers=1",
+        "--batches=2",
+        "--repetitions=1",
+        f"--json={tmp_path / 'rows.json'}",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 4 and all(row["episodes_per_core_second"][0] > 0 for row in rows)
