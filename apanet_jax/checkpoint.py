@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
+from apanet_jax import train_step
 from apanet_jax.errors import UserError
+from apanet_jax.models.apanet import APANet
 from apanet_jax.train_step import TrainState
+from apanet_jax.weights.head import head_shapes
 
 KEEP_LATEST = 2
 
@@ -112,3 +116,20 @@ class Checkpoints:
         )
         state = TrainState(**self._checkpointer.load(step, abstract))
         return state, json.loads(metadata["iterator"])
+
+
+def abstract_state(head: APANet, backbone: str) -> TrainState:
+    """Returns a training state with shapes and types as leaves, to restore a checkpoint against.
+
+    Args:
+      head: the module that is trained.
+      backbone: whose features it takes, a name of `models.backbones.BACKBONES`.
+    """
+    parameters = head_shapes(head, backbone)
+    transformation = train_step.optimizer(lambda count: 0.0)
+
+    def state():
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parameters)
+        return TrainState(jnp.zeros((), jnp.int32), zeros, transformation.init(zeros))
+
+    return jax.eval_shape(state)

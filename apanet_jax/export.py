@@ -10,14 +10,14 @@ import jax
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
-from apanet_jax import settings, train_step
-from apanet_jax.checkpoint import Checkpoints
+from apanet_jax import settings
+from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.errors import UserError, main_guard
 from apanet_jax.model_card import model_card
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Parameters
 from apanet_jax.run import make_network
-from apanet_jax.weights.head import head_shapes, head_tensors
+from apanet_jax.weights.head import head_tensors
 from apanet_jax.whole_files import write_bytes
 
 WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", "config.json"
@@ -96,22 +96,10 @@ def _restore(
             raise UserError(f"{workdir} holds no {name} checkpoint: train first")
         state, _ = checkpoints.restore(
             steps[name],
-            _abstract_state(head, config),
+            abstract_state(head, config.backbone.name),
             jax.sharding.SingleDeviceSharding(jax.devices()[0]),
         )
     return name, steps[name], jax.device_get(state.parameters)
-
-
-def _abstract_state(head: APANet, config: ConfigDict) -> train_step.TrainState:
-    parameters = head_shapes(head, config.backbone.name)
-    transformation = train_step.optimizer(lambda count: 0.0)
-
-    def state():
-        zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), parameters)
-        step = jax.numpy.zeros((), jax.numpy.int32)
-        return train_step.TrainState(step, zeros, transformation.init(zeros))
-
-    return jax.eval_shape(state)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,9 +43,10 @@ from apanet_jax.data.loader import (
 )
 from apanet_jax.data.records import Records, open_records
 from apanet_jax.data.transforms import Augmentation
-from apanet_jax.engine import FeatureStore, TestFeatures, count_episodes_once
+from apanet_jax.engine import TestFeatures, count_episodes_once
 from apanet_jax.errors import UserError
 from apanet_jax.evaluate import count_episodes, make_count
+from apanet_jax.feature_store import FeatureStore
 from apanet_jax.metrics import EpisodeCounts
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet

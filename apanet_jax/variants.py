@@ -21,8 +21,9 @@ from apanet_jax.paper import published_beside
 from apanet_jax.pictures import write_pictures
 from apanet_jax.reporting import fold_tables, results_table
 from apanet_jax.run import Run, make_run
+from apanet_jax.scoring import evaluate_checkpoints, trained_heads
 from apanet_jax.side_by_side import train_side_by_side
-from apanet_jax.train import evaluate_checkpoints, train, trained_heads
+from apanet_jax.train import train
 
 ALL = ("all",)
 

@@ -9,8 +9,8 @@ from apanet_jax import engine
 from apanet_jax import run as runs
 from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
-from apanet_jax.engine import FeatureStore
 from apanet_jax.errors import UserError
+from apanet_jax.feature_store import FeatureStore
 from apanet_jax.run import make_run
 from apanet_jax.train_step import create_state, optimizer, poly_schedule
 from configs import folder

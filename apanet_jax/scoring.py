@@ -1,0 +1,106 @@
+"""What a run's trained heads score, from their checkpoints to `results.json`."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from apanet_jax.checkpoint import Checkpoints, abstract_state
+from apanet_jax.data.episode_files import write_episodes
+from apanet_jax.errors import UserError
+from apanet_jax.metrics import EpisodeCounts, Scores, SummedCounts
+from apanet_jax.models.network import Parameters
+from apanet_jax.run import Run
+from apanet_jax.train_step import replicated
+from apanet_jax.whole_files import write_json
+
+
+class TrainedHead(NamedTuple):
+    """A head to evaluate.
+
+    Attributes:
+      name: "best" on validation, or "last"; "given" from a file.
+      step: of the training; None where it was given.
+      parameters: of the head.
+    """
+
+    name: str
+    step: int | None
+    parameters: Parameters
+
+
+def trained_heads(run: Run, workdir: Path) -> list[TrainedHead]:
+    """Returns the given head, or the workdir's best on validation (if it validated) and last.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    if run.given_head is not None:
+        return [TrainedHead("given", None, run.given_head)]
+    with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
+        chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
+        if chosen["last"] is None:
+            raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
+        like = abstract_state(run.network.head, run.config.backbone.name)
+        sharding = replicated(run.mesh)
+        return [
+            TrainedHead(name, step, checkpoints.restore(step, like, sharding)[0].parameters)
+            for name, step in chosen.items()
+            if step is not None
+        ]
+
+
+def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
+    """Evaluates the trained heads on all test episodes; writes `results.json`.
+
+    Where the config asks for it, `episodes/<head>_<K>shot.jsonl` holds every episode's counts.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    results = []
+    for head in trained_heads(run, workdir):
+        for shot in run.test_shots:
+            counts, class_id = run.count_episodes(head.parameters, shot, run.test_count)
+            results.append(_result(run, head, shot, _scores(run, counts, class_id)))
+            if run.config.evaluation.write_episodes:
+                draw = run.draw_test(shot)
+                path = workdir / "episodes" / f"{head.name}_{shot}shot.jsonl"
+                write_episodes(path, run.records, map(draw, range(run.test_count)), counts)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "results.json", results)
+    return results
+
+
+def evaluate_parameters(run: Run, parameters: Parameters, shot: int, episodes: int) -> Scores:
+    """Returns the scores of a head on the first `episodes` test episodes with `shot` supports."""
+    return _scores(run, *run.count_episodes(parameters, shot, episodes))
+
+
+def _scores(run: Run, counts: EpisodeCounts, class_id: np.ndarray) -> Scores:
+    sums = SummedCounts(len(run.records.class_names))
+    sums.add(counts, class_id)
+    return sums.scores()
+
+
+def _result(run: Run, head: TrainedHead, shot: int, scores: Scores) -> dict[str, Any]:
+    config = run.config
+    names = run.records.class_names
+    return {
+        "dataset": config.dataset or run.records.name,
+        "fold": config.fold,
+        "shot": shot,
+        "backbone": config.backbone.name,
+        "num_clusters": config.model.num_clusters,
+        "agnostic_weight": config.model.agnostic_weight,
+        "checkpoint": head.name,
+        "checkpoint_file": config.evaluation.checkpoint or None,
+        "step": head.step,
+        "episodes": run.test_count,
+        "seed": None if run.listed else config.evaluation.seed,
+        "episode_list": config.evaluation.list or None,
+        "training_seed": config.seed,
+        "miou": round(scores.miou, 4),
+        "fb_iou": round(scores.fb_iou, 4),
+        "iou_per_class": {names[c - 1]: round(v, 4) for c, v in scores.iou_per_class.items()},
+    }
