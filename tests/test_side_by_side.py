@@ -13,6 +13,8 @@ from apanet_jax.data.sources.folder import FolderSource
 from configs import folder
 from tests import trees
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "min_area=50,image_size=65,longer_side=65,channels=8,steps=4,training.batch_size=2,"
     "checkpoint_every=2,log_every=2,episodes=6,evaluation.batch_size=2,shots=1,devices=1,"
@@ -68,7 +70,6 @@ def test_each_ends_as_if_it_were_alone(prepared, alone, tmp_path):
     assert_alike(tmp_path, alone)
 
 
-@pytest.mark.slow
 def test_interrupted_ones_go_on(prepared, alone, tmp_path, monkeypatch):
     taken = {"count": 0}
     original = EpisodeIterator.__next__
@@ -91,7 +92,6 @@ def test_interrupted_ones_go_on(prepared, alone, tmp_path, monkeypatch):
     assert_alike(tmp_path, alone)
 
 
-@pytest.mark.slow
 def test_one_seed_and_fold_share_their_batches(prepared, tmp_path):
     options = "seeds=0,folds=0,side_by_side=True,keep=False,weights=random"
     variants.run_all(sweep(prepared, options), tmp_path / "together", "train")
@@ -103,7 +103,6 @@ def test_one_seed_and_fold_share_their_batches(prepared, tmp_path):
         )
 
 
-@pytest.mark.slow
 def test_different_networks_come_after_one_another(prepared, tmp_path):
     config = sweep(prepared, "folds=0,side_by_side=True,steps=2")
     config.variants.tenth = "num_clusters=0"
