@@ -192,6 +192,7 @@ def test_a_loss_that_is_no_number_stops_the_run(prepared, tmp_path):
         train(run, tmp_path)
 
 
+@pytest.mark.slow
 def test_pictures_instead_of_kept_features_train_too(prepared, tmp_path):
     config = config_of(
         prepared, "keep=False,steps=2,masked_support=True,priors=high,cluster_features=high,shots=1"

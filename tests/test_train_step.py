@@ -125,7 +125,10 @@ def test_optimizer_and_schedule_agree_with_torch():
         np.testing.assert_allclose(parameters, theirs.detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("devices", "comparison"), [(2, "conv"), (8, "conv"), (2, "fem")])
+@pytest.mark.parametrize(
+    ("devices", "comparison"),
+    [(2, "conv"), (8, "conv"), pytest.param(2, "fem", marks=pytest.mark.slow)],
+)
 def test_several_devices_make_the_same_step(devices, comparison):
     head = APANet(channels=4, num_clusters=2, comparison=comparison, pyramid_bins=(5, 3))
     network = Network(None, head)
@@ -157,7 +160,10 @@ def test_a_step_is_a_function_of_its_key_and_number():
     assert total(0, 0) != total(1, 0)
 
 
-@pytest.mark.parametrize(("at_once", "same_batch", "devices"), [(1, 1, 1), (1, 0, 2), (0, 0, 1)])
+@pytest.mark.parametrize(
+    ("at_once", "same_batch", "devices"),
+    [(1, 1, 1), pytest.param(1, 0, 2, marks=pytest.mark.slow), (0, 0, 1)],
+)
 def test_heads_side_by_side_make_the_steps_of_each_alone(at_once, same_batch, devices):
     network = Network(None, APANet(channels=4, num_clusters=2))
     transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
