@@ -40,8 +40,8 @@ from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Batch, Network
-from apanet_jax.reporting import write_json
 from apanet_jax.weights.load import load_backbone
+from apanet_jax.whole_files import write_json
 
 OURS, OURS_HALF = "apanet_jax", "apanet_jax bfloat16 backbone"
 PEER, PEER_LAST = "pytorch", "pytorch channels last"
