@@ -65,12 +65,13 @@ def _train(journals: Sequence[Journal]) -> None:
     weights = np.array([run.config.model.agnostic_weight for run in runs], np.float32)
     # Heads of one seed and fold learn from the same episodes, which are loaded once.
     names = [(run.config.seed, run.config.fold) for run in runs]
+    same_batch = len(set(names)) == 1
     step = train_step.make_side_by_side_step(
         first.network,
         transformation(first),
         first.mesh,
         config.model.level_weight,
-        same_batch=len(set(names)) == 1,
+        same_batch=same_batch,
         at_once=first.mesh.devices.flat[0].platform != "cpu",
     )
     with contextlib.ExitStack() as stack:
@@ -82,7 +83,7 @@ def _train(journals: Sequence[Journal]) -> None:
         pace = Pace(journals[0].first, config.training.batch_size * len(runs))
         for number in range(journals[0].first + 1, first.steps + 1):
             batches = {name: next(stream) for name, stream in streams.items()}
-            batch = _stacked([batches[name] for name in names])
+            batch = batches[names[0]] if same_batch else _stacked([batches[n] for n in names])
             states, losses = step(states, first.backbone_parameters, batch, keys, weights)
             progress.update()
             if not journals[0].is_due(number):
@@ -99,7 +100,5 @@ def _train(journals: Sequence[Journal]) -> None:
 
 
 def _stacked(batches: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Returns batches with a leading axis of heads, or the one batch where they are the same."""
-    if all(batch is batches[0] for batch in batches):
-        return batches[0]
+    """Returns batches as one, with a leading axis of heads."""
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from apanet_jax import train_step
-from apanet_jax.checkpoint import Checkpoints
+from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.errors import UserError
 from apanet_jax.reporting import MetricsLog
 from apanet_jax.run import Run
@@ -93,13 +93,15 @@ class Journal:
         Raises:
           UserError: the workdir holds a run of other settings.
         """
-        state, position = _initial_state(self.run), 0
-        if self.latest_step:
-            self.first = self.latest_step
-            sharding = train_step.replicated(self.run.mesh)
-            state, iterator = self._checkpoints.restore(self.first, state, sharding)
+        run, self.first = self.run, self.latest_step
+        if self.first:
+            like = abstract_state(run.network.head, run.config.backbone.name)
+            sharding = train_step.replicated(run.mesh)
+            state, iterator = self._checkpoints.restore(self.first, like, sharding)
             position = iterator["position"]
-            print(f"going on from step {self.first} of {self.run.steps} in {self._workdir}")
+            print(f"going on from step {self.first} of {run.steps} in {self._workdir}", flush=True)
+        else:
+            state, position = _initial_state(run), 0
         write_json(self._workdir / "config.json", self.run.config.to_dict())
         self._log = self._opened.enter_context(MetricsLog(self._workdir, self.first))
         return state, position
