@@ -13,11 +13,9 @@ many, and what it finds of the foreground in the sample of the last repetition.
 """
 
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -41,6 +39,7 @@ from apanet_jax.metrics import EpisodeCounts
 from apanet_jax.run import Run, forget_test_features, make_run
 from apanet_jax.train_step import create_state, optimizer, replicated
 from apanet_jax.whole_files import write_json
+from experiments.measuring import environment
 from experiments.torch_peer import TorchPeer
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
@@ -88,11 +87,7 @@ def main() -> None:
     config, _ = config_of(_CONFIG)
     config.features.keep = False
     rows = list(itertools.chain(*(measure(config, shot) for shot in config.evaluation.shots)))
-    result = {
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy", "torch")
-        },
+    result = environment() | {
         "load_average": os.getloadavg()[0],
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "rows": rows,

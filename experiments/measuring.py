@@ -20,8 +20,9 @@ def environment() -> dict[str, Any]:
     """Returns the device and the versions, as every benchmark's JSON has them."""
     device = jax.devices()[0]
     name = f"{_processor()}, {os.cpu_count()} cores" if device.platform == "cpu" else None
-    packages = ("jax", "numpy", "scikit-learn", "faiss-cpu", "torch", "torch_kmeans")
-    packages += ("fast_pytorch_kmeans", "kmeans_pytorch", "flash_kmeans")
+    packages = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision", "scikit-learn")
+    packages += ("faiss-cpu", "torch_kmeans", "fast_pytorch_kmeans", "kmeans_pytorch")
+    packages += ("flash_kmeans",)
     versions = {"python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -8,10 +8,7 @@ states in turns; batches are loaded beforehand, others for every repetition; com
 and is not counted. The difference is the largest one between the two ways' losses.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -31,6 +28,7 @@ from apanet_jax.command_line import config_of, run_command
 from apanet_jax.run import Run, make_run
 from apanet_jax.train import training_key, transformation
 from apanet_jax.whole_files import write_json
+from experiments.measuring import environment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, head.")
 _HEADS = flags.DEFINE_integer("heads", 4, "How many.", lower_bound=2)
@@ -67,9 +65,7 @@ def main() -> None:
     for own in batches:
         own.close()
     medians = {name: statistics.median(own) for name, own in seconds.items()}
-    result = {
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
+    result = environment() | {
         "heads": _HEADS.value,
         "at_once": _AT_ONCE.value,
         "num_clusters": config.model.num_clusters,

@@ -13,9 +13,7 @@ before: features, activations and gradients, not parameters. For CPUs.
 """
 
 import dataclasses
-import importlib.metadata
 import os
-import platform
 import statistics
 import sys
 import time
@@ -32,6 +30,7 @@ import numpy as np
 import torch
 from absl import flags
 from kmeans_benchmark import Memory
+from measuring import environment
 from torch_peer import STEM, TorchPeer
 
 from apanet_jax import train_step
@@ -77,13 +76,9 @@ def main() -> None:
         raise UserError(f"--only={unknown[0]} is unknown: expected some of {'; '.join(NAMES)}")
     if not all(text.isdigit() for text in _CLUSTERS.value):
         raise UserError(f"--clusters={','.join(_CLUSTERS.value)}: expected whole numbers")
-    versions = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
-    result = {
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "cores": os.cpu_count(),
+    result = environment() | {
         "torch_threads": torch.get_num_threads(),
         "load_before": os.getloadavg()[0],
-        "versions": {name: importlib.metadata.version(name) for name in versions},
         "rows": [],
     }
     for name in _BACKBONES.value:

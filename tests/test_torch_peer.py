@@ -1,9 +1,6 @@
 """The benchmarks' PyTorch network computes what ours computes, of the same parameters."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,8 +19,8 @@ from apanet_jax.weights.load import parameter_shapes
 from experiments.torch_peer import STEM, TorchPeer, cosine_kmeans
 from tests import trees
 from tests.networks import relative_error, tensors_of
+from tests.scripts import run_script
 
-ROOT = Path(__file__).parents[1]
 SIZE, RATE = 65, 0.1
 OPTIMIZER = train_step.optimizer(lambda count: RATE)
 NO_DROPOUT = {"reduction_dropout": 0.0, "comparison_dropout": 0.0}
@@ -122,11 +119,6 @@ def test_settings_that_it_does_not_know_are_named():
         TorchPeer.like(network, {}, backbone_name="resnet50", seed=0)
     with pytest.raises(UserError, match="no PyTorch peer of 'efficientnet_lite0'"):
         TorchPeer.like(Network(None, APANet()), {}, backbone_name="efficientnet_lite0", seed=0)
-
-
-def run_script(name, *arguments):
-    command = [sys.executable, str(ROOT / "experiments" / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.slow

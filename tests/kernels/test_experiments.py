@@ -1,23 +1,15 @@
 """The kernels' experiments run to their end at small sizes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(script, *arguments):
-    command = [sys.executable, str(ROOT / "experiments" / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+from tests.scripts import run_script
 
 
 @pytest.mark.slow
 def test_the_benchmark_writes_rows_a_page_and_a_picture(tmp_path):
-    done = run(
+    done = run_script(
         "kmeans_benchmark.py",
         "--shapes=small",
         "--repetitions=1",
@@ -58,7 +50,7 @@ def test_a_page_of_two_runs_keeps_the_notes_below(tmp_path):
         }
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
     files = [str(tmp_path / name) for name in ("a.json", "b.json")]
-    done = run("kmeans_report.py", *files, f"--markdown={page}")
+    done = run_script("kmeans_report.py", *files, f"--markdown={page}")
     assert done.returncode == 0, done.stderr
     text = page.read_text()
     assert "before" not in text and text.endswith("\n## By hand\n\nA note.\n")
@@ -70,19 +62,19 @@ def test_a_page_of_two_runs_keeps_the_notes_below(tmp_path):
 
 def test_the_report_refuses_other_files(tmp_path):
     (tmp_path / "x.json").write_text("[]")
-    done = run("kmeans_report.py", str(tmp_path / "x.json"))
+    done = run_script("kmeans_report.py", str(tmp_path / "x.json"))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 
 
 def test_the_benchmark_names_the_peers_that_it_knows():
-    done = run("kmeans_benchmark.py", "--peers=sklearn")
+    done = run_script("kmeans_benchmark.py", "--peers=sklearn")
     assert done.returncode == 2 and "scikit-learn" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
 def test_the_check_of_a_device_finds_nothing_wrong(tmp_path):
-    done = run(
+    done = run_script(
         "gpu_check.py", "--small", "--only=kernels,fused,branch", f"--json={tmp_path / 'rows.json'}"
     )
     assert done.returncode == 0, done.stdout + done.stderr
