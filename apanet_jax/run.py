@@ -166,7 +166,7 @@ class Run:
           episodes: how many.
         """
         config, description = self.config.evaluation, f"evaluating {shot}-shot"
-        if config.embed_once and not self.config.features.keep:
+        if config.embed_once:
             split = self.records.split("val")
             features = self.embed_test_pictures(episodes, {*self.test_shots, shot})
             return count_episodes_once(
@@ -351,6 +351,7 @@ def make_network(config: ConfigDict) -> Network:
         pyramid_bins=tuple(model.pyramid_bins),
         agnostic_levels=model.agnostic_levels,
         num_clusters=model.num_clusters,
+        regions=model.regions,
         priors=tuple(model.priors),
         agnostic_prior=model.agnostic_prior,
         unit_features=model.unit_features,

@@ -142,6 +142,17 @@ def check(config: ConfigDict) -> None:
         )
     if config.model.num_clusters == 0 and config.model.agnostic_weight == 1.0:
         raise UserError("model.agnostic_weight=1 with model.num_clusters=0 leaves nothing to learn")
+    regions, count = config.model.regions, config.model.num_clusters
+    if regions == "grid" and math.isqrt(count) ** 2 != count:
+        raise UserError(
+            f"model.regions='grid' with model.num_clusters={count}: expected a square number of "
+            "cells, such as 4, 9 or 16"
+        )
+    if regions == "support" and count != 1:
+        raise UserError(
+            f"model.regions='support' with model.num_clusters={count}: the supports' background "
+            "makes one prototype, take num_clusters=1"
+        )
 
 
 def _number(low: float, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
@@ -196,6 +207,7 @@ _RULES = {
     "model.agnostic_levels": _switch(),
     "model.channels": _number(1),
     "model.num_clusters": _number(0),
+    "model.regions": _one_of("kmeans", "grid", "support"),
     "model.agnostic_weight": _number(0, 1),
     "model.priors": (
         lambda value: set(value) <= {"high", "middle"} and len(set(value)) == len(value),

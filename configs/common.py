@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     config.model.agnostic_levels = True  # levels' losses in the class-agnostic branch too
     config.model.channels = 256
     config.model.num_clusters = 3  # the paper's n; 0 is the baseline
+    config.model.regions = "kmeans"  # or "grid" (n square cells), "support" (its background)
     config.model.agnostic_weight = 0.5  # the paper's lambda
     config.model.priors = ("high",)  # features with a prior mask each: "high", "middle"
     config.model.agnostic_prior = "complement"  # or "same", "zeros"

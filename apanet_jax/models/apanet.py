@@ -5,6 +5,7 @@ parameter that is trained. Equation numbers are the paper's. Whoever makes the c
 "intermediates" mutable finds the reduced query features and the prototype in there.
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -73,6 +74,9 @@ class APANet(nn.Module):
       agnostic_levels: whether those levels have logits of their own, and so losses, in the
         class-agnostic branch too.
       num_clusters: the paper's n; 0 is the baseline without a class-agnostic branch.
+      regions: what gives the class-agnostic branch its prototypes: "kmeans", the query's clusters;
+        "grid", the cells of a square grid over the query, of which there must be n (4, 9, 16, ...),
+        as in spatial pyramid pooling; "support", the supports' background, one prototype (n = 1).
       priors: which features give a prior mask, any of "high" and "middle", one channel each.
       agnostic_prior: what stands in those channels in the class-agnostic branch: the complement
         of the prior, the prior itself, or zeros.
@@ -96,6 +100,7 @@ class APANet(nn.Module):
     pyramid_bins: tuple[float, ...] = PASCAL_BINS
     agnostic_levels: bool = True
     num_clusters: int = 3
+    regions: Literal["kmeans", "grid", "support"] = "kmeans"
     priors: tuple[str, ...] = ("high",)
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
     unit_features: bool = False
@@ -156,11 +161,18 @@ class APANet(nn.Module):
         if not labelled or not self.num_clusters:
             return Outputs(specific.logits, prior, levels=specific.levels)
 
-        clusters = self._clusters(
-            getattr(query, self.cluster_features), at_size(query_label != IGNORE, size)
-        )
-        reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
-        prototypes, assignment, valid = self._expansion(reduced, clusters, query_label)
+        clusters = self._clusters(query, at_size(query_label != IGNORE, size))
+        if self.regions == "support":
+            background = at_size(support_labels == 0, size)
+            prototypes = self.prototypes(support.middle, background, train=train).mean(1)[:, None]
+            areas = background.sum((1, 2, 3))[:, None]
+        else:
+            reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
+            prototypes, areas = region_prototypes(
+                reduced, clusters, at_size(query_label == 0, size), self.num_clusters
+            )
+        assignment = self._assignment(clusters, areas, at_size(query_label == 1, size))
+        valid = (areas > 0).any(-1).astype(jnp.float32)
         scaled = self.prior_scale * prior
         opposite = {
             "complement": self.prior_scale - scaled,
@@ -256,9 +268,15 @@ class APANet(nn.Module):
         ]
         return jax.lax.stop_gradient(jnp.stack(masks, -1))
 
-    def _clusters(self, features, valid) -> Int[Array, "batch height width"]:
-        """Partitions the queries by their features (Eq. 4)."""
+    def _clusters(self, query, valid) -> Int[Array, "batch height width"]:
+        """Partitions the queries (Eq. 4), by their features or, for comparison, by place."""
+        features = getattr(query, self.cluster_features)
         batch, height, width, channels = features.shape
+        if self.regions == "support":
+            return jnp.zeros((batch, height, width), jnp.int32)
+        if self.regions == "grid":
+            cells = grid_regions(height, width, math.isqrt(self.num_clusters))
+            return jnp.broadcast_to(cells, (batch, height, width))
         result = kmeans(
             features.reshape(batch, height * width, channels),
             self.num_clusters,
@@ -269,29 +287,20 @@ class APANet(nn.Module):
         )
         return result.assignment.reshape(batch, height, width)
 
-    def _expansion(self, features, clusters, query_label):
-        """Prototypes of the background's clusters (Eq. 5, 6) and who is compared with which.
+    def _assignment(
+        self, clusters, areas, foreground
+    ) -> Float[Array, "batch height width clusters"]:
+        """Returns which prototype each position is compared with (Eq. 7).
 
-        Background positions get their own cluster's prototype; all foreground positions of a
-        picture the prototype of one non-empty cluster, drawn at random.
+        Background positions get their own cluster's; all foreground positions of a picture that of
+        one cluster that is not empty, drawn at random.
         """
-        batch, height, width, channels = features.shape
-        foreground = at_size(query_label == 1, (height, width))[..., None]
-        background = at_size(query_label == 0, (height, width))
-        prototypes, areas = cluster_average(
-            features.reshape(batch, height * width, channels),
-            clusters.reshape(batch, height * width),
-            background.reshape(batch, height * width),
-            self.num_clusters,
-            epsilon=AREA_EPSILON,
-        )
         chosen = jax.random.categorical(
             self.make_rng("cluster"), jnp.where(areas > 0, 0.0, -jnp.inf), axis=-1
         )
         negative = jax.nn.one_hot(chosen, self.num_clusters)[:, None, None]
         own = jax.nn.one_hot(clusters, self.num_clusters)
-        assignment = jnp.where(foreground >= 0.5, negative, own)
-        return prototypes, assignment, (areas > 0).any(-1).astype(jnp.float32)
+        return jnp.where(foreground[..., None] >= 0.5, negative, own)
 
 
 class Reduction(nn.Module):
@@ -325,3 +334,26 @@ class Reduction(nn.Module):
 def at_size(mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
     """Resizes masks to the features' size (bilinear, aligned corners)."""
     return resize_bilinear(mask.astype(jnp.float32)[..., None], size)[..., 0]
+
+
+def region_prototypes(
+    features: Float[Array, "batch height width channels"],
+    regions: Int[Array, "batch height width"],
+    background: Float[Array, "batch height width"],
+    count: int,
+) -> tuple[Float[Array, "batch regions channels"], Float[Array, "batch regions"]]:
+    """Returns the prototype of each region's background, and how large that is (Eq. 5, 6)."""
+    batch, height, width, channels = features.shape
+    return cluster_average(
+        features.reshape(batch, height * width, channels),
+        regions.reshape(batch, height * width),
+        background.reshape(batch, height * width),
+        count,
+        epsilon=AREA_EPSILON,
+    )
+
+
+def grid_regions(height: int, width: int, side: int) -> Int[Array, "height width"]:
+    """Numbers the cells of a grid of `side` x `side` over a map, row by row from 0."""
+    rows, columns = (jnp.arange(size) * side // size for size in (height, width))
+    return rows[:, None] * side + columns
