@@ -213,8 +213,9 @@ def count_episodes_once(
       batch_size: episodes that are compared together.
       description: what the progress bar says.
     """
-    head = _Head(network.head, parameters, features)
-    compare = _compiled_comparison(network.head, mesh)
+    inference = network.head.for_inference
+    head = _Head(inference, parameters, features)
+    compare = _compiled_comparison(inference, mesh)
     # By class and query, so that what was just looked at is looked at again.
     order = sorted(range(len(episodes)), key=lambda i: (episodes[i].class_id, episodes[i].query))
     found: list[Any] = []

@@ -62,14 +62,22 @@ def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
     for head in trained_heads(run, workdir):
         for shot in run.test_shots:
             counts, class_id = run.count_episodes(head.parameters, shot, run.test_count)
-            results.append(_result(run, head, shot, _scores(run, counts, class_id)))
+            results.append(result(run, head, shot, counts, class_id))
             if run.config.evaluation.write_episodes:
-                draw = run.draw_test(shot)
-                path = workdir / "episodes" / f"{head.name}_{shot}shot.jsonl"
-                write_episodes(path, run.records, map(draw, range(run.test_count)), counts)
+                write_counts(run, workdir, head.name, shot, counts)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "results.json", results)
     return results
+
+
+def write_counts(run: Run, workdir: Path, name: str, shot: int, counts: EpisodeCounts) -> None:
+    """Writes the test episodes with `shot` supports, and what `name` scored in each.
+
+    To `episodes/<name>_<K>shot.jsonl`, see `data.episode_files`.
+    """
+    draw = run.draw_test(shot)
+    path = workdir / "episodes" / f"{name}_{shot}shot.jsonl"
+    write_episodes(path, run.records, map(draw, range(run.test_count)), counts)
 
 
 def evaluate_parameters(run: Run, parameters: Parameters, shot: int, episodes: int) -> Scores:
@@ -83,8 +91,11 @@ def _scores(run: Run, counts: EpisodeCounts, class_id: np.ndarray) -> Scores:
     return sums.scores()
 
 
-def _result(run: Run, head: TrainedHead, shot: int, scores: Scores) -> dict[str, Any]:
-    config = run.config
+def result(
+    run: Run, head: TrainedHead, shot: int, counts: EpisodeCounts, class_id: np.ndarray
+) -> dict[str, Any]:
+    """Returns what `results.json` says of a head's test episodes with `shot` supports."""
+    config, scores = run.config, _scores(run, counts, class_id)
     names = run.records.class_names
     return {
         "dataset": config.dataset or run.records.name,

@@ -45,7 +45,7 @@ class Losses(NamedTuple):
     agnostic: Float[Array, ""]
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def poly_schedule(base: float, steps: int, power: float = 0.9) -> optax.Schedule:
     """Returns base * (1 - step/steps)^power, where the first update is step 1."""
 
@@ -55,7 +55,7 @@ def poly_schedule(base: float, steps: int, power: float = 0.9) -> optax.Schedule
     return rate
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def optimizer(
     schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 1e-4
 ) -> optax.GradientTransformation:
@@ -175,7 +175,7 @@ def _initialiser(head: APANet, features: PictureFeatures, image_size: int):
 
 
 # A sweep's runs that differ in fold or seed share one compiled step.
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def make_step(
     network: Network,
     transformation: optax.GradientTransformation,

@@ -1,91 +1,180 @@
-"""What no learning at all gives: the largest cosine to the support's foreground, and a threshold.
+"""What no learning at all gives: similarity to the supports, and a threshold.
 
-    python experiments/training_free.py --config=configs/folder.py:records=RECORDS,folds=all
+    python experiments/training_free.py --config=configs/folder.py:records=RECORDS,folds=all \
+        --workdir=WORKDIR
 
-For each fold the threshold is the one with the highest mIoU on training episodes, whose classes
-are the base classes; it is then applied to the novel classes' test episodes.
+Methods, on the features that a head would learn from:
+  cosine: each query position's largest cosine to the support's foreground positions.
+  stretched: the same, min-max normalised over the picture.
+  prototype: the cosine to the foreground's mean, above the largest to the means of the support's
+    background, clustered in three by k-means.
+Several supports' maps are averaged. For each fold, method and number of shots the threshold is the
+one with the highest mIoU on training episodes, whose classes are the base classes; it is then
+applied to the novel classes' test episodes. WORKDIR/seed*/fold*/free_<method>/ holds what a
+trained run would leave there: results.json and every episode's counts.
 """
 
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
+from jaxtyping import Array, Float
 from ml_collections import config_flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax.command_line import config_of, run_command
-from apanet_jax.evaluate import score
-from apanet_jax.metrics import SummedCounts, count_pixels
-from apanet_jax.models.prior import largest_cosine
+from apanet_jax.errors import UserError
+from apanet_jax.evaluate import count_episodes, score
+from apanet_jax.kernels.kmeans import kmeans
+from apanet_jax.kernels.pooling import cluster_average
+from apanet_jax.metrics import EpisodeCounts, SummedCounts, count_pixels
+from apanet_jax.models.apanet import at_size
+from apanet_jax.models.prior import largest_cosine, shot_prior
 from apanet_jax.models.resize import resize_bilinear
 from apanet_jax.run import Run, make_run
+from apanet_jax.scoring import TrainedHead, result, write_counts
 from apanet_jax.variants import parts
+from apanet_jax.whole_files import write_json
 
-THRESHOLDS = tuple(np.round(np.arange(0.3, 0.95, 0.05), 2).tolist())
+THRESHOLDS = {
+    "cosine": np.round(np.arange(0.30, 0.95, 0.05), 2),
+    "stretched": np.round(np.arange(0.30, 0.95, 0.05), 2),
+    "prototype": np.round(np.arange(-0.20, 0.42, 0.05), 2),
+}
+BACKGROUND_CLUSTERS = 3
 TRAINING_EPISODES = 400
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def similarity(network, backbone_parameters, batch):
-    """Returns `[B, h, w]`: the largest cosine to each support's foreground, mean over supports."""
+def similarity(
+    method: str,
+    query: Float[Array, "positions channels"],
+    support: Float[Array, "positions channels"],
+    labels: Float[Array, "positions 2"],
+    key: Array,
+) -> Float[Array, " positions"]:
+    """Returns how much each position of a query looks like a support's foreground.
+
+    Args:
+      method: one of `THRESHOLDS`.
+      query: features.
+      support: features.
+      labels: shares of background and foreground at each position of the support.
+      key: for the clustering.
+    """
+    background, foreground = labels[:, 0], labels[:, 1]
+    if method == "cosine":
+        return largest_cosine(query, support, foreground)
+    if method == "stretched":
+        return shot_prior(query, support, foreground)
+    clusters = kmeans(
+        support[None],
+        BACKGROUND_CLUSTERS,
+        weights=(background[None] >= 0.5).astype(jnp.float32),
+        key=key,
+    ).assignment
+    behind, areas = cluster_average(support[None], clusters, background[None], BACKGROUND_CLUSTERS)
+    whole = jnp.zeros_like(clusters)
+    before, _ = cluster_average(support[None], whole, foreground[None], 1)
+    prototypes = jnp.concatenate([before[0], behind[0]])
+    cosine = _unit(query) @ _unit(prototypes).T
+    return cosine[:, 0] - jnp.where(areas[0] > 0, cosine[:, 1:], -1.0).max(-1)
+
+
+def _unit(x: Float[Array, "n channels"]) -> Float[Array, "n channels"]:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def maps(network, method, backbone_parameters, batch) -> Float[Array, "batch height width"]:
+    """Returns each query's similarity, the mean over its supports."""
     query, support = network.embed_episode(backbone_parameters, batch)
     count, shot, height, width, channels = support.middle.shape
-    foreground = resize_bilinear(
-        (batch["support_labels"] == 1).astype(jnp.float32)[..., None], (height, width)
-    )
-    cosines = [
-        largest_cosine(
-            query.middle.reshape(count, -1, channels).astype(jnp.float32),
-            support.middle[:, k].reshape(count, -1, channels).astype(jnp.float32),
-            foreground[:, k].reshape(count, -1),
-        )
-        for k in range(shot)
-    ]
-    return jnp.mean(jnp.stack(cosines), 0).reshape(count, height, width)
+    labels = jnp.stack([at_size(batch["support_labels"] == x, (height, width)) for x in (0, 1)], -1)
+    of_query = query.middle.reshape(count, -1, channels).astype(jnp.float32)
+    of_support = support.middle.reshape(count, shot, -1, channels).astype(jnp.float32)
+
+    def one_episode(query, supports, labels):
+        key = jax.random.key(0)
+        shots = jax.lax.map(lambda x: similarity(method, query, *x, key), (supports, labels))
+        return shots.mean(0)
+
+    found = jax.vmap(one_episode)(of_query, of_support, labels.reshape(count, shot, -1, 2))
+    return found.reshape(count, height, width)
 
 
-def choose_threshold(run: Run) -> float:
-    """Returns the threshold with the highest mIoU on base-class training episodes."""
-    sums = {t: SummedCounts(len(run.records.class_names)) for t in THRESHOLDS}
+@jax.jit
+def _counts_above(thresholds, found, label):
+    resized = resize_bilinear(found[..., None], label.shape[1:3])[..., 0]
+    return jax.vmap(lambda threshold: count_pixels(resized > threshold, label))(thresholds)
+
+
+@jax.jit
+def _score(found, threshold, label, side):
+    return score(found - threshold, label, side)
+
+
+def choose_threshold(run: Run, method: str) -> float:
+    """Returns the threshold with the highest mIoU on the run's training episodes."""
+    thresholds = THRESHOLDS[method]
+    sums = [SummedCounts(len(run.records.class_names)) for _ in thresholds]
     with run.training_batches(0) as batches:
         for _ in range(TRAINING_EPISODES // run.config.training.batch_size):
             batch = next(batches)
-            cosine = similarity(run.network, run.backbone_parameters, batch)
-            resized = resize_bilinear(cosine[..., None], batch["query_label"].shape[1:3])[..., 0]
-            for threshold, total in sums.items():
-                counts = count_pixels(resized > threshold, batch["query_label"])
-                total.add(counts, batch["class_id"])
-    return max(THRESHOLDS, key=lambda t: sums[t].scores().miou)
+            found = maps(run.network, method, run.backbone_parameters, batch)
+            counts = jax.device_get(_counts_above(thresholds, found, batch["query_label"]))
+            for number, total in enumerate(sums):
+                of_threshold = EpisodeCounts(*(x[number] for x in counts))
+                total.add(of_threshold, batch["class_id"])
+    return float(max(zip(thresholds, sums, strict=True), key=lambda x: x[1].scores().miou)[0])
 
 
-def training_free(run: Run) -> dict[str, float | dict[str, float]]:
-    """Returns the threshold and, by shot, the novel classes' mIoU and FB-IoU of a fold."""
-    threshold = choose_threshold(run)
-    row = {"fold": run.config.fold, "threshold": threshold}
+def evaluate(run: Run, method: str, workdir: Path) -> list[dict[str, Any]]:
+    """Scores a method on a fold's test episodes; leaves results.json and the episodes' counts."""
+    results = []
     for shot in run.test_shots:
-        sums = SummedCounts(len(run.records.class_names))
+        with_shots = run.config.copy_and_resolve_references()
+        with_shots.shot = shot
+        threshold = choose_threshold(make_run(with_shots), method)
+
+        def count(batch, threshold=threshold):
+            found = maps(run.network, method, run.backbone_parameters, batch)
+            return _score(found, threshold, batch["original_label"], batch["original_side"])
+
         with run.evaluation_batches(shot, run.test_count) as batches:
-            for batch in batches:
-                cosine = similarity(run.network, run.backbone_parameters, batch)
-                counts = score(cosine - threshold, batch["original_label"], batch["original_side"])
-                sums.add(counts, batch["class_id"], batch["valid"])
-        scores = sums.scores()
-        row[f"{shot}-shot"] = {"miou": scores.miou, "fb_iou": scores.fb_iou}
-    return row
+            counts, class_id = count_episodes(count, batches, episodes=run.test_count)
+        row = result(run, TrainedHead("none", None, None), shot, counts, class_id)
+        row |= {"num_clusters": None, "agnostic_weight": None}
+        results.append(row | {"method": method, "threshold": threshold})
+        write_counts(run, workdir, "none", shot, counts)
+    write_json(workdir / "results.json", results)
+    return results
 
 
 def main() -> None:
-    """Prints a line per fold."""
+    """Prints a line per fold, method and number of shots."""
     config, _ = config_of(_CONFIG)
-    runs = [make_run(part.config) for part in parts(config)]
-    for run in runs:
-        print(training_free(run), flush=True)
+    if not _WORKDIR.value:
+        raise UserError("no --workdir: name the folder that the results go to")
+    config.variants = {}
+    for part in parts(config):
+        run = make_run(part.config)
+        for method in THRESHOLDS:
+            folder = Path(_WORKDIR.value) / part.group / f"free_{method}"
+            for row in evaluate(run, method, folder):
+                print(
+                    f"fold {row['fold']}, {method}, {row['shot']}-shot: mIoU {row['miou']:.1f}, "
+                    f"FB-IoU {row['fb_iou']:.1f} (threshold {row['threshold']:.2f})",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -119,6 +119,14 @@ class APANet(nn.Module):
         """Whether the head looks at high-level features at all."""
         return "high" in (*self.priors, self.cluster_features)
 
+    @property
+    def for_inference(self) -> "APANet":
+        """The same head without what only training looks at: all heads' inference is one program.
+
+        It has the same parameters.
+        """
+        return self.clone(num_clusters=0, regions="kmeans")
+
     def setup(self):
         self.reduce_support = Reduction(self.channels, self.reduction_bias, self.unit_features)
         if not self.shared_reduction:
