@@ -1,0 +1,179 @@
+"""Tables of ablations: ours by fold and seed, differences to the baseline, the paper's rows."""
+
+import csv
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from apanet_jax.errors import UserError
+from apanet_jax.paper import published_ablations
+from apanet_jax.whole_files import write_json, writing
+from experiments.paired import difference, read_sums
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+      label: what stands in front.
+      run: the folder of the run, below seed and fold.
+      paper: the row's name in the paper's table; "" where it has none.
+    """
+
+    label: str
+    run: str
+    paper: str = ""
+
+
+class Table(NamedTuple):
+    """A table: the paper's number of it ("" for none of the paper's), a title, rows."""
+
+    paper: str
+    title: str
+    rows: tuple[Row, ...]
+
+
+def write_table(table: Table, workdir: Path, stem: Path, baseline: str, block: int = 0) -> str:
+    """Writes a table of finished runs as `stem`.md, .csv and .json; returns its Markdown.
+
+    Args:
+      table: rows without a finished run are left out.
+      workdir: holds the runs, `seed*/fold*/<run>`.
+      stem: of the files.
+      baseline: the run that the others are held against.
+      block: see `paired.read_sums`.
+
+    Raises:
+      UserError: nothing was run.
+    """
+    rows = [line for row in table.rows for line in _lines(table, row, workdir, baseline, block)]
+    if not rows:
+        raise UserError(f"{workdir} holds no finished run of table {table.paper or table.title}")
+    markdown = _markdown(table, rows)
+    with writing(stem.with_suffix(".md")) as file:
+        file.write(markdown + "\n")
+    write_json(
+        stem.with_suffix(".json"), {"table": table.paper, "title": table.title, "rows": rows}
+    )
+    with writing(stem.with_suffix(".csv")) as file:
+        flat = [
+            {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in r.items()}
+            for r in rows
+        ]
+        writer = csv.DictWriter(file, list(flat[0]))
+        writer.writeheader()
+        writer.writerows(flat)
+    return markdown
+
+
+def finished(workdir: Path, run: str) -> dict[tuple[int, int], Path]:
+    """Returns the folders of a run's finished ones by fold and seed."""
+    found = {}
+    for path in sorted(workdir.glob(f"seed*/fold*/{run}/results.json")):
+        fold, seed = (int(path.parents[i].name.lstrip("foldse")) for i in (1, 2))
+        found[fold, seed] = path.parent
+    return found
+
+
+def _lines(
+    table: Table, row: Row, workdir: Path, baseline: str, block: int
+) -> Sequence[dict[str, Any]]:
+    """Returns a row's numbers, for each number of shots."""
+    folders, other = finished(workdir, row.run), finished(workdir, baseline)
+    results = {key: json.loads((p / "results.json").read_text()) for key, p in folders.items()}
+    lines = []
+    for shot in sorted({r["shot"] for rows in results.values() for r in rows}):
+        scores = {
+            key: next(r for r in reversed(rows) if r["shot"] == shot)["miou"]
+            for key, rows in results.items()
+        }
+        line = {"row": row.label, "run": row.run, "shot": shot} | _means(scores)
+        line |= {"difference": None, "low": None, "high": None, "above": None, "pairs": None}
+        # What learns nothing has one seed, and is held against every seed of the baseline.
+        free = row.run.startswith("free_")
+        pairs = {
+            key: (folders[fold, 0] if free else folders[key], other[key])
+            for key in other
+            if row.run != baseline and ((fold := key[0], 0) if free else key) in folders
+        }
+        if pairs:
+            line |= _against(pairs, shot, block)
+        of_paper = [
+            p for p in published_ablations() if (p.table, p.row) == (table.paper, row.paper)
+        ]
+        line["paper_folds"] = list(of_paper[0].folds) if of_paper and shot == 1 else None
+        line["paper_mean"] = of_paper[0].mean if of_paper and shot == 1 else None
+        lines.append(line)
+    return lines
+
+
+def _means(scores: dict[tuple[int, int], float]) -> dict[str, Any]:
+    """Returns the means over seeds by fold, and the mean over folds with its spread over seeds.
+
+    Seeds that lack a fold count in the folds they have, and not in the spread.
+    """
+    folds = sorted({fold for fold, _ in scores})
+    seeds = sorted({seed for _, seed in scores})
+    by_fold = {
+        str(fold): statistics.mean(x for (f, _), x in scores.items() if f == fold) for fold in folds
+    }
+    whole = [s for s in seeds if all((f, s) in scores for f in folds)]
+    of_seeds = [statistics.mean(scores[f, s] for f in folds) for s in whole]
+    return {
+        "folds": {fold: round(x, 2) for fold, x in by_fold.items()},
+        "mean": round(statistics.mean(by_fold.values()), 2),
+        "seeds": len(seeds),
+        "spread": round(statistics.stdev(of_seeds), 2) if len(of_seeds) > 1 else None,
+    }
+
+
+def _against(
+    pairs: dict[tuple[int, int], tuple[Path, Path]], shot: int, block: int
+) -> dict[str, Any]:
+    sums = {
+        key: tuple(read_sums(path, shot, block) for path in pair) for key, pair in pairs.items()
+    }
+    by_fold: dict[int, list] = {}
+    for (fold, _), pair in sums.items():
+        by_fold.setdefault(fold, []).append(pair)
+    interval = difference(by_fold)
+    each = [difference({0: [pair]}, resamples=0).mean for pair in sums.values()]
+    return {
+        "difference": round(interval.mean, 2),
+        "low": round(interval.low, 2),
+        "high": round(interval.high, 2),
+        "above": sum(x > 0 for x in each),
+        "pairs": len(each),
+    }
+
+
+def _markdown(table: Table, rows: Sequence[dict[str, Any]]) -> str:
+    folds = sorted({fold for row in rows for fold in row["folds"]})
+    heads = [f"{table.title}", "shot", *(f"fold {fold}" for fold in folds), "mean mIoU"]
+    heads += ["against the baseline [95 %]", "pairs above"]
+    if table.paper:
+        heads += ["paper, folds", "paper, mean"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in rows:
+        spread = "" if row["spread"] is None else f" ± {row['spread']:.1f}"
+        cells = [row["row"], str(row["shot"])]
+        cells += [f"{row['folds'][f]:.1f}" if f in row["folds"] else "" for f in folds]
+        cells.append(f"{row['mean']:.1f}{spread}")
+        if row["difference"] is None:
+            cells += ["", ""]
+        else:
+            cells.append(f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]")
+            cells.append(f"{row['above']} of {row['pairs']}")
+        if table.paper:
+            cells.append(
+                "" if not row["paper_folds"] else " ".join(f"{x:.1f}" for x in row["paper_folds"])
+            )
+            cells.append("" if row["paper_mean"] is None else f"{row['paper_mean']:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    seeds = max(row["seeds"] for row in rows)
+    note = f"Novel classes, mIoU in percent; {seeds} seeds, ± their standard deviation."
+    if table.paper:
+        note += " The paper's rows: PASCAL-5i, ResNet-50, 1 shot."
+    return "\n".join([*lines, "", note])

@@ -1,0 +1,169 @@
+"""The paper's ablations, Tables IV to VII, on any data.
+
+    python experiments/ablations.py --table=4,5,6,7 --config=configs/folder.py:records=RECORDS \
+        --workdir=WORKDIR
+
+Every row is the one model with other settings (`RUNS`), on all folds with three seeds unless
+`--folds` and `--seeds` say otherwise. What tables share is run once: WORKDIR/seed*/fold*/<run>
+holds a run as `apanet_jax.main` leaves it. A run that is finished is not made again, one that was
+interrupted goes on; several processes may share a WORKDIR when they take different folds or seeds.
+`--report` writes the tables of what is there and runs nothing. On accelerators
+`--config.sweep.side_by_side` trains the seeds, folds and lambdas of a row in one program.
+
+WORKDIR/table_<n>.md, .csv and .json: mIoU by fold, the mean and its standard deviation over seeds,
+the paired difference to the baseline with its 95 % interval over test pictures (`paired.py`;
+`--block` frames of a video count as one), in how many pairs of fold and seed it is above zero, and
+the paper's row. Rows of `training_free.py` with the same WORKDIR stand below.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from apanet_jax import settings
+from apanet_jax.command_line import config_of, run_command
+from apanet_jax.errors import UserError
+from apanet_jax.run import make_run
+from apanet_jax.scoring import evaluate_checkpoints
+from apanet_jax.side_by_side import train_side_by_side
+from apanet_jax.train import train
+from apanet_jax.variants import ALL, Part, keep_compiled, parts
+from experiments.ablation_report import Row, Table, write_table
+
+BASELINE = "baseline"
+RUNS = (
+    {BASELINE: "num_clusters=0"}
+    | {f"clusters{n}": f"num_clusters={n}" for n in range(1, 6)}
+    | {"support": "regions=support,num_clusters=1"}
+    | {f"lambda{x}": f"agnostic_weight={x}" for x in (0.1, 0.3, 0.7, 0.9, 1.0)}
+    | {f"grid{a}": f"regions=grid,num_clusters={a * a}" for a in range(2, 6)}
+)
+"""What is run, by name: options that are added to the config, whose n is 3 and lambda 0.5."""
+
+_FREE = tuple(Row(f"no learning: {x}", f"free_{x}") for x in ("cosine", "stretched", "prototype"))
+TABLES = {
+    "4": Table(
+        "IV",
+        "Number of clusters n",
+        (
+            Row("n = 0 (baseline)", BASELINE, "0"),
+            *(Row(f"n = {n}", f"clusters{n}", str(n)) for n in range(1, 6)),
+            *_FREE,
+        ),
+    ),
+    "5": Table(
+        "V",
+        "Where the class-agnostic prototypes come from",
+        (
+            Row("(a) none (baseline)", BASELINE, "a"),
+            Row("(b) the support's background", "support", "b"),
+            Row("(c) the query, one cluster", "clusters1", "c"),
+            Row("(d) the query, three clusters", "clusters3", "d"),
+            *_FREE,
+        ),
+    ),
+    "6": Table(
+        "VI",
+        "Weight lambda of the class-agnostic branch",
+        (
+            Row("0 (baseline)", BASELINE, "0"),
+            *(Row(str(x), f"lambda{x}", str(x)) for x in (0.1, 0.3)),
+            Row("0.5", "clusters3", "0.5"),
+            *(Row(str(x), f"lambda{x}", str(x)) for x in (0.7, 0.9, 1.0)),
+            *_FREE,
+        ),
+    ),
+    "7": Table(
+        "VII",
+        "Cells of spatial pyramid pooling in place of clusters",
+        (
+            Row("none (baseline)", BASELINE),
+            *(Row(f"{a}x{a}", f"grid{a}", f"{a}x{a}") for a in range(2, 6)),
+            Row("three clusters", "clusters3"),
+            *_FREE,
+        ),
+    ),
+}
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
+_TABLES = flags.DEFINE_list("table", list(TABLES), "Which of the paper's tables.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where runs and tables are kept.")
+_FOLDS = flags.DEFINE_list("folds", [], "Which folds; all, unless the config names some.")
+_SEEDS = flags.DEFINE_list("seeds", [], "Which seeds; 0, 1, 2, unless the config names some.")
+_BLOCK = flags.DEFINE_integer("block", 0, "Frames of a video that count as one test picture.", 0)
+_REPORT = flags.DEFINE_bool("report", False, "Only write the tables of what is there.")
+
+
+def run_missing(config: ConfigDict, names: list[str], workdir: Path) -> None:
+    """Trains and evaluates the named runs on the config's folds and seeds, but finished ones."""
+    config.variants = {name: RUNS[name] for name in names}
+    pending = [part for part in parts(config) if not is_finished(part, workdir)]
+    # Run by run: what folds and seeds have in common is compiled once.
+    pending.sort(key=lambda part: names.index(part.variant))
+    runs = [(make_run(part.config), workdir / part.folder) for part in pending]
+    if config.sweep.side_by_side and runs:
+        train_side_by_side(runs)
+    for number, (run, folder) in enumerate(runs, 1):
+        print(f"run {number} of {len(runs)}: {folder.relative_to(workdir)}", flush=True)
+        train(run, folder)
+        evaluate_checkpoints(run, folder)
+
+
+def is_finished(part: Part, workdir: Path) -> bool:
+    """Whether a run was made and scored with these settings.
+
+    Raises:
+      UserError: a run of other settings is there.
+    """
+    folder = workdir / part.folder
+    if not (folder / "results.json").exists():
+        return False
+    saved = settings.from_json((folder / "config.json").read_text())
+    if settings.fingerprint(saved) != settings.fingerprint(part.config):
+        raise UserError(
+            f"{folder} holds a run of other settings: take another --workdir, or move it away"
+        )
+    scored = ("episodes", "seed", "shots", "list")
+    return all(saved.evaluation[name] == part.config.evaluation[name] for name in scored)
+
+
+def prepare(config: ConfigDict) -> None:
+    """Sets what the tables need: folds, seeds, and every episode's counts in a file."""
+    try:
+        folds, seeds = (tuple(map(int, x)) for x in (_FOLDS.value, _SEEDS.value))
+    except ValueError:
+        raise UserError(
+            f"--folds={_FOLDS.value} --seeds={_SEEDS.value}: expected whole numbers, as in 0,1,2"
+        ) from None
+    config.sweep.folds = folds or config.sweep.folds or ALL
+    config.sweep.seeds = seeds or config.sweep.seeds or (0, 1, 2)
+    config.sweep.variants = ()
+    config.evaluation.write_episodes = True
+    config.evaluation.pictures = 0
+
+
+def main() -> None:
+    """Runs what is missing, and writes the tables."""
+    config, _ = config_of(_CONFIG)
+    if not _WORKDIR.value:
+        raise UserError("no --workdir: name the folder that runs and tables go to")
+    unknown = [name for name in _TABLES.value if name not in TABLES]
+    if unknown or not _TABLES.value:
+        raise UserError(f"--table={','.join(unknown)}: expected some of {','.join(TABLES)}")
+    prepare(config)
+    keep_compiled(config.compilation_cache)
+    workdir = Path(_WORKDIR.value)
+    tables = [TABLES[name] for name in _TABLES.value]
+    if not _REPORT.value:
+        needed = {row.run for table in tables for row in table.rows}
+        run_missing(config, [name for name in RUNS if name in needed], workdir)
+    for name, table in zip(_TABLES.value, tables, strict=True):
+        print(write_table(table, workdir, workdir / f"table_{name}", BASELINE, _BLOCK.value))
+
+
+if __name__ == "__main__":
+    run_command(main)
