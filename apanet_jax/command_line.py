@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from apanet_jax.errors import UserError, main_guard
@@ -32,6 +32,8 @@ def run_command(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: every setting is a flag, see --help")
+        # Orbax and tensorflow-datasets tell of every file otherwise.
+        logging.set_verbosity(logging.WARNING)
         main()
 
     main_guard(lambda: app.run(guarded, flags_parser=_parse))()

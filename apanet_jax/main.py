@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from apanet_jax.command_line import config_of, run_command
@@ -24,7 +24,6 @@ _MODE = flags.DEFINE_enum(
 def main() -> None:
     """Runs what the flags say."""
     config, name = config_of(_CONFIG)
-    logging.set_verbosity(logging.WARNING)
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
     from apanet_jax.variants import keep_compiled, run_all
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 EPSILON = 1e-7
+_FEWEST_POSITIONS = 32
 
 
 def prior_mask(
@@ -68,10 +69,43 @@ def largest_cosine(
 
     The result is at least 0, and 0 where a support has no foreground.
     """
-    query = _unit(query)
-    support = _unit(support) * (foreground > 0)[..., None].astype(support.dtype)
+    query, support, inside = _unit(query), _unit(support), foreground > 0
+    return jax.lax.platform_dependent(
+        query, support, inside, cpu=_foreground_alone, default=_all_positions
+    )
+
+
+def _all_positions(query, support, inside) -> Float[Array, "*batch positions"]:
+    support = support * inside[..., None].astype(support.dtype)
     cosine = jnp.einsum("...pc,...sc->...ps", query, support, preferred_element_type=jnp.float32)
     return jnp.maximum(cosine.max(-1), 0.0)
+
+
+def _foreground_alone(query, support, inside) -> Float[Array, "*batch positions"]:
+    """Returns the same, one pair after the other, and each in a product as small as it may be.
+
+    A thing covers a tenth of most pictures, and this product is most of a small head's work.
+    """
+    *batch, positions, channels = query.shape
+    count = support.shape[-2]
+    sizes = sorted({min(count, _FEWEST_POSITIONS * 2**i) for i in range(count.bit_length())})
+
+    def one_pair(pair):
+        query, support, inside = pair
+        first = jnp.argsort(~inside, stable=True)
+
+        def product(size):
+            return lambda: _all_positions(query, support[first[:size]], inside[first[:size]])
+
+        enough = jnp.searchsorted(jnp.array(sizes), inside.sum())
+        return jax.lax.switch(enough, [product(size) for size in sizes])
+
+    flat = (
+        query.reshape(-1, positions, channels),
+        support.reshape(-1, count, channels),
+        inside.reshape(-1, count),
+    )
+    return jax.lax.map(one_pair, flat).reshape(*batch, positions)
 
 
 def _unit(x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
