@@ -31,8 +31,8 @@ lists the script says which rule comes nearest. `data.min_area=1` counts with li
 picture with a base class in it.
 
 `--output` is given the table as Markdown and JSON (which has the counts), the shares as a bar chart
-(Fig. 3), and a sheet of training pictures with base-class objects in yellow and hidden novel ones
-in pink (Fig. 2). Of a config's seeds and variants the first counts.
+(Fig. 3), and a sheet of `--pictures` training pictures a fold, with base-class objects in yellow
+and hidden novel ones in pink (Fig. 2). Of a config's seeds and variants the first counts.
 """
 
 import sys
@@ -63,12 +63,12 @@ PUBLISHED_FOLD, PUBLISHED = 2, 23.5
 """The one figure that the paper's text prints, in percent, for PASCAL-5i."""
 
 BASE, HIDDEN = drawing.GIVEN, drawing.PREDICTION
-_SHOWN = 4
-_SIDE, _CAPTION_LETTERS = 256, 44
+_SIDE, _CAPTION_LETTERS, _COLOURS = 256, 48, 128
 _UNITS = ("pictures", "labels", "pixels")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data and folds.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for tables, chart and pictures.")
+_PICTURES = flags.DEFINE_integer("pictures", 4, "Training pictures to show of each fold.", 1)
 
 
 class Share(NamedTuple):
@@ -176,7 +176,10 @@ def chart(rows: Mapping[int, Shares], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    titles = {"": "share of the training pictures' …", " of all": "share of all novel-class …"}
+    titles = {
+        "": "of the fold's training list, any class",
+        " of all": "of the whole training split, novel classes",
+    }
     width = 0.8 / len(_UNITS)
     for axis, (suffix, title) in zip(axes, titles.items(), strict=True):
         for number, unit in enumerate(_UNITS):
@@ -187,7 +190,7 @@ def chart(rows: Mapping[int, Shares], path: Path) -> None:
         axis.set_xticks(np.arange(len(rows)), [f"fold {fold}" for fold in rows])
         axis.set_title(title, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("hidden novel classes, %")
+    axes[0].set_ylabel("novel classes in the training list, %")
     axes[0].margins(y=0.1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
@@ -197,7 +200,7 @@ def pictures_to_show(
     areas: Int[np.ndarray, "pictures ids"],
     listed: Int[np.ndarray, " listed"],
     novel: tuple[int, ...],
-    count: int = _SHOWN,
+    count: int,
 ) -> list[int]:
     """Returns up to `count` pictures of the list in which much of a novel class hides.
 
@@ -218,13 +221,13 @@ def pictures_to_show(
 
 
 def contact_sheet(
-    records: Records, lists: Mapping[int, Int[np.ndarray, " listed"]]
+    records: Records, lists: Mapping[int, Int[np.ndarray, " listed"]], count: int
 ) -> UInt8[np.ndarray, "height width 3"] | None:
-    """Returns a row of training pictures for each fold; None where nothing hides in any."""
+    """Returns a row of up to `count` training pictures a fold; None where nothing hides at all."""
     split, rows = records.split("train"), []
     for fold, listed in lists.items():
         novel = novel_classes(records, fold)
-        numbers = pictures_to_show(split.areas, listed, novel)
+        numbers = pictures_to_show(split.areas, listed, novel, count)
         rows.append([_shown(records, split, number, fold, novel) for number in numbers])
     rows = [row for row in rows if row]
     return drawing.sheet(rows, _SIDE) if rows else None
@@ -242,7 +245,7 @@ def _shown(
         is_novel: ", ".join(records.class_names[c - 1] for c in ids if (c in novel) == is_novel)
         for is_novel in (False, True)
     }
-    caption = f"fold {fold}: {names[True]} behind {names[False]}"
+    caption = f"fold {fold}, novel: {names[True]}; base: {names[False]}"
     shortened = textwrap.shorten(caption, _CAPTION_LETTERS, placeholder=" …")
     return shortened, drawing.overlay(image, hidden, HIDDEN)
 
@@ -299,8 +302,8 @@ def main() -> None:
             write_bytes(output / "hidden_classes.md", text.encode())
             write_json(output / "hidden_classes.json", as_json(records, configs, rows))
             chart(rows, output / "hidden_classes.png")
-            if (sheet := contact_sheet(records, lists)) is not None:
-                Image.fromarray(sheet).save(output / "hidden_pictures.png")
+            if (sheet := contact_sheet(records, lists, _PICTURES.value)) is not None:
+                Image.fromarray(sheet).quantize(_COLOURS).save(output / "hidden_pictures.png")
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"--output={output} cannot be written to: {reason}") from error
