@@ -63,7 +63,7 @@ PUBLISHED_FOLD, PUBLISHED = 2, 23.5
 """The one figure that the paper's text prints, in percent, for PASCAL-5i."""
 
 BASE, HIDDEN = drawing.GIVEN, drawing.PREDICTION
-_SIDE, _CAPTION_LETTERS, _COLOURS = 256, 48, 128
+_SIDE, _CAPTION_LETTERS, _COLOURS = 256, 58, 128
 _UNITS = ("pictures", "labels", "pixels")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data and folds.")

@@ -105,7 +105,18 @@ def config_for(directory, options=f"min_area={MIN_AREA}"):
     return f"configs/folder.py:records={directory},{options}"
 
 
-def test_every_rule_counts_what_a_hand_counts(prepared, tmp_path):
+@pytest.mark.parametrize("fold", [0, 1])
+def test_every_rule_counts_what_a_hand_counts(prepared, fold):
+    data = records.open_records(prepared)
+    config = folder.get_config(f"records={prepared},min_area={MIN_AREA},fold={fold}")
+    listed = training_list(data, config)
+    assert listed.tolist() == LISTED[fold]
+    novel = tuple(NAMES.index(name) + 1 for name in FOLDS[fold])
+    assert hidden_shares(data.split("train").areas, listed, novel, MIN_AREA) == BY_HAND[fold]
+
+
+@pytest.mark.slow
+def test_the_script_writes_what_a_hand_counts(prepared, tmp_path):
     done = run_script(
         "hidden_classes.py",
         f"--config={config_for(prepared)},folds=all",
@@ -129,29 +140,24 @@ def test_every_rule_counts_what_a_hand_counts(prepared, tmp_path):
             assert min(image.size) > 100
 
 
+@pytest.mark.slow
 def test_a_config_without_folds_counts_its_own(prepared, tmp_path):
     done = run_script("hidden_classes.py", f"--config={config_for(prepared)},fold=1")
     assert done.returncode == 0, done.stderr
     assert "| % | fold 1 |" in done.stdout and "| pictures | 80.0 |" in done.stdout
 
 
-@pytest.mark.parametrize("fold", [0, 1])
-def test_the_list_is_the_one_of_the_protocol(prepared, fold):
-    config = folder.get_config(f"records={prepared},min_area={MIN_AREA},fold={fold}")
-    assert training_list(records.open_records(prepared), config).tolist() == LISTED[fold]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["", ",min_area=1400,shot=5", ",support_gap=3"])
+@pytest.mark.parametrize("options", ["shot=5", "support_gap=18"])
 def test_the_list_is_the_one_that_training_reads(tmp_path, options):
-    records.write(
-        FolderSource(trees.folder_tree(tmp_path / "mine", train=40)), tmp_path / "records"
-    )
+    tree = trees.folder_tree(tmp_path / "mine", train=40, val=40)
+    records.write(FolderSource(tree), tmp_path / "records")
     config = folder.get_config(
-        f"records={tmp_path / 'records'},min_area=400,fold=1,shots=1,devices=1,weights=random"
-        + options
+        f"records={tmp_path / 'records'},min_area=400,fold=1,evaluation.shots=1,devices=1,"
+        f"weights=random,{options}"
     )
     listed = training_list(records.open_records(tmp_path / "records"), config)
+    assert 0 < len(listed) < 40
     np.testing.assert_array_equal(listed, make_run(config).base.queries)
 
 
@@ -274,12 +280,17 @@ def test_a_sheet_tints_base_and_hidden_objects(prepared):
     sheet = contact_sheet(data, {0: np.array([0])}, 1)
     # The label's rows: cat (base) above, then ant (novel), then nothing.
     drawn = sheet[26:46, 8:28].astype(int)
-    assert np.abs(drawn[2, 2:18] - np.array(GIVEN) / 2).max() < 12
-    assert np.abs(drawn[6, 2:18] - np.array(PREDICTION)).max() < 140
+    # Tinted half, or outlined in full, on a black picture.
+    for row, colour in ((2, GIVEN), (6, PREDICTION)):
+        strength = (drawn[row, 2:18] @ np.array(colour)) / np.square(colour).sum()
+        assert ((0.45 < strength) & (strength < 1.05)).all()
+        off = drawn[row, 2:18] - strength[:, None] * np.array(colour)
+        assert np.abs(off).max() < 8
     assert (drawn[10:] < 12).all()
     assert contact_sheet(data, {0: np.array([1])}, 1) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -287,7 +298,10 @@ def test_a_sheet_tints_base_and_hidden_objects(prepared):
         (["--config=configs/folder.py:records=/nowhere"], "holds no records"),
         (["--config=configs/folder.py:recrods=x"], "did you mean"),
         (["{config},fold=5"], "no fold 5"),
-        (["--config=configs/folder.py:records={records},min_area=300"], "too few|pictures with"),
+        (
+            ["--config=configs/folder.py:records={records},min_area=300"],
+            "pictures with at least 300",
+        ),
         (["{config}", "--output={records}/index.json"], "cannot be written to"),
         (["{config}", "more"], "unexpected argument"),
     ],
@@ -299,4 +313,4 @@ def test_bad_input_is_one_line(prepared, arguments, said):
     done = run_script("hidden_classes.py", *given_arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: "), done.stderr
-    assert any(part in done.stderr for part in said.split("|"))
+    assert said in done.stderr
