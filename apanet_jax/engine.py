@@ -28,7 +28,7 @@ from apanet_jax.feature_store import Arrays, FeatureStore
 from apanet_jax.metrics import EpisodeCounts
 from apanet_jax.models.apanet import APANet, at_size
 from apanet_jax.models.network import Network, Parameters
-from apanet_jax.models.prior import shot_prior
+from apanet_jax.models.prior import contrast, contrast_prototypes, shot_prior
 from apanet_jax.train_step import batch_sharding, replicated
 
 _FEWEST_POSITIONS = 64
@@ -142,10 +142,15 @@ class TestFeatures:
             else:
                 seen["high"] = jnp.stack([features["high"] for features in of_pictures])
         foreground = np.asarray(at_size(given == 1, middle.shape[1:3]))
-        seen = {name: np.asarray(seen[name]) for name in self._network.head.priors}
+        of_priors = set(self._network.head.priors)
+        seen = {name: np.asarray(seen[name]) for name in of_priors & seen.keys()}
+        if "contrast" in of_priors:
+            prototypes = np.asarray(_contrast_prototypes(middle, given))
         for number, (picture, class_id, _) in enumerate(supports):
             inside = foreground[number] > 0
             kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
+            if "contrast" in of_priors:
+                kept["contrast"] = prototypes[number]
             kept["foreground"] = foreground[number]
             self._store.put(("support", picture, class_id), kept)
 
@@ -174,6 +179,7 @@ class TestFeatures:
             self._of_query(query),
             tuple(of_support[name] for name in head.priors),
             size,
+            names=head.priors,
             stretch=head.stretch_prior,
         )
         self._store.offer(key, {"prior": prior})
@@ -183,6 +189,7 @@ class TestFeatures:
         """Returns the features that prior masks look at, once for a query's run of episodes."""
         if self._query is None or self._query[0] != query:
             features = self._store.get(("picture", query))
+            features = features | {"contrast": features["middle"]}
             wanted = tuple(jnp.asarray(features[name]) for name in self._network.head.priors)
             self._query = query, wanted
         return self._query[1]
@@ -314,22 +321,35 @@ def _compiled_comparison(head: APANet, mesh: Mesh):
     return jax.jit(compare, in_shardings=(whole, *[spread] * 5), out_shardings=spread)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "stretch"))
-def _pair_prior(query, support, size, stretch):
+@jax.jit
+def _contrast_prototypes(middle, labels):
+    """Returns `[n, prototypes, c]` of supports' features and labels of their class."""
+    count, *size, channels = middle.shape
+    shares = [at_size(labels == x, tuple(size)).reshape(count, -1) for x in (1, 0)]
+    return contrast_prototypes(middle.reshape(count, -1, channels), *shares)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "names", "stretch"))
+def _pair_prior(query, support, size, names, stretch):
     """Returns the prior masks `[h, w, p]` of one query by one support.
 
     Args:
       query: the features that each prior mask looks at, `[h, w, ...]`.
       support: the same at the support's foreground alone, `[positions, ...]`. Zeros that fill it up
-        have cosine 0, which is the least a prior mask takes.
+        have cosine 0, which is the least a prior mask takes. For "contrast", its prototypes.
       size: h and w.
+      names: which prior masks they are.
       stretch: see `shot_prior`.
     """
     height, width = size
-    maps = [
-        shot_prior(q.reshape(height * width, -1), s, jnp.ones(len(s)), stretch=stretch)
-        for q, s in zip(query, support, strict=True)
-    ]
+
+    def mask(name, query, support):
+        positions = query.reshape(height * width, -1)
+        if name == "contrast":
+            return contrast(positions, support)
+        return shot_prior(positions, support, jnp.ones(len(support)), stretch=stretch)
+
+    maps = list(map(mask, names, query, support))
     return jnp.stack(maps, -1).reshape(height, width, len(maps))
 
 

@@ -188,6 +188,8 @@ def _range() -> tuple[Callable[[Any], bool], str]:
     return holds, "two numbers above 0, the smaller first"
 
 
+_PRIORS = ("high", "middle", "contrast")
+
 _RULES = {
     "seed": _number(0, 2**31 - 1),
     "fold": _number(0),
@@ -210,8 +212,8 @@ _RULES = {
     "model.regions": _one_of("kmeans", "grid", "support"),
     "model.agnostic_weight": _number(0, 1),
     "model.priors": (
-        lambda value: set(value) <= {"high", "middle"} and len(set(value)) == len(value),
-        "a tuple of 'high' and 'middle', either, or neither",
+        lambda value: set(value) <= set(_PRIORS) and len(set(value)) == len(value),
+        f"a tuple of some of {_PRIORS}, each once",
     ),
     "model.agnostic_prior": _one_of("complement", "same", "zeros"),
     "model.prior_scale": _number(0),

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     config.model.num_clusters = 3  # the paper's n; 0 is the baseline
     config.model.regions = "kmeans"  # or "grid" (n square cells), "support" (its background)
     config.model.agnostic_weight = 0.5  # the paper's lambda
-    config.model.priors = ("high",)  # features with a prior mask each: "high", "middle"
+    config.model.priors = ("high",)  # masks: "high", "middle", "contrast"
     config.model.agnostic_prior = "complement"  # or "same", "zeros"
     config.model.prior_scale = 1.0  # factor of the prior masks' channels
     config.model.stretch_prior = True  # min-max normalised; otherwise the cosines themselves

@@ -18,7 +18,7 @@ from apanet_jax.kernels.pooling import cluster_average, masked_average
 from apanet_jax.models.comparison import Compared, ConvComparison
 from apanet_jax.models.feature_enrichment import PASCAL_BINS, FeatureEnrichment
 from apanet_jax.models.initializers import bias_init, kernel_init
-from apanet_jax.models.prior import prior_mask
+from apanet_jax.models.prior import contrast_prior, prior_mask
 from apanet_jax.models.resize import resize_bilinear
 
 IGNORE = 255
@@ -77,7 +77,8 @@ class APANet(nn.Module):
       regions: what gives the class-agnostic branch its prototypes: "kmeans", the query's clusters;
         "grid", the cells of a square grid over the query, of which there must be n (4, 9, 16, ...),
         as in spatial pyramid pooling; "support", the supports' background, one prototype (n = 1).
-      priors: which features give a prior mask, any of "high" and "middle", one channel each.
+      priors: what gives a prior mask, a channel each, any of: the features "high" and "middle", and
+        "contrast", which compares the middle ones with the supports' background too.
       agnostic_prior: what stands in those channels in the class-agnostic branch: the complement
         of the prior, the prior itself, or zeros.
       unit_features: scale each position's middle features to a mean square of 1 before they are
@@ -161,7 +162,8 @@ class APANet(nn.Module):
         size = query.middle.shape[1:3]
         foreground = at_size(support_labels == 1, size)
         prototype = self.prototypes(support.middle, foreground, train=train).mean(1)
-        prior = self._prior_masks(query, support, foreground)
+        background = at_size(support_labels == 0, size)
+        prior = self._prior_masks(query, support, foreground, background)
         encoded = self.encode_query(query.middle, train=train)
         self.sow("intermediates", "prototype", prototype)
         labelled = query_label is not None
@@ -171,7 +173,6 @@ class APANet(nn.Module):
 
         clusters = self._clusters(query, at_size(query_label != IGNORE, size))
         if self.regions == "support":
-            background = at_size(support_labels == 0, size)
             prototypes = self.prototypes(support.middle, background, train=train).mean(1)[:, None]
             areas = background.sum((1, 2, 3))[:, None]
         else:
@@ -265,16 +266,19 @@ class APANet(nn.Module):
             train=train,
         )
 
-    def _prior_masks(self, query, support, foreground) -> Float[Array, "batch height width priors"]:
+    def _prior_masks(
+        self, query, support, foreground, background
+    ) -> Float[Array, "batch height width priors"]:
         if not self.priors:
             return jnp.zeros((*query.middle.shape[:3], 0))
-        masks = [
-            prior_mask(
-                getattr(query, p), getattr(support, p), foreground, stretch=self.stretch_prior
-            )
-            for p in self.priors
-        ]
-        return jax.lax.stop_gradient(jnp.stack(masks, -1))
+
+        def mask(name):
+            if name == "contrast":
+                return contrast_prior(query.middle, support.middle, foreground, background)
+            of_name = getattr(query, name), getattr(support, name)
+            return prior_mask(*of_name, foreground, stretch=self.stretch_prior)
+
+        return jax.lax.stop_gradient(jnp.stack([mask(name) for name in self.priors], -1))
 
     def _clusters(self, query, valid) -> Int[Array, "batch height width"]:
         """Partitions the queries (Eq. 4), by their features or, for comparison, by place."""

@@ -4,8 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from apanet_jax.kernels.kmeans import kmeans
+from apanet_jax.kernels.pooling import cluster_average, masked_average
+
 EPSILON = 1e-7
 _FEWEST_POSITIONS = 32
+_BACKGROUND_CLUSTERS = 3
+CONTRAST_GAIN = 2.0
 
 
 def prior_mask(
@@ -42,6 +47,70 @@ def prior_mask(
 
     shots = jax.lax.map(one_shot, (jnp.swapaxes(support, 0, 1), jnp.swapaxes(foreground, 0, 1)))
     return shots.mean(0).reshape(batch, height, width)
+
+
+def contrast_prior(
+    query: Float[Array, "batch height width channels"],
+    support: Float[Array, "batch shot height width channels"],
+    foreground: Float[Array, "batch shot height width"],
+    background: Float[Array, "batch shot height width"],
+) -> Float[Array, "batch height width"]:
+    """Returns whether each position is nearer to the foreground than to what surrounds it.
+
+    For each support: the cosine to the mean of its foreground, above the largest cosine to a mean
+    of its background's clusters. Where both are equal the map is 0.5; it is in [0, 1], and the
+    mean over the supports.
+
+    Args:
+      query: features of the queries.
+      support: features of the supports.
+      foreground: shares of the supports' foreground at the features' size.
+      background: the same of the background.
+    """
+    batch, height, width, channels = query.shape
+    prototypes = contrast_prototypes(
+        support.reshape(*support.shape[:2], -1, channels),
+        foreground.reshape(*foreground.shape[:2], -1),
+        background.reshape(*background.shape[:2], -1),
+    )
+    positions = query.reshape(batch, 1, height * width, channels)
+    return contrast(positions, prototypes).mean(1).reshape(batch, height, width)
+
+
+def contrast_prototypes(
+    support: Float[Array, "*batch positions channels"],
+    foreground: Float[Array, "*batch positions"],
+    background: Float[Array, "*batch positions"],
+) -> Float[Array, "*batch prototypes channels"]:
+    """Returns the mean of each support's foreground, then those of its background's clusters.
+
+    In place of an empty cluster stands the mean of the largest one again.
+    """
+    *batch, positions, channels = support.shape
+    features = support.reshape(-1, positions, channels).astype(jnp.float32)
+    weights = background.reshape(-1, positions)
+    clusters = kmeans(
+        features,
+        _BACKGROUND_CLUSTERS,
+        weights=(weights >= 0.5).astype(jnp.float32),
+        key=jax.random.key(0),
+    ).assignment
+    behind, areas = cluster_average(features, clusters, weights, _BACKGROUND_CLUSTERS)
+    largest = jnp.take_along_axis(behind, areas.argmax(-1)[:, None, None], 1)
+    behind = jnp.where(areas[..., None] > 0, behind, largest)
+    before, _ = masked_average(features, foreground.reshape(-1, positions, 1))
+    found = jnp.concatenate([before, behind], 1)
+    return jax.lax.stop_gradient(found.reshape(*batch, *found.shape[1:]))
+
+
+def contrast(
+    query: Float[Array, "*batch positions channels"],
+    prototypes: Float[Array, "*batch prototypes channels"],
+) -> Float[Array, "*batch positions"]:
+    """Returns the contrast of each position by one support: see `contrast_prior`."""
+    cosine = jnp.einsum("...pc,...nc->...pn", _unit(query.astype(jnp.float32)), _unit(prototypes))
+    difference = cosine[..., 0] - cosine[..., 1:].max(-1)
+    return jnp.clip(0.5 + CONTRAST_GAIN * difference, 0.0, 1.0)
 
 
 def shot_prior(
