@@ -352,6 +352,8 @@ def make_network(config: ConfigDict) -> Network:
         agnostic_levels=model.agnostic_levels,
         num_clusters=model.num_clusters,
         regions=model.regions,
+        negatives=model.negatives,
+        resemblance_limit=model.resemblance_limit,
         priors=tuple(model.priors),
         agnostic_prior=model.agnostic_prior,
         unit_features=model.unit_features,

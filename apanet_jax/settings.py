@@ -210,6 +210,8 @@ _RULES = {
     "model.channels": _number(1),
     "model.num_clusters": _number(0),
     "model.regions": _one_of("kmeans", "grid", "support"),
+    "model.negatives": _number(1),
+    "model.resemblance_limit": _number(-1, 1),
     "model.agnostic_weight": _number(0, 1),
     "model.priors": (
         lambda value: set(value) <= set(_PRIORS) and len(set(value)) == len(value),

@@ -107,15 +107,15 @@ def losses(
       agnostic_weight: lambda.
       level_weight: of the pyramid levels' mean beside the main term, within L1 and within L2.
     """
+    if outputs.resembling is not None:
+        resembling = resize_bilinear(outputs.resembling[..., None], label.shape[1:3])[..., 0]
+        label = jnp.where((resembling >= 0.5) & (label == 0), jnp.uint8(IGNORE), label)
     specific = _with_levels(outputs.logits, outputs.levels, label, level_weight)
     if outputs.agnostic_logits is None:
         return Losses(specific, specific, jnp.zeros(()))
-    agnostic = _with_levels(
-        outputs.agnostic_logits,
-        outputs.agnostic_levels,
-        complement(label, outputs.agnostic_valid),
-        level_weight,
-    )
+    target = complement(label, outputs.agnostic_valid)
+    target = jnp.tile(target, (len(outputs.agnostic_logits) // len(target), 1, 1))
+    agnostic = _with_levels(outputs.agnostic_logits, outputs.agnostic_levels, target, level_weight)
     total = (1 - agnostic_weight) * specific + agnostic_weight * agnostic
     return Losses(total, specific, agnostic)
 

@@ -36,6 +36,8 @@ def get_config() -> ConfigDict:
     config.model.channels = 256
     config.model.num_clusters = 3  # the paper's n; 0 is the baseline
     config.model.regions = "kmeans"  # or "grid" (n square cells), "support" (its background)
+    config.model.negatives = 1  # clusters that the foreground is compared with
+    config.model.resemblance_limit = 1.0  # cosine that leaves a cluster out of the losses; 1: none
     config.model.agnostic_weight = 0.5  # the paper's lambda
     config.model.priors = ("high",)  # masks: "high", "middle", "contrast"
     config.model.agnostic_prior = "complement"  # or "same", "zeros"

@@ -45,10 +45,13 @@ class Outputs(NamedTuple):
     Attributes:
       logits: `[B, h, w, 2]` of the class-specific branch: background, foreground.
       prior: `[B, h, w, p]` prior masks in [0, 1].
-      agnostic_logits: `[B, h, w, 2]` of the class-agnostic branch: another thing than the assigned
-        prototype, the same thing. None without a query label or with no clusters.
+      agnostic_logits: `[R*B, h, w, 2]` of the class-agnostic branch: another thing than the
+        assigned prototype, the same thing; the whole batch with each of R negatives in turn. None
+        without a query label or with no clusters.
       clusters: `[B, h, w]` cluster of each position before the foreground is removed (Eq. 4).
       agnostic_valid: `[B]`, false where a picture has no background to take a prototype from.
+      resembling: `[B, h, w]`, 1 where background was left out for being like the supports; None where
+        nothing ever is.
       levels: logits of the class-specific branch's pyramid levels, each of its own size. Empty
         without a query label, or where the comparison has no levels.
       agnostic_levels: those of the class-agnostic branch; empty also where they were not asked for.
@@ -56,11 +59,12 @@ class Outputs(NamedTuple):
 
     logits: Float[Array, "batch height width 2"]
     prior: Float[Array, "batch height width priors"]
-    agnostic_logits: Float[Array, "batch height width 2"] | None = None
+    agnostic_logits: Float[Array, "negatives_times_batch height width 2"] | None = None
     clusters: Int[Array, "batch height width"] | None = None
     agnostic_valid: Float[Array, " batch"] | None = None
     levels: tuple[Float[Array, "batch bin_height bin_width 2"], ...] = ()
-    agnostic_levels: tuple[Float[Array, "batch bin_height bin_width 2"], ...] = ()
+    agnostic_levels: tuple[Float[Array, "negatives_times_batch bin_height bin_width 2"], ...] = ()
+    resembling: Float[Array, "batch height width"] | None = None
 
 
 class APANet(nn.Module):
@@ -79,6 +83,11 @@ class APANet(nn.Module):
         as in spatial pyramid pooling; "support", the supports' background, one prototype (n = 1).
       priors: what gives a prior mask, a channel each, any of: the features "high" and "middle", and
         "contrast", which compares the middle ones with the supports' background too.
+      negatives: how many clusters' prototypes the foreground is compared with, in one comparison
+        each, instead of the paper's one drawn at random.
+      resemblance_limit: background clusters whose mean has a larger cosine than this to the
+        supports' foreground, by the features that are clustered, are left out of both losses: they
+        may show the class, unlabelled. 1: none is, as in the paper.
       agnostic_prior: what stands in those channels in the class-agnostic branch: the complement
         of the prior, the prior itself, or zeros.
       unit_features: scale each position's middle features to a mean square of 1 before they are
@@ -102,6 +111,8 @@ class APANet(nn.Module):
     agnostic_levels: bool = True
     num_clusters: int = 3
     regions: Literal["kmeans", "grid", "support"] = "kmeans"
+    negatives: int = 1
+    resemblance_limit: float = 1.0
     priors: tuple[str, ...] = ("high",)
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
     unit_features: bool = False
@@ -126,7 +137,7 @@ class APANet(nn.Module):
 
         It has the same parameters.
         """
-        return self.clone(num_clusters=0, regions="kmeans")
+        return self.clone(num_clusters=0, regions="kmeans", negatives=1, resemblance_limit=1.0)
 
     def setup(self):
         self.reduce_support = Reduction(self.channels, self.reduction_bias, self.unit_features)
@@ -172,38 +183,37 @@ class APANet(nn.Module):
             return Outputs(specific.logits, prior, levels=specific.levels)
 
         clusters = self._clusters(query, at_size(query_label != IGNORE, size))
+        behind, resembling = at_size(query_label == 0, size), None
+        if self.resemblance_limit < 1:
+            resembling = behind * self._resembling(query, support, foreground, clusters, behind)
+            behind -= resembling
         if self.regions == "support":
             prototypes = self.prototypes(support.middle, background, train=train).mean(1)[:, None]
             areas = background.sum((1, 2, 3))[:, None]
         else:
             reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
-            prototypes, areas = region_prototypes(
-                reduced, clusters, at_size(query_label == 0, size), self.num_clusters
-            )
+            prototypes, areas = region_prototypes(reduced, clusters, behind, self.num_clusters)
         assignment = self._assignment(clusters, areas, at_size(query_label == 1, size))
-        valid = (areas > 0).any(-1).astype(jnp.float32)
         scaled = self.prior_scale * prior
         opposite = {
             "complement": self.prior_scale - scaled,
             "same": scaled,
             "zeros": jnp.zeros_like(prior),
         }
+        repeated = (encoded, prototypes, opposite[self.agnostic_prior])
+        encoded, prototypes, opposed = jax.tree.map(self._for_each_negative, repeated)
         agnostic = self.comparison_module(
-            encoded,
-            prototypes,
-            assignment,
-            opposite[self.agnostic_prior],
-            levels=self.agnostic_levels,
-            train=train,
+            encoded, prototypes, assignment, opposed, levels=self.agnostic_levels, train=train
         )
         return Outputs(
             specific.logits,
             prior,
             agnostic.logits,
             clusters,
-            valid,
+            (areas > 0).any(-1).astype(jnp.float32),
             specific.levels,
             agnostic.levels,
+            resembling,
         )
 
     def prototypes(
@@ -299,20 +309,45 @@ class APANet(nn.Module):
         )
         return result.assignment.reshape(batch, height, width)
 
+    def _resembling(
+        self, query, support, foreground, clusters, behind
+    ) -> Float[Array, "batch height width"]:
+        """Returns 1 where a position's cluster is too much like the supports' foreground."""
+        of_query, of_support = (getattr(x, self.cluster_features) for x in (query, support))
+        means, areas = region_prototypes(of_query, clusters, behind, self.num_clusters)
+        channels = of_support.shape[-1]
+        shots = of_support.reshape(len(of_support), -1, channels)
+        thing, _ = masked_average(shots, foreground.reshape(len(shots), -1, 1))
+        alike = jnp.sum(means * thing, -1) / jnp.maximum(
+            jnp.linalg.norm(means, axis=-1) * jnp.linalg.norm(thing, axis=-1), FEATURE_EPSILON
+        )
+        excluded = (alike > self.resemblance_limit) & (areas > 0)
+        return jnp.take_along_axis(
+            excluded.astype(jnp.float32), clusters.reshape(len(shots), -1), 1
+        ).reshape(clusters.shape)
+
     def _assignment(
         self, clusters, areas, foreground
-    ) -> Float[Array, "batch height width clusters"]:
+    ) -> Float[Array, "negatives_times_batch height width clusters"]:
         """Returns which prototype each position is compared with (Eq. 7).
 
         Background positions get their own cluster's; all foreground positions of a picture that of
-        one cluster that is not empty, drawn at random.
+        one cluster that is not empty, drawn at random. Several negatives are different clusters,
+        as far as there are so many.
         """
-        chosen = jax.random.categorical(
-            self.make_rng("cluster"), jnp.where(areas > 0, 0.0, -jnp.inf), axis=-1
-        )
-        negative = jax.nn.one_hot(chosen, self.num_clusters)[:, None, None]
+        present = areas > 0
+        drawn = jax.random.gumbel(self.make_rng("cluster"), areas.shape)
+        order = jnp.argsort(jnp.where(present, drawn, -jnp.inf), axis=-1, descending=True)
+        rank = jnp.arange(self.negatives) % jnp.maximum(present.sum(-1, keepdims=True), 1)
+        chosen = jnp.take_along_axis(order, rank, -1)
+        negative = jax.nn.one_hot(chosen.T.reshape(-1), self.num_clusters)[:, None, None]
         own = jax.nn.one_hot(clusters, self.num_clusters)
-        return jnp.where(foreground[..., None] >= 0.5, negative, own)
+        inside = self._for_each_negative(foreground)[..., None] >= 0.5
+        return jnp.where(inside, negative, self._for_each_negative(own))
+
+    def _for_each_negative(self, x: Array) -> Array:
+        """Repeats a batch, whole after whole."""
+        return jnp.tile(x, (self.negatives, *[1] * (x.ndim - 1)))
 
 
 class Reduction(nn.Module):
