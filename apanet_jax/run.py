@@ -25,6 +25,7 @@ from apanet_jax.data.episodes import (
     draw_evaluation,
     draw_training,
     episode_lists,
+    with_hidden_share,
 )
 from apanet_jax.data.features import (
     Embed,
@@ -304,12 +305,16 @@ def make_run(config: ConfigDict) -> Run:
         apart=apart,
         min_area=min_area,
     )
+    novel_ids = novel_classes(records, config.fold)
+    if config.data.hidden_share >= 0:
+        base = with_hidden_share(
+            base, records.split("train"), novel_ids, config.data.hidden_share, seed=config.seed
+        )
     if not config.training.steps and len(base.queries) < config.training.batch_size:
         raise UserError(
             f"training.batch_size={config.training.batch_size} is more than the "
             f"{len(base.queries)} training pictures: take a smaller one, or set training.steps"
         )
-    novel_ids = novel_classes(records, config.fold)
     listed = ()
     if config.evaluation.list:
         listed = read_episodes(Path(config.evaluation.list), records, novel_ids)

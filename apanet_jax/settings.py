@@ -197,6 +197,7 @@ _RULES = {
     "image_size": _number(33),
     "data.min_area": _number(0),
     "data.support_gap": _number(0),
+    "data.hidden_share": _number(-1, 1),
     "backbone.name": _one_of("efficientnet_lite0", "resnet50", "resnet101", "vgg16", "vgg16_bn"),
     "backbone.stem": _one_of("deep", "plain"),
     "backbone.dtype": _one_of("float32", "bfloat16"),

@@ -22,6 +22,9 @@ def get_config() -> ConfigDict:
     config.data.min_area = 2048  # pixels of a class that make a picture one of its list
     config.data.support_gap = 0  # frames between query and support of one video; 0: no videos
 
+    # Share of training queries that hold a novel class; -1: all queries there are.
+    config.data.hidden_share = -1.0
+
     config.backbone = ConfigDict()
     config.backbone.name = "resnet50"
     config.backbone.stem = "deep"  # of a ResNet: "deep" (three 3x3) or "plain" (7x7)

@@ -20,35 +20,50 @@ class Row(NamedTuple):
       label: what stands in front.
       run: the folder of the run, below seed and fold.
       paper: the row's name in the paper's table; "" where it has none.
+      against: the run that it is held against, where that is not the table's.
     """
 
     label: str
     run: str
     paper: str = ""
+    against: str = ""
 
 
 class Table(NamedTuple):
-    """A table: the paper's number of it ("" for none of the paper's), a title, rows."""
+    """A table.
+
+    Attributes:
+      paper: its number in the paper; "" where the paper has none.
+      title: what its rows differ in.
+      rows: its rows.
+      baseline: the run that they are held against.
+    """
 
     paper: str
     title: str
     rows: tuple[Row, ...]
+    baseline: str = "baseline"
+
+    @property
+    def runs(self) -> set[str]:
+        """Every run that the table needs."""
+        rows = self.rows
+        return {row.run for row in rows} | {row.against for row in rows} | {self.baseline}
 
 
-def write_table(table: Table, workdir: Path, stem: Path, baseline: str, block: int = 0) -> str:
+def write_table(table: Table, workdir: Path, stem: Path, block: int = 0) -> str:
     """Writes a table of finished runs as `stem`.md, .csv and .json; returns its Markdown.
 
     Args:
       table: rows without a finished run are left out.
       workdir: holds the runs, `seed*/fold*/<run>`.
       stem: of the files.
-      baseline: the run that the others are held against.
       block: see `paired.read_sums`.
 
     Raises:
       UserError: nothing was run.
     """
-    rows = [line for row in table.rows for line in _lines(table, row, workdir, baseline, block)]
+    rows = [line for row in table.rows for line in _lines(table, row, workdir, block)]
     if not rows:
         raise UserError(f"{workdir} holds no finished run of table {table.paper or table.title}")
     markdown = _markdown(table, rows)
@@ -77,10 +92,9 @@ def finished(workdir: Path, run: str) -> dict[tuple[int, int], Path]:
     return found
 
 
-def _lines(
-    table: Table, row: Row, workdir: Path, baseline: str, block: int
-) -> Sequence[dict[str, Any]]:
+def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[str, Any]]:
     """Returns a row's numbers, for each number of shots."""
+    baseline = row.against or table.baseline
     folders, other = finished(workdir, row.run), finished(workdir, baseline)
     results = {key: json.loads((p / "results.json").read_text()) for key, p in folders.items()}
     lines = []
@@ -152,7 +166,7 @@ def _against(
 def _markdown(table: Table, rows: Sequence[dict[str, Any]]) -> str:
     folds = sorted({fold for row in rows for fold in row["folds"]})
     heads = [f"{table.title}", "shot", *(f"fold {fold}" for fold in folds), "mean mIoU"]
-    heads += ["against the baseline [95 %]", "pairs above"]
+    heads += ["difference [95 %]", "pairs above"]
     if table.paper:
         heads += ["paper, folds", "paper, mean"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -173,7 +187,11 @@ def _markdown(table: Table, rows: Sequence[dict[str, Any]]) -> str:
             cells.append("" if row["paper_mean"] is None else f"{row['paper_mean']:.1f}")
         lines.append("| " + " | ".join(cells) + " |")
     seeds = max(row["seeds"] for row in rows)
-    note = f"Novel classes, mIoU in percent; {seeds} seeds, ± their standard deviation."
+    note = (
+        f"Novel classes, mIoU in percent; {seeds} seeds, ± their standard deviation. Differences "
+        f"are to the run `{table.baseline}` of the same fold and seed"
+    )
+    note += ", or as the row says." if any(row.against for row in table.rows) else "."
     if table.paper:
         note += " The paper's rows: PASCAL-5i, ResNet-50, 1 shot."
     return "\n".join([*lines, "", note])

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.errors import UserError
 
-_TRAINING, _EVALUATION, _ORDER = 1, 2, 3
+_TRAINING, _EVALUATION, _ORDER, _HIDDEN = 1, 2, 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +123,39 @@ def episode_lists(
     usable = present.any(1)
     return dataclasses.replace(
         lists, queries=listed[usable], classes=tuple(ids[row] for row in present[usable])
+    )
+
+
+def with_hidden_share(
+    lists: EpisodeLists, split: RecordSplit, hidden_ids: tuple[int, ...], share: float, *, seed: int
+) -> EpisodeLists:
+    """Keeps as many queries as can have any share of hidden classes, `share` of them with one.
+
+    There are as many whatever the share, so that what is learned from them compares. Supports stay.
+
+    Args:
+      lists: the episodes.
+      split: of the pictures.
+      hidden_ids: classes that no episode asks for, of which a picture may hold some pixels.
+      share: 0 to 1.
+      seed: of the choice, which is nested: a larger share keeps the hidden pictures of a smaller.
+
+    Raises:
+      UserError: all queries hold a hidden class, or none does.
+    """
+    holds = split.areas[np.ix_(lists.queries, np.array(hidden_ids, int))].any(1)
+    rng = np.random.default_rng([seed, _HIDDEN])
+    hidden, clean = (rng.permutation(np.flatnonzero(x)) for x in (holds, ~holds))
+    count = min(len(hidden), len(clean))
+    if not count:
+        raise UserError(
+            f"data.hidden_share={share} needs training pictures with and without novel classes: "
+            f"{len(hidden)} have some, {len(clean)} have none"
+        )
+    with_some = round(share * count)
+    kept = np.sort(np.concatenate([hidden[:with_some], clean[: count - with_some]]))
+    return dataclasses.replace(
+        lists, queries=lists.queries[kept], classes=tuple(lists.classes[i] for i in kept)
     )
 
 

@@ -50,8 +50,7 @@ class Outputs(NamedTuple):
         without a query label or with no clusters.
       clusters: `[B, h, w]` cluster of each position before the foreground is removed (Eq. 4).
       agnostic_valid: `[B]`, false where a picture has no background to take a prototype from.
-      resembling: `[B, h, w]`, 1 where background was left out for being like the supports; None where
-        nothing ever is.
+      resembling: `[B, h, w]`, 1 where background was left out for being like the supports, or None.
       levels: logits of the class-specific branch's pyramid levels, each of its own size. Empty
         without a query label, or where the comparison has no levels.
       agnostic_levels: those of the class-agnostic branch; empty also where they were not asked for.
