@@ -70,6 +70,7 @@ def both(run, parameters, shot):
         pytest.param("priors=middle+high,masked_support=True", marks=pytest.mark.slow),
         pytest.param("priors=high,stretch_prior=False", marks=pytest.mark.slow),
         pytest.param("priors=", marks=pytest.mark.slow),
+        pytest.param("priors=middle+contrast", marks=pytest.mark.slow),
         pytest.param("shared_reduction=True,devices=1", marks=pytest.mark.slow),
     ],
 )

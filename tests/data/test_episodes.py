@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apanet_jax.data.episodes import Apart, draw_evaluation, draw_training, episode_lists
+from apanet_jax.data.episodes import (
+    Apart,
+    draw_evaluation,
+    draw_training,
+    episode_lists,
+    with_hidden_share,
+)
 from apanet_jax.errors import UserError
 
 MIN_AREA = 100
@@ -123,3 +129,28 @@ def test_a_class_without_supports_enough_is_named():
         episode_lists(split, (1,), shot=2, min_area=MIN_AREA)
     with pytest.raises(UserError, match="class 1 has 0 pictures"):
         episode_lists(split, (1,), shot=1, min_area=1000)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 100), st.floats(0, 1))
+def test_a_share_of_hidden_classes_is_kept_among_as_many_queries(table, seed, share):
+    split, hidden = split_of(table), (1, 4)
+    lists = episode_lists(split, CLASSES, shot=1, min_area=MIN_AREA)
+    kept = with_hidden_share(lists, split, hidden, share, seed=seed)
+    holds = {i for i, row in enumerate(split.areas) if row[1] > 0 or row[4] > 0}
+    with_some = len(holds & set(lists.queries.tolist()))
+    count = min(with_some, len(lists.queries) - with_some)
+    assert len(kept.queries) == len(kept.classes) == count
+    assert len(holds & set(kept.queries.tolist())) == round(share * count)
+    asked = dict(zip(lists.queries.tolist(), lists.classes, strict=True))
+    for query, classes in zip(kept.queries.tolist(), kept.classes, strict=True):
+        np.testing.assert_array_equal(classes, asked[query])
+    assert kept.supports is lists.supports
+
+
+def test_a_share_of_hidden_classes_that_none_has_is_refused():
+    split = split_of()
+    split.areas[:, 1] = 0
+    lists = episode_lists(split, CLASSES, shot=1, min_area=MIN_AREA)
+    with pytest.raises(UserError, match="0 have some"):
+        with_hidden_share(lists, split, (1,), 0.5, seed=0)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from apanet_jax.models.apanet import APANet, PictureFeatures
-from apanet_jax.train_step import losses
+from apanet_jax.models.apanet import APANet, PictureFeatures, at_size, grid_regions
+from apanet_jax.train_step import cross_entropy, losses
 from tests.literal import (
     BATCH,
     CHANNELS,
@@ -164,3 +164,110 @@ def test_the_scale_of_the_prior_is_the_scale_of_its_weights(opposite):
     np.testing.assert_allclose(
         scaled.agnostic_logits, expected.agnostic_logits, rtol=1e-4, atol=1e-5
     )
+
+
+def cells_of(module):
+    """Returns the numbered cells `grid_regions` gives to a map of SIZE x SIZE, by hand."""
+    side = int(module.num_clusters**0.5)
+    place = [n * side // SIZE for n in range(SIZE)]
+    return np.array([[y * side + x for x in place] for y in place])
+
+
+def test_a_grid_takes_the_place_of_the_clusters():
+    inputs = episode()
+    module = head(regions="grid", num_clusters=4)
+    parameters = parameters_of(module, inputs)
+    outputs = run(module, parameters, inputs, inputs[3])
+    np.testing.assert_array_equal(outputs.clusters, np.stack([cells_of(module)] * BATCH))
+    assert explain_negatives(Literal(parameters), inputs, outputs, 4) is not None
+
+
+@pytest.mark.parametrize(("size", "side"), [((4, 4), 2), ((5, 7), 2), ((9, 9), 4)])
+def test_every_cell_of_a_grid_is_a_rectangle_of_nearly_the_same_sides(size, side):
+    cells = np.asarray(grid_regions(*size, side))
+    assert set(cells.ravel()) == set(range(side * side))
+    for cell in range(side * side):
+        rows, columns = np.nonzero(cells == cell)
+        extent = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert np.prod(extent) == len(rows)
+        for length, whole in zip(extent, size, strict=True):
+            assert whole // side <= length <= -(-whole // side)
+
+
+def test_the_supports_background_is_a_prototype_of_its_own():
+    query, support, labels, label = episode(shot=2)
+    module = head(regions="support", num_clusters=1)
+    parameters = parameters_of(module, (query, support, labels))
+    outputs = run(module, parameters, (query, support, labels), label)
+    # The branch compares with the supports' background as the other one does with their foreground.
+    flipped = np.where(labels == 255, 255, 1 - labels).astype(np.uint8)
+    encoded = module.apply({"params": parameters}, query.middle, method="encode_query")
+    shares = np.asarray(at_size(flipped == 1, (SIZE, SIZE)))
+    prototype = module.apply({"params": parameters}, support.middle, shares, method="prototypes")
+    expected = module.apply(
+        {"params": parameters}, encoded, prototype.mean(1), 1 - outputs.prior, method="compare"
+    )
+    np.testing.assert_allclose(outputs.agnostic_logits, expected.logits, atol=1e-5)
+
+
+def test_several_negatives_are_different_clusters_each_in_a_comparison_of_its_own():
+    inputs = episode()
+    several = head(num_clusters=3, negatives=3)
+    parameters = parameters_of(several, inputs)
+    outputs = run(several, parameters, inputs, inputs[3])
+    rounds = np.split(np.asarray(outputs.agnostic_logits), 3)
+    literal, clusters = Literal(parameters), np.asarray(outputs.clusters)
+    expected = [
+        literal.agnostic(inputs[0], inputs[3], clusters, [chosen] * BATCH, outputs.prior)
+        .detach()
+        .numpy()
+        for chosen in range(3)
+    ]
+    behind = np.asarray(at_size(inputs[3] == 0, (SIZE, SIZE))) > 0
+    for picture in range(BATCH):
+        found = {
+            chosen
+            for logits in rounds
+            for chosen in range(3)
+            if np.abs(logits[picture] - expected[chosen][picture]).max() < 1e-4
+        }
+        assert found == set(clusters[picture][behind[picture]])
+    target = np.where(inputs[3] == 255, 255, 1 - inputs[3]).astype(np.uint8)
+    each = [cross_entropy(logits, target) for logits in rounds]
+    np.testing.assert_allclose(losses(outputs, inputs[3], 1.0).total, np.mean(each), rtol=1e-5)
+
+
+def test_more_negatives_than_clusters_repeat_them():
+    query, support, labels, label = episode()
+    query = PictureFeatures(np.ones_like(query.middle), np.ones_like(query.high))
+    module = head(num_clusters=3, negatives=2)
+    parameters = parameters_of(module, (query, support, labels))
+    outputs = run(module, parameters, (query, support, labels), label)
+    first, second = np.split(np.asarray(outputs.agnostic_logits), 2)
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+def test_background_like_the_supports_is_left_out_of_both_losses():
+    query, support, labels, label = episode()
+    # Two kinds of position: those of the left half are what the supports' foreground is.
+    alike, other = np.zeros_like(query.high[0, 0, 0]), np.zeros_like(query.high[0, 0, 0])
+    alike[0], other[1] = 1.0, 1.0
+    high = np.broadcast_to(other, query.high.shape).copy()
+    high[:, :, : SIZE // 2] = alike
+    query = query._replace(high=high)
+    support = support._replace(high=np.broadcast_to(alike, support.high.shape))
+    label = np.zeros_like(label)
+    inputs = (query, support, labels)
+    module = head(num_clusters=2, resemblance_limit=0.9)
+    parameters = parameters_of(module, inputs)
+    outputs = run(module, parameters, inputs, label)
+    left_out = np.asarray(outputs.resembling)
+    assert left_out[:, :, : SIZE // 2].all() and not left_out[:, :, SIZE // 2 :].any()
+    resized = np.asarray(at_size(left_out, label.shape[1:]))
+    masked = np.where(resized >= 0.5, 255, label).astype(np.uint8)
+    np.testing.assert_allclose(
+        losses(outputs, label, 0.0).total, cross_entropy(outputs.logits, masked), rtol=1e-6
+    )
+    unlimited = run(head(num_clusters=2), parameters, inputs, label)
+    assert unlimited.resembling is None
+    assert losses(unlimited, label, 0.0).total != losses(outputs, label, 0.0).total

@@ -3,8 +3,16 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
 
-from apanet_jax.models.prior import largest_cosine, prior_mask
+from apanet_jax.models.prior import (
+    CONTRAST_GAIN,
+    _all_positions,
+    _foreground_alone,
+    contrast_prior,
+    largest_cosine,
+    prior_mask,
+)
 
 
 def _by_hand(query, support, foreground):
@@ -76,3 +84,48 @@ def test_not_stretched_it_is_the_mean_of_the_largest_cosines():
     )
     raw = prior_mask(query, support, foreground, stretch=False)
     np.testing.assert_allclose(raw, expected.reshape(1, 2, 3), rtol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_the_foreground_alone_gives_what_all_positions_give(seed, share):
+    rng = np.random.default_rng(seed)
+    query, support = rng.standard_normal((2, 3, 70, 6)).astype(np.float32)
+    inside = rng.random((3, 70)) < share
+    expected = np.maximum(
+        np.where(inside[:, None], np.einsum("bpc,bsc->bps", query, support), -np.inf).max(-1), 0
+    )
+    for way in (_foreground_alone, _all_positions):
+        np.testing.assert_allclose(way(query, support, inside), expected, atol=1e-4)
+
+
+def test_contrast_is_the_cosine_to_the_thing_above_that_to_its_surroundings():
+    rng = np.random.default_rng(0)
+    # Foreground and three kinds of background, well apart, so that any k-means finds them.
+    kinds = np.eye(6)[:4]
+    which = rng.integers(0, 4, (2, 3, 5, 5))
+    support = (kinds[which] + 0.05 * rng.standard_normal((2, 3, 5, 5, 6))).astype(np.float32)
+    query = rng.standard_normal((2, 5, 5, 6)).astype(np.float32)
+    foreground = (which == 0).astype(np.float32)
+    found = contrast_prior(query, support, foreground, 1 - foreground)
+    expected = np.zeros((2, 5, 5))
+    for b in range(2):
+        for k in range(3):
+            behind = support[b, k][which[b, k] > 0]
+            units = behind / np.linalg.norm(behind, axis=-1, keepdims=True)
+            labels = KMeans(3, n_init=10, random_state=0).fit_predict(units)
+            means = [support[b, k][which[b, k] == 0].mean(0)]
+            means += [behind[labels == cluster].mean(0) for cluster in range(3)]
+            unit = np.stack([mean / np.linalg.norm(mean) for mean in means])
+            cosine = query[b] / np.linalg.norm(query[b], axis=-1, keepdims=True) @ unit.T
+            difference = cosine[..., 0] - cosine[..., 1:].max(-1)
+            expected[b] += np.clip(0.5 + CONTRAST_GAIN * difference, 0, 1) / 3
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_contrast_without_background_or_foreground_is_a_number():
+    features = np.random.default_rng(0).standard_normal((1, 3, 3, 4)).astype(np.float32)
+    nothing, everything = np.zeros((1, 1, 3, 3), np.float32), np.ones((1, 1, 3, 3), np.float32)
+    for shares in ((nothing, everything), (everything, nothing), (nothing, nothing)):
+        found = np.asarray(contrast_prior(features, features[:, None], *shares))
+        assert np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
