@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from apanet_jax.paper import published, published_beside
+from apanet_jax.paper import published, published_ablations, published_beside
 
 PAPER = Path(__file__).resolve().parents[1] / "../shared/paper.md"
 
@@ -44,6 +44,52 @@ def test_every_row_stands_in_the_paper():
 def test_means_that_do_not_fit_are_marked():
     marked = {(r.method, r.backbone, r.shot) for r in published() if r.mean_differs}
     assert ("RPMM", "vgg16", 5) in marked and ("APANet", "resnet50", 1) not in marked
+
+
+def test_ablations_are_whole():
+    rows = published_ablations()
+    named = {table: [r.row for r in rows if r.table == table] for table in ("IV", "V", "VI", "VII")}
+    assert named == {
+        "IV": ["0", "1", "2", "3", "4", "5"],
+        "V": ["a", "b", "c", "d"],
+        "VI": ["0", "0.1", "0.3", "0.5", "0.7", "0.9", "1.0"],
+        "VII": ["2x2", "3x3", "4x4", "5x5"],
+    }
+    assert sum(map(len, named.values())) == len(rows)
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="the paper is not beside the project")
+def test_ablations_are_the_papers_tables():
+    printed, table = [], None
+    for line in PAPER.read_text().replace("<b>", "").replace("</b>", "").splitlines():
+        if line.startswith("TABLE "):
+            table = line.split()[1]
+        cells = line.split("\t")
+        if table in ("IV", "V", "VI", "VII") and len(cells) == 6 and cells[1] != "Fold-0":
+            name = cells[0].removeprefix("Fig. 1(").removesuffix(")").replace(" $\\times$ ", "x")
+            printed.append((table, name, *map(float, cells[1:])))
+    assert printed == [(r.table, r.row, *r.folds, r.mean) for r in published_ablations()]
+
+
+def test_ablations_that_do_not_fit_say_so():
+    rows = published_ablations()
+    # 242.3 / 4 = 60.575 against 57.7; 242.9 / 4 = 60.725 against 60.8.
+    off = {(r.table, r.row) for r in rows if r.mean_differs}
+    assert off == {("VI", "0.9"), ("IV", "0"), ("V", "a"), ("VI", "0")}
+    repeats = {(r.table, r.row): [(o.table, o.row) for o in r.repeats] for r in rows if r.repeats}
+    assert repeats == {("V", "b"): [("VII", "5x5")], ("VII", "5x5"): [("V", "b")]}
+    notes = {(r.table, r.row): r.note for r in rows if r.note}
+    assert notes.keys() == off | repeats.keys()
+    assert notes["VI", "0.9"] == "printed mean 57.7, but its folds average 60.575"
+    assert notes["V", "b"] == "the same numbers as Table VII, row 5x5"
+
+
+def test_what_one_experiment_is_called_in_several_tables_prints_the_same():
+    numbers = {}
+    for row in published_ablations():
+        numbers.setdefault(row.experiment, set()).add((row.folds, row.mean))
+    assert all(len(each) == 1 for each in numbers.values())
+    assert len(numbers) == 16
 
 
 def test_the_baseline_and_ours_stand_beside_runs_of_the_same_folds():
