@@ -12,7 +12,9 @@ SMALL = "image_size=65,channels=8,training.batch_size=2,evaluation.batch_size=2"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["configs/folder.py", "configs/folder.py:keep=False"])
-def test_inference_is_one_program_whatever_the_clusters(tmp_path, config):
+def test_inference_is_one_program_whatever_the_clusters(tmp_path, config, monkeypatch):
+    # Nearly all the time would go into optimising programs that run a few times.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     config += ("," if ":" in config else ":") + SMALL
     files = tmp_path / "cost.json", tmp_path / "cost.md"
     done = run_script(
@@ -27,8 +29,9 @@ def test_inference_is_one_program_whatever_the_clusters(tmp_path, config):
     result = json.loads(files[0].read_text())
     plain, branch = result["rows"]
     assert (plain["clusters"], branch["clusters"]) == (0, 3)
-    # Two reductions of 208 channels to 8, a 3x3 of 2 x 8 + 1 channels, a 1x1, with their biases.
-    assert plain["head_parameters"] == branch["head_parameters"] == 4994
+    # Two reductions of 40 + 112 channels to 8, a 3x3 of 2 x 8 + 1 channels, a 1x1; with biases.
+    count = 2 * (152 * 8 + 8) + (9 * 17 * 8 + 8) + (8 * 2 + 2)
+    assert plain["head_parameters"] == branch["head_parameters"] == count
     assert branch["inference_program_is_the_same"]
     assert branch["inference"]["temporary_bytes"] == plain["inference"]["temporary_bytes"]
     assert branch["training"]["temporary_bytes"] > plain["training"]["temporary_bytes"] > 0
