@@ -5,11 +5,14 @@ import json
 
 import pytest
 
+from apanet_jax.data import records
+from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import CLASS_NAMES
 from apanet_jax.errors import UserError
 from configs import pascal
 from experiments import main_tables
 from experiments.main_tables import markdown, read_runs, run_missing, tables
+from tests import trees
 from tests.scripts import run_script
 
 
@@ -230,3 +233,38 @@ def test_only_what_has_no_results_is_run(tmp_path, monkeypatch):
         (fold, seed, tmp_path / f"seed{seed}" / f"fold{fold}", "train_and_evaluate")
         for seed, fold in ((0, 1), (1, 0), (1, 1))
     ]
+
+
+@pytest.mark.slow
+def test_one_command_runs_every_fold_and_tells(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+    records.write(FolderSource(trees.folder_tree(tmp_path / "mine")), tmp_path / "records")
+    options = (
+        f"records={tmp_path / 'records'},min_area=50,image_size=65,longer_side=65,channels=8,"
+        "steps=2,training.batch_size=2,evaluation.batch_size=2,episodes=4,shots=1,pictures=0,"
+        "devices=1,compilation_cache="
+    )
+    command = (
+        "main_tables.py",
+        f"--workdir={tmp_path / 'run'}",
+        "--run",
+        "--baseline",
+        f"--config=configs/folder.py:{options}",
+    )
+    done = run_script(*command)
+    assert done.returncode == 0, done.stderr
+    files = sorted((tmp_path / "run").rglob("results.json"))
+    folders = {str(f.parent.relative_to(tmp_path / "run")) for f in files}
+    assert folders == {f"fold{i}/{name}" for i in (0, 1) for name in ("baseline", "apanet")}
+    last = done.stdout[done.stdout.index("## mIoU on ") :]
+    assert "ours: baseline (n = 0)" in last and "ours: apanet (n = 3, λ = 0.5)" in last
+    means = [
+        sum(json.loads(f.read_text())[0]["miou"] for f in files if f.parent.name == name) / 2
+        for name in ("apanet", "baseline")
+    ]
+    assert all(f"| {mean:.1f} | 1 | 4 |" in last for mean in means)
+    times = [f.stat().st_mtime_ns for f in files]
+    files[0].unlink()
+    assert run_script(*command).returncode == 0
+    again = [f.stat().st_mtime_ns for f in files]
+    assert again[0] > times[0] and again[1:] == times[1:]
