@@ -52,6 +52,14 @@ class PublishedRow(NamedTuple):
         """Whether the printed mean is not the folds' mean, by more than rounding allows."""
         return _mean_differs(self.folds, self.mean)
 
+    @property
+    def label_differs(self) -> bool:
+        """Whether print shows the row beside the label of another backbone than its own."""
+        return (self.table, self.backbone, self.method) in _BESIDE_ANOTHER_LABEL
+
+
+_BESIDE_ANOTHER_LABEL = {("I", "resnet50", "SCLNet"), ("I", "resnet50", OURS)}
+
 
 class PublishedAblation(NamedTuple):
     """One row of the paper's ablations: mIoU in percent, PASCAL-5i, ResNet-50, 1-shot.

@@ -46,6 +46,16 @@ def test_means_that_do_not_fit_are_marked():
     assert ("RPMM", "vgg16", 5) in marked and ("APANet", "resnet50", 1) not in marked
 
 
+def test_rows_beside_another_label_are_marked():
+    marked = [(r.method, r.shot, r.mean) for r in published() if r.label_differs]
+    assert marked == [
+        ("SCLNet", 1, 61.8),
+        ("SCLNet", 5, 62.9),
+        ("APANet", 1, 63.0),
+        ("APANet", 5, 66.0),
+    ]
+
+
 def test_ablations_are_whole():
     rows = published_ablations()
     named = {table: [r.row for r in rows if r.table == table] for table in ("IV", "V", "VI", "VII")}
