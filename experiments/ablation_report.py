@@ -48,7 +48,8 @@ class Table(NamedTuple):
     def runs(self) -> set[str]:
         """Every run that the table needs."""
         rows = self.rows
-        return {row.run for row in rows} | {row.against for row in rows} | {self.baseline}
+        runs = {row.run for row in rows} | {row.against for row in rows} | {self.baseline}
+        return runs - {""}
 
 
 def write_table(table: Table, workdir: Path, stem: Path, block: int = 0) -> str:

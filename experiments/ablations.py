@@ -45,14 +45,14 @@ RUNS = (
     {BASELINE: "num_clusters=0"}
     | {f"clusters{n}": f"num_clusters={n}" for n in range(1, 6)}
     | {"support": "regions=support,num_clusters=1"}
-    | {f"lambda{x}": f"agnostic_weight={x}" for x in (0.1, 0.3, 0.7, 0.9, 1.0)}
+    | {f"lambda{100 * x:.0f}": f"agnostic_weight={x}" for x in (0.1, 0.3, 0.7, 0.9, 1.0)}
     | {f"grid{a}": f"regions=grid,num_clusters={a * a}" for a in range(2, 6)}
     | {
-        f"share{share}_{name}": f"hidden_share={share},num_clusters={n}"
+        f"share{100 * share:.0f}_{name}": f"hidden_share={share},num_clusters={n}"
         for share in SHARES
         for name, n in ((BASELINE, 0), ("apanet", 3))
     }
-    | {f"rate{factor}": f"num_clusters=0,rate_factor={factor}" for factor in (1.0, 3.0, 30.0)}
+    | {f"rate{factor}": f"num_clusters=0,rate_factor={factor}" for factor in (1, 3, 30)}
     | {
         "dropout": "reduction_dropout=0.5",
         "negatives3": "negatives=3",
@@ -90,9 +90,9 @@ TABLES = {
         "Weight lambda of the class-agnostic branch",
         (
             Row("0 (baseline)", BASELINE, "0"),
-            *(Row(str(x), f"lambda{x}", str(x)) for x in (0.1, 0.3)),
+            *(Row(str(x), f"lambda{100 * x:.0f}", str(x)) for x in (0.1, 0.3)),
             Row("0.5", "clusters3", "0.5"),
-            *(Row(str(x), f"lambda{x}", str(x)) for x in (0.7, 0.9, 1.0)),
+            *(Row(str(x), f"lambda{100 * x:.0f}", str(x)) for x in (0.7, 0.9, 1.0)),
             *_FREE,
         ),
     ),
@@ -110,19 +110,24 @@ TABLES = {
         "",
         "Learning rate of the baseline, times 0.0025",
         (
-            *(Row(f"{factor:g}", f"rate{factor}") for factor in (1.0, 3.0)),
+            *(Row(str(factor), f"rate{factor}") for factor in (1, 3)),
             Row("10", BASELINE),
-            Row("30", "rate30.0"),
+            Row("30", "rate30"),
         ),
     ),
     "hidden": Table(
         "",
-        "Share of training pictures with a hidden novel object",
+        "Training pictures with a hidden novel object",
         tuple(
-            Row(f"{share:.0%}: {name}", f"share{share}_{name}", against=f"share{share}_{BASELINE}")
+            Row(
+                f"{share:.0%}: {name}",
+                f"share{100 * share:.0f}_{name}",
+                against="" if name == BASELINE else f"share{100 * share:.0f}_{BASELINE}",
+            )
             for share in SHARES
             for name in (BASELINE, "apanet")
         ),
+        baseline=f"share0_{BASELINE}",
     ),
     "beyond": Table(
         "",
