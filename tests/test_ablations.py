@@ -166,7 +166,7 @@ def test_a_sweep_is_run_once_goes_on_and_is_held_against_no_learning(tmp_path):
     assert "run 1 of 1: seed1/fold0/clusters3" in again.stdout
     assert "no learning: prototype" in (workdir / "table_5.md").read_text()
     other = run_script("ablations.py", config + ",learning_rate=0.1", *arguments[1:])
-    assert other.returncode == 1 and len(other.stderr.strip().splitlines()) == 1
+    assert other.returncode != 0 and len(other.stderr.strip().splitlines()) == 1
     assert "other settings" in other.stderr
 
 
@@ -183,5 +183,5 @@ def test_wrong_arguments_are_answered_in_a_line(arguments, says, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     root = ablations.__file__.rpartition("/experiments")[0]
     done = run_script("ablations.py", f"--config={root}/configs/folder.py", *arguments)
-    assert done.returncode == 1 and says in done.stderr
+    assert done.returncode != 0 and says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
