@@ -52,7 +52,7 @@ RUNS = (
         for share in SHARES
         for name, n in ((BASELINE, 0), ("apanet", 3))
     }
-    | {f"rate{factor}": f"num_clusters=0,rate_factor={factor}" for factor in (1, 3, 30)}
+    | {f"rate{factor}": f"num_clusters=0,rate_factor={factor}" for factor in (1, 3, 30, 100)}
     | {
         "dropout": "reduction_dropout=0.5",
         "negatives3": "negatives=3",
@@ -113,6 +113,7 @@ TABLES = {
             *(Row(str(factor), f"rate{factor}") for factor in (1, 3)),
             Row("10", BASELINE),
             Row("30", "rate30"),
+            Row("100", "rate100"),
         ),
     ),
     "hidden": Table(
