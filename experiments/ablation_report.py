@@ -106,13 +106,7 @@ def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[s
         }
         line = {"row": row.label, "run": row.run, "shot": shot} | _means(scores)
         line |= {"difference": None, "low": None, "high": None, "above": None, "pairs": None}
-        # What learns nothing has one seed, and is held against every seed of the baseline.
-        free = row.run.startswith("free_")
-        pairs = {
-            key: (folders[fold, 0] if free else folders[key], other[key])
-            for key in other
-            if row.run != baseline and ((fold := key[0], 0) if free else key) in folders
-        }
+        pairs = _pairs(folders, other) if row.run != baseline else {}
         if pairs:
             line |= _against(pairs, shot, block)
         of_paper = [
@@ -122,6 +116,23 @@ def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[s
         line["paper_mean"] = of_paper[0].mean if of_paper and shot == 1 else None
         lines.append(line)
     return lines
+
+
+def _pairs(
+    folders: dict[tuple[int, int], Path], others: dict[tuple[int, int], Path]
+) -> dict[tuple[int, int], tuple[Path, Path]]:
+    """Returns the runs of the same fold and seed.
+
+    What learns nothing has one seed, and stands beside every seed of the other.
+    """
+
+    def of(folders, fold, seed):
+        seeds = {seed for _, seed in folders}
+        return folders.get((fold, seed if len(seeds) > 1 else min(seeds, default=0)))
+
+    keys = sorted({*folders, *others})
+    found = {key: (of(folders, *key), of(others, *key)) for key in keys}
+    return {key: pair for key, pair in found.items() if None not in pair}
 
 
 def _means(scores: dict[tuple[int, int], float]) -> dict[str, Any]:

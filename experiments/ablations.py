@@ -59,6 +59,7 @@ RUNS = (
         "resembling": "resemblance_limit=0.5",
         "contrast": "priors=middle+contrast",
         "contrast_baseline": "priors=middle+contrast,num_clusters=0",
+        "contrast_shot5": "priors=middle+contrast,shot=5",
     }
 )
 """What is run, by name: options that are added to the config, whose n is 3 and lambda 0.5."""
@@ -106,6 +107,19 @@ TABLES = {
             *_FREE,
         ),
     ),
+    "main": Table(
+        "",
+        "With and without the class-agnostic branch",
+        (
+            *_FREE,
+            Row("baseline", BASELINE),
+            Row("APANet", "clusters3"),
+            Row("APANet, prior with contrast", "contrast"),
+            Row("the same, trained with 5 supports", "contrast_shot5"),
+            Row("APANet, contrast: above no learning", "contrast", against="free_prototype"),
+            Row("trained with 5: above no learning", "contrast_shot5", against="free_prototype"),
+        ),
+    ),
     "rate": Table(
         "",
         "Learning rate of the baseline, times 0.0025",
@@ -144,7 +158,7 @@ TABLES = {
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
 _TABLES = flags.DEFINE_list(
-    "table", ["4", "5", "6", "7"], "Which tables: 4, 5, 6, 7, hidden, beyond, rate."
+    "table", ["4", "5", "6", "7"], "Which tables: 4, 5, 6, 7, main, hidden, beyond, rate."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where runs and tables are kept.")
 _FOLDS = flags.DEFINE_list("folds", [], "Which folds; all, unless the config names some.")
