@@ -12,6 +12,8 @@ from apanet_jax.paper import published_ablations
 from apanet_jax.whole_files import write_json, writing
 from experiments.paired import difference, read_sums
 
+NO_LEARNING = "free_"
+
 
 class Row(NamedTuple):
     """A row of a table.
@@ -96,7 +98,7 @@ def finished(workdir: Path, run: str) -> dict[tuple[int, int], Path]:
 def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[str, Any]]:
     """Returns a row's numbers, for each number of shots."""
     baseline = row.against or table.baseline
-    folders, other = finished(workdir, row.run), finished(workdir, baseline)
+    folders = finished(workdir, row.run)
     results = {key: json.loads((p / "results.json").read_text()) for key, p in folders.items()}
     lines = []
     for shot in sorted({r["shot"] for rows in results.values() for r in rows}):
@@ -106,7 +108,7 @@ def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[s
         }
         line = {"row": row.label, "run": row.run, "shot": shot} | _means(scores)
         line |= {"difference": None, "low": None, "high": None, "above": None, "pairs": None}
-        pairs = _pairs(folders, other) if row.run != baseline else {}
+        pairs = _pairs(workdir, row.run, baseline) if row.run != baseline else {}
         if pairs:
             line |= _against(pairs, shot, block)
         of_paper = [
@@ -118,20 +120,19 @@ def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[s
     return lines
 
 
-def _pairs(
-    folders: dict[tuple[int, int], Path], others: dict[tuple[int, int], Path]
-) -> dict[tuple[int, int], tuple[Path, Path]]:
-    """Returns the runs of the same fold and seed.
+def _pairs(workdir: Path, run: str, other: str) -> dict[tuple[int, int], tuple[Path, Path]]:
+    """Returns the folders of two runs with the same fold and seed.
 
     What learns nothing has one seed, and stands beside every seed of the other.
     """
+    mine, others = finished(workdir, run), finished(workdir, other)
 
-    def of(folders, fold, seed):
-        seeds = {seed for _, seed in folders}
-        return folders.get((fold, seed if len(seeds) > 1 else min(seeds, default=0)))
+    def of(name, folders, fold, seed):
+        return folders.get((fold, 0 if name.startswith(NO_LEARNING) else seed))
 
-    keys = sorted({*folders, *others})
-    found = {key: (of(folders, *key), of(others, *key)) for key in keys}
+    found = {
+        key: (of(run, mine, *key), of(other, others, *key)) for key in sorted({*mine, *others})
+    }
     return {key: pair for key, pair in found.items() if None not in pair}
 
 

@@ -37,7 +37,7 @@ from apanet_jax.scoring import evaluate_checkpoints
 from apanet_jax.side_by_side import train_side_by_side
 from apanet_jax.train import train
 from apanet_jax.variants import ALL, Part, keep_compiled, parts
-from experiments.ablation_report import Row, Table, write_table
+from experiments.ablation_report import NO_LEARNING, Row, Table, write_table
 
 BASELINE = "baseline"
 SHARES = (0.0, 0.5, 1.0)
@@ -64,7 +64,9 @@ RUNS = (
 )
 """What is run, by name: options that are added to the config, whose n is 3 and lambda 0.5."""
 
-_FREE = tuple(Row(f"no learning: {x}", f"free_{x}") for x in ("cosine", "stretched", "prototype"))
+_FREE = tuple(
+    Row(f"no learning: {x}", f"{NO_LEARNING}{x}") for x in ("cosine", "stretched", "prototype")
+)
 TABLES = {
     "4": Table(
         "IV",
