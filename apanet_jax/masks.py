@@ -149,7 +149,7 @@ def _of_palette(mask: Image.Image, what: str) -> Label:
     if (colours == colours[..., :1]).all():
         return label_of_values(colours[..., 0], what)
     ids = np.setdiff1d(values, [0, IGNORE])
-    return _one_id(values, ids, what) if len(ids) else np.zeros(values.shape, np.uint8)
+    return _one_id(values, ids, what) if len(ids) else (values > 0).astype(np.uint8)
 
 
 def _of_colours(colours: np.ndarray, what: str) -> Label:

@@ -163,7 +163,7 @@ class Segmenter:
         return self
 
     def answers(self, images: Iterable[Pictured]) -> Iterator[Answer]:
-        """Yields what is found in each picture, one after the other, in as much memory as one takes.
+        """Yields what is found in each picture, one after the other, in the memory of one.
 
         Raises:
           UserError: `fit` was not called, or a picture cannot be used.
