@@ -1,7 +1,6 @@
 """Pictures as their users have them: any format, any size, turned by EXIF, in folders."""
 
 import glob
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,15 +54,15 @@ def open_picture(path: Path) -> Image.Image:
       UserError: there is none, it is no picture, or it is unreasonably large.
     """
     try:
-        data = path.read_bytes()
+        empty = path.stat().st_size == 0
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if not data:
+    if empty:
         raise UserError(f"{path} is empty, expected a picture")
     # Its own limit is that of thumbnails on the web; whole slides and panoramas are larger.
     Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(path)
     except (UnidentifiedImageError, *_UNREADABLE) as error:
         raise UserError(f"{path} is no picture that can be read") from error
     finally:
