@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageDraw
+from jaxtyping import Bool, UInt8
+from PIL import Image
 from pycocotools import mask as run_lengths
 
 from apanet_jax.data.sources.coco import outline_mask
@@ -23,6 +23,7 @@ Label = UInt8[np.ndarray, "height width"]
 _LARGEST_ID = 63
 """Several gray values that are all this small, but for 255, are ids and no soft edges."""
 _SHOWN = 8
+_CIRCLE_CORNERS = 360
 
 
 def read_mask(path: Path, picture: Picture, name: str | None = None) -> Label:
@@ -188,37 +189,41 @@ def _of_labelme(content, picture, path, chosen, name) -> Label:
     height, width = content.get("imageHeight") or stored[0], content.get("imageWidth") or stored[1]
     _check_size((height, width), picture, path)
     label = _chosen_label([s["label"] for s in content["shapes"]], path, chosen, name)
-    canvas = Image.new("1", (width, height))
+    covered = np.zeros((height, width), bool)
     for shape in content["shapes"]:
         if shape["label"] == label:
-            _draw_shape(canvas, shape)
-    return np.array(canvas).astype(np.uint8)
+            covered |= _shape_mask(shape, height, width)
+    return covered.astype(np.uint8)
 
 
-def _draw_shape(canvas: Image.Image, shape: dict[str, Any]) -> None:
-    """Draws one of LabelMe's shapes; points are on the corners of pixels."""
-    draw, kind = ImageDraw.Draw(canvas), shape.get("shape_type", "polygon")
-    points = [(float(x), float(y)) for x, y in shape["points"]]
-    if not np.all(np.abs(points) < 1e6):
-        raise ValueError("a shape leads out of all bounds")
-    if kind == "polygon" and len(points) >= 3:
-        draw.polygon(points, fill=1)
-    elif kind == "rectangle" and len(points) in (2, 4):
-        low, high = np.min(points, 0), np.max(points, 0)
-        draw.rectangle([*low, *high], fill=1)
+def _shape_mask(shape: dict[str, Any], height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """Draws one of LabelMe's shapes; whole numbers are the corners of pixels, as in COCO."""
+    kind, points = shape.get("shape_type", "polygon"), np.array(shape["points"], np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError("a shape's points are no list of [x, y]")
+    if kind == "mask" and len(points):
+        return _patch(shape["mask"], points[0], height, width)
+    if kind == "rectangle" and len(points) == 2:
+        (left, top), (right, bottom) = points
+        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     elif kind == "circle" and len(points) == 2:
-        (x, y), edge = points
-        radius = float(np.hypot(x - edge[0], y - edge[1]))
-        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=1)
-    elif kind == "mask" and points:
-        try:
-            patch = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
-            patch = Image.fromarray(np.array(patch) > 0)
-        except (OSError, binascii.Error) as error:
-            raise ValueError(f"a shape's mask cannot be read: {error}") from error
-        canvas.paste(1, tuple(int(round(v)) for v in points[0]), patch)
-    else:
+        angle = np.linspace(0, 2 * np.pi, _CIRCLE_CORNERS, endpoint=False)
+        around = np.stack([np.cos(angle), np.sin(angle)], -1)
+        points = points[0] + np.linalg.norm(points[1] - points[0]) * around
+    elif kind not in ("polygon", "rectangle") or len(points) < 3:
         raise ValueError(f"a shape of type {kind!r} with {len(points)} points encloses nothing")
+    return outline_mask([points.reshape(-1)], height, width)
+
+
+def _patch(encoded: str, corner: np.ndarray, height: int, width: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as opened:
+            patch = Image.fromarray(np.array(opened) > 0)
+    except (OSError, SyntaxError, binascii.Error) as error:
+        raise ValueError(f"a shape's mask cannot be read: {error}") from error
+    canvas = Image.new("1", (width, height))
+    canvas.paste(patch, tuple(int(round(x)) for x in corner))
+    return np.array(canvas)
 
 
 def _of_coco(content, picture, path, chosen, name) -> Label:
