@@ -84,7 +84,9 @@ class PrototypeMatcher:
     weights of ImageNet, averaged over the supports. Nothing is trained.
     """
 
-    decision = Decision(threshold=0.0, presence=0.05, scale=0.05)
+    # 0 is the threshold that experiments/training_free.py chooses on base classes. The scale is for
+    # showing margins as probabilities, and was not calibrated.
+    decision = Decision(threshold=0.0, presence=0.0, scale=0.05)
     adapts = True
 
     def __init__(self, size: int = 385, *, weights: str = "pip"):

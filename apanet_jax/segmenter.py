@@ -236,7 +236,7 @@ def decide(matcher: Matcher, features: Sequence[Any], labels: Sequence[np.ndarra
         hits, false = (above * foreground).sum((1, 2)), (above * background).sum((1, 2))
         sums += np.stack([hits / area, (area + false) / area], -1)
     best = _THRESHOLDS[np.argmax(sums[:, 0] / sums[:, 1])]
-    return decision._replace(threshold=float(best))
+    return decision._replace(threshold=float(best), presence=float(best))
 
 
 def upsample(cells: Cells, size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
