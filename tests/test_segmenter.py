@@ -14,7 +14,7 @@ from apanet_jax.segmenter import Segmenter, upsample
 class ColourMatcher:
     """Looks for the mean colour of the foreground: 1 less the distance, with no network."""
 
-    size, decision, adapts = 64, Decision(0.0, 0.0, 0.1), False
+    size, decision, adapts = 256, Decision(0.0, 0.0, 0.1), False
 
     def embed(self, square):
         return square[::8, ::8].astype(float) / 255
