@@ -1,1 +1,20 @@
-"""Few-shot semantic segmentation with adaptive prototypes (APANet) in JAX."""
+"""Few-shot semantic segmentation with adaptive prototypes (APANet) in JAX.
+
+`load()` returns a segmenter for pictures of one's own: see `apanet_jax.segmenter`.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apanet_jax.segmenter import Segmenter, load
+
+__all__ = ["Segmenter", "load"]
+
+
+def __getattr__(name: str):
+    # On demand: the kernels are used without what the rest needs.
+    if name in __all__:
+        from apanet_jax import segmenter
+
+        return getattr(segmenter, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,10 +48,10 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     Raises:
       UserError: there is no such run or checkpoint, or it cannot be written.
     """
-    config = _config_of(workdir)
+    config = config_of_run(workdir)
     settings.check(config)
     head = make_network(config).head
-    name, step, parameters = _restore(workdir, head, config, checkpoint)
+    name, step, parameters = restore_head(workdir, head, config, checkpoint)
     tensors = head_tensors(parameters, head)
     results = [row for row in _results_of(workdir) if row["checkpoint"] == name]
     card = model_card(config, tensors, results, name, step)
@@ -66,7 +66,12 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     return output
 
 
-def _config_of(workdir: Path) -> ConfigDict:
+def config_of_run(workdir: Path) -> ConfigDict:
+    """Returns the settings that lie in a run's workdir, or beside an exported head.
+
+    Raises:
+      UserError: there are none; where several runs lie below, they are named.
+    """
     path = workdir / SETTINGS
     try:
         return settings.from_json(path.read_text())
@@ -85,10 +90,20 @@ def _results_of(workdir: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _restore(
+def restore_head(
     workdir: Path, head: APANet, config: ConfigDict, checkpoint: str | None
 ) -> tuple[str, int, Parameters]:
-    """Returns the checkpoint's name, its step and the head's parameters."""
+    """Returns a checkpoint's name, its step and the head's parameters.
+
+    Args:
+      workdir: of the run.
+      head: the module.
+      config: the run's settings.
+      checkpoint: "best" on validation, or "last"; None: the best where there is one.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         steps = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         name = checkpoint or ("best" if steps["best"] is not None else "last")

@@ -326,7 +326,7 @@ def make_run(config: ConfigDict) -> Run:
         min_area=min_area,
     )
     network = make_network(config)
-    parameters, weights_fingerprint, given_head = _parameters(config, network.head, mesh)
+    parameters, weights_fingerprint, given_head = load_parameters(config, network.head, mesh)
     return Run(
         config=config,
         records=records,
@@ -386,7 +386,7 @@ def augmentation(config: ConfigDict) -> Augmentation:
     return Augmentation(size=config.image_size, **given)
 
 
-def _parameters(
+def load_parameters(
     config: ConfigDict, head: APANet, mesh: Mesh
 ) -> tuple[Parameters, str, Parameters | None]:
     """Returns the backbone's parameters, their fingerprint, and a given checkpoint's head.

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
 from apanet_jax import settings
+from apanet_jax.compilation import keep_compiled as keep_compiled
 from apanet_jax.data import records
 from apanet_jax.errors import UserError
 from apanet_jax.paper import published_beside
@@ -90,16 +90,6 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
     if results:
         _tell(config, all_runs, results, workdir)
     return results
-
-
-def keep_compiled(directory: str) -> None:
-    """Has programs that took a second or more to compile kept for later processes.
-
-    Args:
-      directory: where; "" for nowhere. JAX's own variable JAX_COMPILATION_CACHE_DIR goes first.
-    """
-    if directory and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
 
 
 def parts(config: ConfigDict) -> list[Part]:

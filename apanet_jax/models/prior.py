@@ -108,9 +108,19 @@ def contrast(
     prototypes: Float[Array, "*batch prototypes channels"],
 ) -> Float[Array, "*batch positions"]:
     """Returns the contrast of each position by one support: see `contrast_prior`."""
+    return jnp.clip(0.5 + CONTRAST_GAIN * contrast_margin(query, prototypes), 0.0, 1.0)
+
+
+def contrast_margin(
+    query: Float[Array, "*batch positions channels"],
+    prototypes: Float[Array, "*batch prototypes channels"],
+) -> Float[Array, "*batch positions"]:
+    """Returns each position's cosine to the first prototype above the largest to the others.
+
+    In [-2, 2]: the contrast before it is stretched and cut off.
+    """
     cosine = jnp.einsum("...pc,...nc->...pn", _unit(query.astype(jnp.float32)), _unit(prototypes))
-    difference = cosine[..., 0] - cosine[..., 1:].max(-1)
-    return jnp.clip(0.5 + CONTRAST_GAIN * difference, 0.0, 1.0)
+    return cosine[..., 0] - cosine[..., 1:].max(-1)
 
 
 def shot_prior(

@@ -119,7 +119,7 @@ class CocoSource:
         crowds, things = [], []
         for instance in picture.instances:
             try:
-                covered = _mask(instance.outline, height, width)
+                covered = outline_mask(instance.outline, height, width)
             except ValueError as error:
                 raise UserError(f"{file}: annotation {instance.id}: {error}") from error
             (crowds if instance.crowd else things).append((instance.class_id, covered))
@@ -232,7 +232,7 @@ def _checked(picture: _Picture) -> _Picture:
     return picture
 
 
-def _mask(outline: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+def outline_mask(outline: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
     """Draws an outline: polygons, or run lengths that are not compressed.
 
     Raises:

@@ -1,0 +1,247 @@
+"""How a thing is looked for in a picture: by prototypes that nothing trained, or by a trained head.
+
+A matcher embeds a picture, learns a class from supports, and gives every cell of a picture's
+features a margin: how much more it looks like the class than like what surrounds it.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from apanet_jax.data.transforms import IGNORE
+from apanet_jax.errors import UserError
+from apanet_jax.models import backbones
+from apanet_jax.models.apanet import APANet, PictureFeatures
+from apanet_jax.models.network import Network, Parameters
+from apanet_jax.models.prior import contrast_margin, contrast_prototypes
+from apanet_jax.weights.load import load_backbone
+
+STRIDE = 8
+"""Pixels from one cell of the features to the next; the first is centred on the first pixel."""
+
+_BACKBONE = "efficientnet_lite0"
+
+Cells = Float[np.ndarray, "height width"]
+
+
+class Decision(NamedTuple):
+    """How margins become an answer.
+
+    Attributes:
+      threshold: above it a pixel is of the class.
+      presence: a picture shows the class if its score is above this.
+      scale: of the margins: (margin - threshold) / scale is the log-odds of the class.
+    """
+
+    threshold: float
+    presence: float
+    scale: float
+
+
+class Matcher(Protocol):
+    """A way to look for a thing.
+
+    Attributes:
+      size: side of the square that pictures are fitted into, in pixels; 1 more than a multiple of
+        8 leaves nothing over.
+      decision: what holds where the supports cannot tell better.
+      adapts: whether the threshold is adapted to the supports, where there are several.
+    """
+
+    size: int
+    decision: Decision
+    adapts: bool
+
+    def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Any:
+        """Returns a picture's features."""
+
+    def learn(self, features: Sequence[Any], labels: Sequence[np.ndarray]) -> Any:
+        """Returns a class, learned from supports' features and labels.
+
+        Args:
+          features: what `embed` returned, of each support.
+          labels: `[size, size]` of each: 1 where the class is, 0 elsewhere, 255 outside or ignored.
+
+        Raises:
+          UserError: nothing can be learned from them.
+        """
+
+    def margins(self, features: Any, learned: Any) -> Float[Array, "height width"]:
+        """Returns a picture's margins, a cell of its features each."""
+
+
+class PrototypeMatcher:
+    """Looks for what is nearer to the supports' foreground than to their background.
+
+    The margin is `models.prior.contrast_margin` on the middle features of EfficientNet-Lite0, with
+    weights of ImageNet, averaged over the supports. Nothing is trained.
+    """
+
+    # 0 is the threshold that experiments/training_free.py chooses on base classes. The scale is for
+    # showing margins as probabilities, and was not calibrated.
+    decision = Decision(threshold=0.0, presence=0.0, scale=0.05)
+    adapts = True
+
+    def __init__(self, size: int = 385, *, weights: str = "pip"):
+        """Loads the backbone.
+
+        Args:
+          size: see `Matcher`.
+          weights: of the backbone, see `weights.load.load_backbone`.
+        """
+        self.size = size
+        module = backbones.create(_BACKBONE)
+        self._parameters = jax.device_put(load_backbone(_BACKBONE, weights))
+        self._embed = jax.jit(
+            lambda parameters, image: backbones.middle(
+                module.apply({"params": parameters}, image[None])
+            )[0]
+        )
+
+    def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Float[Array, "h w c"]:
+        return self._embed(self._parameters, square)
+
+    def learn(self, features, labels) -> Float[Array, "shots prototypes channels"]:
+        return jnp.stack(
+            [_prototypes(x, *cell_shares(y)) for x, y in zip(features, labels, strict=True)]
+        )
+
+    def margins(self, features, learned) -> Float[Array, "h w"]:
+        return _prototype_margins(features, learned)
+
+
+class HeadMatcher:
+    """Looks for a thing with a head that a run has trained.
+
+    The margin is its logit of the foreground above that of the background.
+    """
+
+    decision = Decision(threshold=0.0, presence=0.0, scale=1.0)
+    adapts = False
+
+    def __init__(
+        self,
+        network: Network,
+        parameters: Parameters,
+        backbone_parameters: Parameters,
+        size: int,
+    ):
+        """Makes a matcher of a network.
+
+        Args:
+          network: backbone and head.
+          parameters: of the head.
+          backbone_parameters: of the backbone.
+          size: see `Matcher`; the head was trained at its run's `image_size`.
+        """
+        self.size = size
+        self._network, self._parameters = network, parameters
+        self._backbone_parameters = backbone_parameters
+        self._features = jax.jit(network.features)
+        self._last_block = jax.jit(network.masked_last_block)
+        self._compare = _compiled_head(network.head.for_inference)
+
+    def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> backbones.Features:
+        return self._features(self._backbone_parameters, square[None])
+
+    def learn(self, features, labels) -> tuple[PictureFeatures, UInt8[np.ndarray, "1 shots s s"]]:
+        for label in labels:
+            if not (label[::STRIDE, ::STRIDE] == 1).any():
+                raise UserError(
+                    f"a mask vanishes at the network's {self.size} pixels, the thing is too "
+                    "small: take a larger --size, or crop the support"
+                )
+        parts = [self._support(x, label) for x, label in zip(features, labels, strict=True)]
+        support = jax.tree.map(lambda *x: jnp.concatenate(x)[None], *parts)
+        return support, np.stack(labels)[None]
+
+    def margins(self, features, learned) -> Float[Array, "h w"]:
+        return self._compare(self._parameters, self._query(features), *learned)
+
+    def _query(self, features: backbones.Features) -> PictureFeatures:
+        high = features.block5 if self._network.head.needs_high else None
+        return PictureFeatures(backbones.middle(features), high)
+
+    def _support(self, features, label) -> PictureFeatures:
+        seen = self._query(features)
+        if seen.high is None or not self._network.masked_support:
+            return seen
+        masked = self._last_block(self._backbone_parameters, features.block4, label[None])
+        return seen._replace(high=masked)
+
+
+def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
+    """Returns the newest head of a run, or the one that `apanet_jax.export` wrote.
+
+    Args:
+      workdir: of a single run, with its config.json and checkpoints, or of an exported head.
+      size: see `Matcher`; None: the run's `image_size`.
+
+    Raises:
+      UserError: there is none.
+    """
+    from apanet_jax import export, settings
+    from apanet_jax.run import load_parameters, make_network
+    from apanet_jax.train_step import data_mesh
+
+    if not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is no folder: give a run's, or an exported head's")
+    config = export.config_of_run(workdir)
+    settings.check(config)
+    exported = workdir / export.WEIGHTS
+    if exported.is_file():
+        config.evaluation.checkpoint = str(exported)
+    network = make_network(config)
+    backbone_parameters, _, parameters = load_parameters(config, network.head, data_mesh(1))
+    if parameters is None:
+        _, _, parameters = export.restore_head(workdir, network.head, config, "last")
+    return HeadMatcher(network, parameters, backbone_parameters, size or config.image_size)
+
+
+def cell_shares(
+    label: UInt8[np.ndarray, "size size"],
+) -> tuple[Cells, Cells]:
+    """Returns how much of each cell is foreground, and how much background.
+
+    A cell covers the square of `STRIDE` pixels round its centre, so that no thing is lost between
+    the cells. What is ignored or outside of the picture is neither.
+    """
+    cells = -(-len(label) // STRIDE)
+    padded = np.full((cells * STRIDE,) * 2, IGNORE, np.uint8)
+    inside = label[: cells * STRIDE - STRIDE // 2, : cells * STRIDE - STRIDE // 2]
+    padded[STRIDE // 2 :, STRIDE // 2 :][: len(inside), : len(inside)] = inside
+
+    def share(value):
+        hits = (padded == value).astype(np.float32)
+        return cv2.resize(hits, (cells, cells), interpolation=cv2.INTER_AREA)
+
+    return share(1), share(0)
+
+
+@jax.jit
+def _prototypes(features, foreground, background):
+    flat = features.reshape(1, -1, features.shape[-1])
+    return contrast_prototypes(flat, foreground.reshape(1, -1), background.reshape(1, -1))[0]
+
+
+@jax.jit
+def _prototype_margins(features, prototypes):
+    height, width, channels = features.shape
+    margins = contrast_margin(features.reshape(1, -1, channels), prototypes)
+    return margins.mean(0).reshape(height, width)
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled_head(head: APANet):
+    def margins(parameters, query, support, labels):
+        logits = head.apply({"params": parameters}, query, support, labels).logits[0]
+        return logits[..., 1] - logits[..., 0]
+
+    return jax.jit(margins)

@@ -1,0 +1,126 @@
+"""The segmenter: its rules with a matcher in NumPy, and the real one on drawn pictures."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+import apanet_jax
+from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
+from apanet_jax.errors import UserError
+from apanet_jax.matchers import Decision, cell_shares
+from apanet_jax.segmenter import Segmenter, upsample
+
+
+class ColourMatcher:
+    """Looks for the mean colour of the foreground: 1 less the distance, with no network."""
+
+    size, decision, adapts = 256, Decision(0.0, 0.0, 0.1), False
+
+    def embed(self, square):
+        return square[::8, ::8].astype(float) / 255
+
+    def learn(self, features, labels):
+        inside = [x[y[::8, ::8] == 1] for x, y in zip(features, labels, strict=True)]
+        return np.concatenate(inside).mean(0)
+
+    def margins(self, features, learned):
+        return 0.5 - np.abs(features - learned).max(-1)
+
+
+def scene(colour, where, size=(80, 120)):
+    image, mask = np.full((*size, 3), 20, np.uint8), np.zeros(size, bool)
+    mask[where] = True
+    image[mask] = colour
+    return image, mask
+
+
+RED, GREEN = (230, 20, 20), (20, 230, 20)
+LEFT, RIGHT = np.s_[20:70, 10:60], np.s_[20:70, 70:115]
+
+
+def test_one_thing_is_found_where_it_is_and_nothing_where_it_is_not():
+    segmenter = Segmenter(ColourMatcher()).fit(*([x] for x in scene(RED, LEFT)))
+    other, truth = scene(RED, RIGHT)
+    without, _ = scene(GREEN, RIGHT)
+    found, nothing = segmenter.predict([other, without])
+    assert found.dtype == bool and found.shape == truth.shape
+    assert (found & truth).sum() / (found | truth).sum() > 0.8
+    assert not nothing.any()
+    scores = segmenter.scores([other, without])
+    assert scores.shape == (2, 1) and scores[0, 0] > 0 > scores[1, 0]
+    assert segmenter.predict_margins([other])[0].shape == (1, *truth.shape)
+
+
+def test_several_classes_make_one_label_map():
+    supports = [scene(GREEN, LEFT), scene(RED, RIGHT)]
+    segmenter = Segmenter(ColourMatcher()).fit(*zip(*supports, strict=True), ["leaf", "beetle"])
+    both, truth = scene(GREEN, LEFT)
+    both[RIGHT] = RED
+    (labels,) = segmenter.predict([both])
+    assert segmenter.classes_ == ["leaf", "beetle"] and labels.dtype == np.uint8
+    assert labels[45, 35] == 1 and labels[45, 95] == 2 and labels[5, 5] == 0
+
+
+def test_pictures_are_looked_at_one_by_one():
+    segmenter = Segmenter(ColourMatcher()).fit(*([x] for x in scene(RED, LEFT)))
+    taken = []
+
+    def stream():
+        for number in range(1000):
+            taken.append(number)
+            yield scene(RED, RIGHT)[0]
+
+    next(segmenter.answers(stream()))
+    assert taken == [0]
+
+
+def test_margins_between_cells_are_linear():
+    cells = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    height, width = 33, 90
+    rows = np.clip(((np.arange(height) + 0.5) * 40 / height - 0.5) / 8, 0, 4)
+    columns = np.clip(((np.arange(width) + 0.5) * 56 / width - 0.5) / 8, 0, 6)
+    expected = map_coordinates(cells, np.meshgrid(rows, columns, indexing="ij"), order=1)
+    np.testing.assert_allclose(upsample(cells, (height, width)), expected, atol=1e-5)
+
+
+def test_no_pixel_is_lost_between_the_cells():
+    label = np.random.default_rng(1).choice([0, 1, 255], size=(65, 65)).astype(np.uint8)
+    foreground, background = cell_shares(label)
+    assert foreground.shape == (9, 9)
+    np.testing.assert_allclose(64 * foreground.sum(), (label == 1).sum(), rtol=1e-4)
+    np.testing.assert_allclose(64 * background.sum(), (label == 0).sum(), rtol=1e-4)
+    np.testing.assert_allclose(foreground[1, 1], (label[4:12, 4:12] == 1).mean(), rtol=1e-5)
+
+
+def test_what_cannot_be_used_is_told():
+    image, mask = scene(RED, LEFT)
+    for images, masks, message in (
+        ([], [], "no support"),
+        ([image], [mask, mask], "1 support pictures, 2 masks"),
+        ([image], [mask[:-1]], "one size"),
+        ([image], [mask & False], "no foreground"),
+        ([image], [mask | True], "covers all"),
+        ([image, image], [mask, mask], "given twice"),
+        ([image / 255.0], [mask], "uint8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Segmenter(ColourMatcher()).fit(images, masks)
+    with pytest.raises(UserError, match="call fit first"):
+        Segmenter(ColourMatcher()).predict([image])
+
+
+@pytest.mark.slow
+def test_drawn_things_are_found_and_missed_where_they_are_absent():
+    rng = np.random.default_rng(5)
+    thing, *others = range(len(CLASS_NAMES))
+    drawn = [draw_picture(rng, [thing], 192) for _ in range(9)]
+    absent = [draw_picture(rng, [c], 192)[0] for c in others[:4]]
+    images, labels = zip(*drawn, strict=True)
+    truths = [label == thing + 1 for label in labels]
+    segmenter = apanet_jax.load(size=193).fit(images[:5], truths[:5])
+    found = segmenter.predict(images[5:])
+    inside = sum((f & t).sum() for f, t in zip(found, truths[5:], strict=True))
+    union = sum((f | t).sum() for f, t in zip(found, truths[5:], strict=True))
+    whole = np.mean([t.mean() for t in truths[5:]])
+    assert inside / union > whole
+    assert segmenter.scores(images[5:]).mean() > segmenter.scores(absent).mean()
