@@ -56,31 +56,29 @@ def sheet(
     """Returns rows of captioned pictures, each fitted into a square of `side` pixels.
 
     Args:
-      rows: of captions and pictures.
+      rows: of captions and pictures; a row whose captions are all empty has no line for them.
       side: pixels.
       labels: written upwards along the rows' left ends; none for no such margin.
       text: height of the letters, pixels.
     """
     columns = max(len(row) for row in rows)
-    caption = text + 8
-    margin = _GAP + caption * bool(labels)
-    canvas = Image.new(
-        "RGB",
-        (columns * (side + _GAP) + margin, len(rows) * (side + caption + _GAP) + _GAP),
-        "white",
-    )
+    line = text + 8
+    captions = [line * any(caption for caption, _ in row) for row in rows]
+    tops = _GAP + np.cumsum([0, *(caption + side + _GAP for caption in captions)])
+    margin = _GAP + line * bool(labels)
+    canvas = Image.new("RGB", (columns * (side + _GAP) + margin, int(tops[-1])), "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(text)
     for y, row in enumerate(rows):
-        top = _GAP + y * (side + caption + _GAP)
+        top = int(tops[y]) + captions[y]
         if labels:
-            canvas.paste(_upwards(labels[y], font, side, caption), (_GAP // 2, top + caption))
-        for x, (line, image) in enumerate(row):
+            canvas.paste(_upwards(labels[y], font, side, line), (_GAP // 2, top))
+        for x, (caption, image) in enumerate(row):
             left = margin + x * (side + _GAP)
             picture = Image.fromarray(image)
             picture.thumbnail((side, side))
-            canvas.paste(picture, (left, top + caption))
-            draw.text((left, top), line, fill="black", font=font)
+            canvas.paste(picture, (left, top))
+            draw.text((left, top - line), caption, fill="black", font=font)
     return np.asarray(canvas)
 
 

@@ -179,7 +179,7 @@ def episodes_figure(
         for row, who in enumerate(("baseline", "apanet"), shot + 1):
             mask = found[who][column][: truth.shape[0], : truth.shape[1]]
             shown = drawing.overlay(image, mask, drawing.PREDICTION)
-            rows[row].append((f"IoU {iou[who][choice.episode]:.1f}", shown))
+            rows[row].append((_caption(iou, who, choice.episode), shown))
         told.append(
             {
                 "why": choice.why,
@@ -274,6 +274,12 @@ def grid_regions(height: int, width: int, side: int) -> Int[np.ndarray, "height 
     row = np.arange(height) * side // height
     column = np.arange(width) * side // width
     return row[:, None] * side + column
+
+
+def _caption(iou: dict[str, np.ndarray], who: str, episode: int) -> str:
+    own = iou[who][episode]
+    difference = f" ({own - iou['baseline'][episode]:+.1f})" if who == "apanet" else ""
+    return f"IoU {own:.1f}{difference}"
 
 
 def _test_episodes(run: Run, shot: int, count: int) -> list[Episode]:
