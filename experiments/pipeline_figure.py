@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from apanet_jax import drawing
 from apanet_jax.data.sources.synthetic import SyntheticSource
 from apanet_jax.kernels.kmeans import kmeans
+from apanet_jax.models import backbones
 from apanet_jax.models.apanet import at_size
 from apanet_jax.models.prior import prior_mask
 from apanet_jax.run import make_network
@@ -56,10 +57,12 @@ def example() -> Example:
     config = folder.get_config()
     network = make_network(config)
     parameters = load_backbone(config.backbone.name, default_source(config.backbone.name))
-    middle = jax.jit(network.embed)(parameters, jnp.asarray(np.stack(images))).middle
-    features = middle.reshape(2, -1, middle.shape[-1])
+    embedded = jax.jit(network.features)(parameters, jnp.asarray(np.stack(images)))
+    middle, high = backbones.middle(embedded), embedded.block5
     size = middle.shape[1:3]
-    clusters = kmeans(features[1:], CLUSTERS, init="farthest", key=jax.random.key(0)).assignment
+    clusters = kmeans(
+        high[1:].reshape(1, -1, high.shape[-1]), CLUSTERS, init="farthest", key=jax.random.key(0)
+    ).assignment
     foreground = at_size(jnp.asarray(masks[0])[None, None], size)
     prior = prior_mask(middle[1:], middle[:1, None], foreground)
     one_hot = np.eye(CLUSTERS, dtype=np.float32)[np.asarray(clusters)[0].reshape(size)]
@@ -155,7 +158,9 @@ class Sheet:
 
         left, right, bottom, top = extent
         size = right - left, top - bottom
-        self._axis.add_patch(Rectangle((left, bottom), *size, fill=False, ec=_INK, lw=0.8, zorder=3))
+        self._axis.add_patch(
+            Rectangle((left, bottom), *size, fill=False, ec=_INK, lw=0.8, zorder=3)
+        )
 
 
 def draw_pipeline(output: Path) -> None:
@@ -166,9 +171,10 @@ def draw_pipeline(output: Path) -> None:
     sheet.box(567, 356, 656, 180, _BLUE, edge="none")
     sheet.box(567, 92, 656, 172, _ORANGE, edge="none")
     title = {"ha": "left", "fontweight": "bold"}
-    sheet.text(250, 434, "Class-specific branch: support against query", 9.5, **title)
-    sheet.text(250, 166, "Class-agnostic branch: query against itself", 9.5, **title)
-    sheet.text(566, 166, "(training only)", 9.5, ha="left")
+    sheet.text(250, 434, "Class-specific branch: query against support", 9, **title)
+    sheet.text(
+        250, 166, "Class-agnostic branch (training only): query against itself", 9.5, **title
+    )
     _inputs(sheet, shown, top, middle, bottom)
     _specific(sheet, shown, top)
     _between(sheet, shown, top, middle, bottom)
@@ -181,7 +187,7 @@ def draw_pipeline(output: Path) -> None:
 def _inputs(sheet, shown, top, middle, bottom):
     """Pictures, the frozen backbone, and three maps of features."""
     given = drawing.overlay(shown.support, shown.support_mask, drawing.GIVEN)
-    sheet.picture(52, top, 88, given, above="support $I^s$ and mask $M^s$")
+    sheet.picture(52, top, 88, given, above="support $I^s$, $M^s$")
     sheet.picture(52, middle, 88, shown.query, below="query $I^q$")
     sheet.box(133, 222, 44, 330, _GREY)
     sheet.text(133, 222, "backbone (frozen)", 9.5, rotation=90)
@@ -195,15 +201,15 @@ def _inputs(sheet, shown, top, middle, bottom):
         sheet.arrow((155, y), (181, y))
         sheet.features(202, y, name, colour)
     sheet.text(204, top + 36, "middle level")
-    sheet.text(204, middle - 28, "middle level")
+    sheet.text(204, middle + 36, "middle level")
     sheet.text(204, bottom - 28, "high level")
 
 
 def _specific(sheet, shown, y):
     """Support features to one prototype (Eq. 1), expanded (Eq. 2)."""
     sheet.arrow((225, y), (345, y))
-    sheet.picture(282, y + 40, 52, _grey(shown.support_mask), above="$M^s$")
-    sheet.arrow((308, y + 40), (373, y + 40), (373, y + 20))
+    sheet.picture(282, y + 34, 48, _grey(shown.support_mask), above="$M^s$")
+    sheet.arrow((306, y + 34), (373, y + 34), (373, y + 20))
     sheet.box(373, y, 56, 40, "white", "masked\naverage")
     sheet.text(373, y - 24, "Eq. 1", va="top")
     sheet.arrow((401, y), (450, y))
@@ -216,12 +222,14 @@ def _specific(sheet, shown, y):
 
 def _between(sheet, shown, top, middle, bottom):
     """What both branches are given: the query's features and the prior mask."""
-    sheet.arrow((225, middle), (626, middle), (626, top - 25))
-    sheet.arrow((626, middle), (626, bottom + 25))
-    sheet.text(610, middle + 9, "$F^q$", 9.5)
-    sheet.picture(330, middle, 56, _heat(shown.prior))
-    sheet.text(364, middle + 17, "prior of $F^q$ and $F^s$, $M^s$", ha="left")
-    sheet.text(364, middle - 17, "as it is above, its complement below", ha="left")
+    features, prior = middle - 14, middle + 16
+    for x, left, y in ((616, 215, features), (638, 375, prior)):
+        sheet.arrow((left, y), (x, y), (x, top - 25))
+        sheet.arrow((x, y), (x, bottom + 25))
+    sheet.text(598, features - 10, "$F^q$", 9.5)
+    sheet.picture(352, prior, 46, _heat(shown.prior))
+    sheet.text(382, prior + 11, "prior mask of the query", ha="left")
+    sheet.text(382, prior - 11, "(its complement in the lower branch)", ha="left")
 
 
 def _agnostic(sheet, shown, y):
@@ -231,12 +239,14 @@ def _agnostic(sheet, shown, y):
     without = drawing.cluster_map(shown.query, background)
     without[shown.mask] = 255
     sheet.arrow((225, y), (256, y))
-    sheet.picture(290, y, 68, tinted, below="k-means (Eq. 4)\n" + r"$\bar{M}^q_1 \ldots \bar{M}^q_n$")
+    sheet.picture(
+        290, y, 68, tinted, below="k-means (Eq. 4)\n" + r"$\bar{M}^q_1 \ldots \bar{M}^q_n$"
+    )
     sheet.arrow((324, y), (350, y))
     sheet.picture(384, y, 68, without, below="without $M^q$\n(Eq. 5)")
     sheet.arrow((418, y), (444, y))
     sheet.vectors(467, y, _COLOURS, "")
-    sheet.text(467, y - 38, "average of $F^q$\n(Eq. 6)", va="top")
+    sheet.text(467, y - 38, "mean of $F^q$\n(Eq. 6)", va="top")
     sheet.text(467, y + 29, r"$p^q_1 \ldots p^q_n$", va="bottom")
     sheet.arrow((490, y), (515, y))
     expanded = _COLOURS[np.where(shown.mask, _NEGATIVE, shown.clusters)].astype(np.float32)
@@ -245,15 +255,16 @@ def _agnostic(sheet, shown, y):
         shown.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
     cv2.drawContours(pixels, outlines, -1, (255, 255, 255), 3)
-    sheet.picture(549, y, 68, pixels, below=r"expand: $\mathcal{E}^q(p^q)$" + "\n(Eq. 7)")
+    sheet.picture(549, y, 68, pixels, above=r"$\mathcal{E}^q(p^q)$", below="expand")
 
 
 def _comparison(sheet, shown, top, middle, bottom):
     """The shared comparison (Eq. 3, 8), its two targets, and the loss (Eq. 9)."""
-    for y, equation, prior in ((top, "Eq. 2", "prior"), (bottom, "", "1 - prior")):
+    for y, equation, above in ((top, "Eq. 2", 33), (bottom, "Eq. 7", -33)):
         sheet.arrow((582, y), (606, y))
-        sheet.box(626, y, 40, 50, "white", "concat")
-        sheet.arrow((646, y), (668, y))
+        sheet.box(627, y, 42, 50, "white", "concat", size=8)
+        sheet.text(627, y + above, equation)
+        sheet.arrow((648, y), (668, y))
     sheet.box(694, 222, 50, 330, "white")
     sheet.text(694, 222, "shared comparison $g_\\phi$", 9.5, rotation=90)
     targets = (
@@ -266,11 +277,13 @@ def _comparison(sheet, shown, top, middle, bottom):
         sheet.text(758, y - 24, equation, va="top")
         sheet.arrow((778, y), (797, y))
         sheet.text(808, y, rf"$\mathcal{{L}}_{loss}$", 11)
-        sheet.picture(857, y, 64, _grey(target), above=name)
-        sheet.arrow((825, y), (819, y))
+        sheet.picture(862, y, 60, _grey(target), above=name)
+        sheet.arrow((832, y), (818, y))
     sheet.arrow((808, top - 12), (808, middle + 26))
     sheet.arrow((808, bottom + 12), (808, middle - 12))
-    sheet.text(808, middle + 7, r"$\mathcal{L} = (1-\lambda)\,\mathcal{L}_1 + \lambda\,\mathcal{L}_2$", 10)
+    sheet.text(
+        808, middle + 7, r"$\mathcal{L} = (1-\lambda)\,\mathcal{L}_1 + \lambda\,\mathcal{L}_2$", 10
+    )
 
 
 def _grey(mask):
@@ -278,5 +291,7 @@ def _grey(mask):
 
 
 def _heat(values):
-    coloured = cv2.applyColorMap((255 * np.clip(values, 0, 1)).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
+    coloured = cv2.applyColorMap(
+        (255 * np.clip(values, 0, 1)).astype(np.uint8), cv2.COLORMAP_VIRIDIS
+    )
     return cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)
