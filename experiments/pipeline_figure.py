@@ -171,10 +171,8 @@ def draw_pipeline(output: Path) -> None:
     sheet.box(567, 356, 656, 180, _BLUE, edge="none")
     sheet.box(567, 92, 656, 172, _ORANGE, edge="none")
     title = {"ha": "left", "fontweight": "bold"}
-    sheet.text(250, 434, "Class-specific branch: query against support", 9, **title)
-    sheet.text(
-        250, 166, "Class-agnostic branch (training only): query against itself", 9.5, **title
-    )
+    sheet.text(250, 434, "Class-specific branch", 9, **title)
+    sheet.text(250, 166, "Class-agnostic branch, in training only", 9.5, **title)
     _inputs(sheet, shown, top, middle, bottom)
     _specific(sheet, shown, top)
     _between(sheet, shown, top, middle, bottom)
