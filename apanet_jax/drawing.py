@@ -12,20 +12,28 @@ TRUTH = (60, 210, 90)
 PREDICTION = (235, 60, 140)
 CLUSTERS = ((86, 130, 255), (255, 140, 60), (70, 200, 190), (200, 90, 220), (170, 200, 60))
 _TINT = 0.5
+_COVERED = 0.8
 _GAP = 8
-_CAPTION = 18
 
 
 def overlay(
     image: UInt8[np.ndarray, "height width 3"],
     mask: Bool[np.ndarray, "height width"],
     colour: tuple[int, int, int],
+    tint: float = _TINT,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns `image` with `mask` tinted and outlined in `colour`."""
+    """Returns `image` with `mask` tinted (0 not at all, 1 wholly) and outlined in `colour`."""
     result = image.copy()
-    result[mask] = ((1 - _TINT) * image[mask] + _TINT * np.array(colour)).astype(np.uint8)
+    result[mask] = ((1 - tint) * image[mask] + tint * np.array(colour)).astype(np.uint8)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.ascontiguousarray(result), outlines, -1, colour, 2)
+
+
+def covered(
+    image: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns `image` with `mask` nearly hidden under yellow, as the paper hides a foreground."""
+    return overlay(image, mask, GIVEN, _COVERED)
 
 
 def cluster_map(
@@ -39,23 +47,43 @@ def cluster_map(
 
 
 def sheet(
-    rows: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "height width 3"]]]], side: int = 224
+    rows: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "height width 3"]]]],
+    side: int = 224,
+    *,
+    labels: Sequence[str] = (),
+    text: int = 10,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns rows of captioned pictures, each fitted into a square of `side` pixels."""
+    """Returns rows of captioned pictures, each fitted into a square of `side` pixels.
+
+    Args:
+      rows: of captions and pictures; a row whose captions are all empty has no line for them.
+      side: pixels.
+      labels: written upwards along the rows' left ends; none for no such margin.
+      text: height of the letters, pixels.
+    """
     columns = max(len(row) for row in rows)
-    canvas = Image.new(
-        "RGB",
-        (columns * (side + _GAP) + _GAP, len(rows) * (side + _CAPTION + _GAP) + _GAP),
-        "white",
-    )
+    line = text + 8
+    captions = [line * any(caption for caption, _ in row) for row in rows]
+    tops = _GAP + np.cumsum([0, *(caption + side + _GAP for caption in captions)])
+    margin = _GAP + line * bool(labels)
+    canvas = Image.new("RGB", (columns * (side + _GAP) + margin, int(tops[-1])), "white")
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default()
+    font = ImageFont.load_default(text)
     for y, row in enumerate(rows):
+        top = int(tops[y]) + captions[y]
+        if labels:
+            canvas.paste(_upwards(labels[y], font, side, line), (_GAP // 2, top))
         for x, (caption, image) in enumerate(row):
-            left = _GAP + x * (side + _GAP)
-            top = _GAP + y * (side + _CAPTION + _GAP)
+            left = margin + x * (side + _GAP)
             picture = Image.fromarray(image)
             picture.thumbnail((side, side))
-            canvas.paste(picture, (left, top + _CAPTION))
-            draw.text((left, top), caption, fill="black", font=font)
+            canvas.paste(picture, (left, top))
+            draw.text((left, top - line), caption, fill="black", font=font)
     return np.asarray(canvas)
+
+
+def _upwards(line: str, font: ImageFont.FreeTypeFont, length: int, height: int) -> Image.Image:
+    """Returns `line` in the middle of a strip, turned to be read from below."""
+    strip = Image.new("RGB", (length, height), "white")
+    ImageDraw.Draw(strip).text((length // 2, 0), line, fill="black", font=font, anchor="ma")
+    return strip.transpose(Image.Transpose.ROTATE_90)

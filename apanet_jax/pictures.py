@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int
 from PIL import Image
 
 from apanet_jax import drawing
@@ -36,7 +37,7 @@ def write_pictures(
     paths = []
     with run.evaluation_batches(shot, count) as batches:
         for batch in batches:
-            found = {name: _predict(run, *head, batch) for name, head in heads.items()}
+            found = {name: predict(run, *head, batch) for name, head in heads.items()}
             clusters = _clusters(run, batch)
             for row in np.flatnonzero(batch["valid"]):
                 index = int(batch["index"][row])
@@ -77,16 +78,25 @@ def _episode_cells(run, index, shot, found, clusters) -> list[tuple[str, np.ndar
     return cells
 
 
-def _predict(run: Run, network: Network, parameters: Parameters, batch: Batch) -> np.ndarray:
-    """Returns the predicted masks `[B, L, L]`, the picture top left."""
+def predict(
+    run: Run, network: Network, parameters: Parameters, batch: Batch
+) -> Bool[np.ndarray, "batch size size"]:
+    """Returns the masks that a head predicts at the labels' size, the pictures top left.
+
+    Args:
+      run: whose backbone it is.
+      network: backbone and head.
+      parameters: of the head.
+      batch: of test episodes.
+    """
     side, size = batch["original_side"], batch["original_label"].shape[-1]
 
     @jax.jit
-    def predict(parameters, backbone_parameters, arrays):
+    def masks(parameters, backbone_parameters, arrays):
         logits = network(parameters, backbone_parameters, arrays).logits
         return resize_to_label(logits[..., 1] - logits[..., 0], side, size) > 0
 
-    return np.asarray(predict(parameters, run.backbone_parameters, batch))
+    return np.asarray(masks(parameters, run.backbone_parameters, batch))
 
 
 def _clusters(run: Run, batch: Batch) -> np.ndarray:
@@ -104,7 +114,15 @@ def _clusters(run: Run, batch: Batch) -> np.ndarray:
         init="farthest",
         key=jax.random.key(run.config.seed),
     ).assignment
-    maps = jax.nn.one_hot(assignment.reshape(count, height, width), _CLUSTERS_SHOWN)
+    return at_label_size(assignment.reshape(count, height, width), batch)
+
+
+def at_label_size(
+    regions: Int[Array, "batch height width"], batch: Batch
+) -> Int[np.ndarray, "batch size size"]:
+    """Returns maps of regions (numbered from 0) at the labels' size, the pictures top left."""
+    number = int(regions.max()) + 1
+    maps = jax.nn.one_hot(regions, number)
     size = batch["original_label"].shape[-1]
-    resized = [resize_to_label(maps[..., k], batch["original_side"], size) for k in range(3)]
+    resized = [resize_to_label(maps[..., k], batch["original_side"], size) for k in range(number)]
     return np.asarray(jnp.argmax(jnp.stack(resized, -1), -1))
