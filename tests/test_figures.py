@@ -75,7 +75,7 @@ def test_a_sheet_has_a_line_for_captions_only_where_there_are_any():
 
 def test_what_is_covered_is_nearly_the_colour_alone():
     image, mask = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), bool)
-    mask[1:8, 1:8] = True
+    mask[2:7, 2:7] = True
     shown = drawing.covered(image, mask)
     np.testing.assert_array_equal(shown[4, 4], [0.8 * c // 1 for c in drawing.GIVEN])
     assert not shown[0].any()
