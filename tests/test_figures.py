@@ -11,7 +11,7 @@ from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.errors import UserError
 from configs import folder
-from experiments.figures import choose_episodes, grid_regions
+from experiments.figures import choose_episodes
 from tests import trees
 from tests.scripts import run_script
 
@@ -53,14 +53,6 @@ def test_a_query_is_shown_once():
 def test_too_few_queries_are_refused():
     with pytest.raises(UserError, match="6 query pictures, expected at least 7"):
         chosen(np.arange(20) % 6, np.zeros(20), np.ones(20))
-
-
-def test_regions_of_a_pyramid_by_hand():
-    np.testing.assert_array_equal(
-        grid_regions(5, 4, 2),
-        [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]],
-    )
-    np.testing.assert_array_equal(grid_regions(3, 3, 3), np.arange(9).reshape(3, 3))
 
 
 def test_a_sheet_has_a_line_for_captions_only_where_there_are_any():
