@@ -93,7 +93,8 @@ def contrast_prototypes(
         features,
         _BACKGROUND_CLUSTERS,
         weights=(weights >= 0.5).astype(jnp.float32),
-        key=jax.random.key(0),
+        # Without a key the start is the features' own, and not that of a place in the batch.
+        init="farthest",
     ).assignment
     behind, areas = cluster_average(features, clusters, weights, _BACKGROUND_CLUSTERS)
     largest = jnp.take_along_axis(behind, areas.argmax(-1)[:, None, None], 1)
