@@ -32,8 +32,9 @@ def run_command(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: every setting is a flag, see --help")
-        # Orbax and tensorflow-datasets tell of every file otherwise.
-        logging.set_verbosity(logging.WARNING)
+        # Orbax and tensorflow-datasets tell of every file otherwise, and what they raise is told
+        # in one line.
+        logging.set_verbosity(logging.FATAL)
         main()
 
     main_guard(lambda: app.run(guarded, flags_parser=_parse))()

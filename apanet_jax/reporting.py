@@ -9,7 +9,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from apanet_jax.paper import PublishedRow
-from apanet_jax.whole_files import writing
+from apanet_jax.whole_files import cannot_write, writing
 
 
 class MetricsLog:
@@ -31,7 +31,7 @@ class MetricsLog:
 
     def write(self, step: int, **values: Any) -> None:
         """Writes a line `{"step": step, **values}`; numbers go to TensorBoard too."""
-        with self._path.open("a") as file:
+        with cannot_write(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             if isinstance(value, int | float):
@@ -40,12 +40,14 @@ class MetricsLog:
     def _lines(self) -> Iterable[dict[str, Any]]:
         if not self._path.exists():
             return
-        for text in self._path.read_text().splitlines():
+        for text in self._path.read_text(errors="replace").splitlines():
             try:
-                yield json.loads(text)
-            except json.JSONDecodeError:
+                line = json.loads(text)
+            except ValueError:
                 # The last line of a run that was killed while it wrote.
                 continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                yield line
 
 
 def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
