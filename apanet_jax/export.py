@@ -20,7 +20,7 @@ from apanet_jax.run import make_network
 from apanet_jax.weights.head import head_tensors
 from apanet_jax.whole_files import write_bytes
 
-WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", "config.json"
+WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", settings.FILE
 
 
 @main_guard
@@ -48,7 +48,7 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     Raises:
       UserError: there is no such run or checkpoint, or it cannot be written.
     """
-    config = _config_of(workdir)
+    config = settings.of_run(workdir)
     settings.check(config)
     head = make_network(config).head
     name, step, parameters = _restore(workdir, head, config, checkpoint)
@@ -64,18 +64,6 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
     return output
-
-
-def _config_of(workdir: Path) -> ConfigDict:
-    path = workdir / SETTINGS
-    try:
-        return settings.from_json(path.read_text())
-    except FileNotFoundError:
-        runs = sorted(str(p.parent) for p in workdir.glob(f"**/{SETTINGS}"))
-        hint = f"; it holds several runs: {', '.join(runs[:4])}" if runs else ""
-        raise UserError(f"--workdir={workdir} is no run, {SETTINGS} is missing{hint}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def _results_of(workdir: Path) -> list[dict[str, Any]]:

@@ -6,11 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from apanet_jax.errors import UserError
+
+FILE = "config.json"
+"""What a run leaves its settings in."""
 
 NOT_OF_THE_RESULT = (
     "evaluation.",
@@ -113,6 +117,23 @@ def from_json(text: str) -> ConfigDict:
     if not isinstance(content, dict):
         raise ValueError("expected an object")
     return ConfigDict(_with_tuples(content))
+
+
+def of_run(workdir: Path) -> ConfigDict:
+    """Returns the config that a single run left in its workdir.
+
+    Raises:
+      UserError: there is none, or it cannot be read; names the runs below, where there are any.
+    """
+    path = workdir / FILE
+    try:
+        return from_json(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        runs = sorted(str(p.parent) for p in workdir.glob(f"**/{FILE}"))
+        hint = f"; it holds several runs: {', '.join(runs[:4])}" if runs else ""
+        raise UserError(f"--workdir={workdir} is no run, {FILE} is missing{hint}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def _with_tuples(value: Any) -> Any:
