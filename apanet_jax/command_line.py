@@ -42,6 +42,8 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(f"{error}; see --help") from error
     except (OSError, SyntaxError, AttributeError, TypeError, ValueError, KeyError) as error:
         raise UserError(f"the flags cannot be used: {error}") from error

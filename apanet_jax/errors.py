@@ -1,11 +1,13 @@
 """How the commands speak of bad input and of being stopped: one clear line, no traceback."""
 
+import argparse
 import contextlib
 import functools
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -13,6 +15,14 @@ class UserError(Exception):
 
     The message is one line: what was given, what was expected, what to do.
     """
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses a command's arguments; wrong ones are a `UserError`, without the lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a UserError that says what is wrong with the arguments."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 class Stopped(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from apanet_jax import settings
 from apanet_jax.checkpoint import Checkpoints, abstract_state
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.model_card import model_card
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Parameters
@@ -91,9 +91,7 @@ def _restore(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m apanet_jax.export", description=__doc__.partition(":")[0]
-    )
+    parser = Parser(prog="python -m apanet_jax.export", description=__doc__.partition(":")[0])
     parser.add_argument("--workdir", required=True, help="of a trained run, with its config.json")
     parser.add_argument("--output", required=True, help="folder for the files")
     parser.add_argument(

@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,7 @@ def set_field(config: ConfigDict, key: str, text: str) -> None:
     if len(named) > 1:
         raise UserError(f"{key!r} could mean {' or '.join(sorted(named))}: write which")
     if not named:
-        short = {p.rpartition(".")[2]: p for p in flat} | {p: p for p in flat}
-        near = difflib.get_close_matches(key, short, n=1)
-        hint = f"; did you mean {short[near[0]]!r}?" if near else ""
-        raise UserError(f"the config has no field {key!r}{hint}")
+        raise UserError(no_field(key, flat))
     path = named[0]
     old = flat[path]
     value = _literal(text)
@@ -82,6 +79,14 @@ def set_field(config: ConfigDict, key: str, text: str) -> None:
         )
     with config.unlocked():
         config.update_from_flattened_dict({path: value})
+
+
+def no_field(key: str, paths: Iterable[str]) -> str:
+    """Returns what to say of a field that is none of `paths`, with the one that is near it."""
+    short = {p.rpartition(".")[2]: p for p in paths} | {p: p for p in paths}
+    near = difflib.get_close_matches(key, short, n=1)
+    hint = f"; did you mean {short[near[0]]!r}?" if near else ""
+    return f"the config has no field {key!r}{hint}"
 
 
 def flat_fields(config: ConfigDict, prefix: str = ""):
@@ -154,7 +159,7 @@ def check(config: ConfigDict) -> None:
         if key not in fields:
             raise UserError(f"the config has no field {key!r}: it is of another version")
         value = fields[key]
-        if not holds(value):
+        if not _holds(holds, value):
             raise UserError(f"config field {key!r} is {value!r}, expected {expected}")
     if config.features.keep and config.model.masked_support:
         raise UserError(
@@ -174,6 +179,14 @@ def check(config: ConfigDict) -> None:
             f"model.regions='support' with model.num_clusters={count}: the supports' background "
             "makes one prototype, take num_clusters=1"
         )
+
+
+def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
+    """Whether `value` obeys a rule; what is of another kind altogether does not."""
+    try:
+        return bool(rule(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _number(low: float, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:
