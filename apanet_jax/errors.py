@@ -102,11 +102,12 @@ def _stop_at_once(number: int, _frame) -> None:
 
 @contextlib.contextmanager
 def _signals_to(handler: Callable, *numbers: int) -> Iterator[None]:
-    """Has signals handled by `handler`, and afterwards as before."""
+    """Has signals handled by `handler`, and afterwards as before; ignored ones stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

@@ -69,6 +69,14 @@ def workdir(whole, tmp_path):
     return shutil.copytree(whole[0], tmp_path / "run")
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Has SIGINT heard where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def assert_same(state, expected):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(expected))
 
