@@ -18,10 +18,11 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int):
         """Goes on after `step`: lines of later steps, from before an interruption, are dropped."""
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in self._lines() if line["step"] <= step]
-        with writing(self._path) as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        with cannot_write(self._path):
+            kept = [line for line in self._lines() if line["step"] <= step]
+            with writing(self._path) as file:
+                file.writelines(json.dumps(line) + "\n" for line in kept)
+            self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -53,7 +53,9 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(prepared):
-    return make_run(folder.get_config(f"{TINY},records={prepared}"))
+    run = make_run(folder.get_config(f"{TINY},records={prepared}"))
+    run.kept_training_features()
+    return run
 
 
 @pytest.fixture(scope="module")
