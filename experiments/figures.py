@@ -27,6 +27,7 @@ from apanet_jax import drawing
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.loader import load_evaluation_episode
 from apanet_jax.errors import UserError, main_guard
+from apanet_jax.models.apanet import grid_regions
 from apanet_jax.models.network import Batch
 from apanet_jax.pictures import at_label_size, predict
 from apanet_jax.run import Run, make_run
@@ -267,13 +268,6 @@ def training_clusters(apanet: Trained, batch: Batch) -> Int[jax.Array, "batch he
 
     key = jax.random.key(run.config.seed)
     return clusters(apanet.head.parameters, run.backbone_parameters, batch, key)
-
-
-def grid_regions(height: int, width: int, side: int) -> Int[np.ndarray, "height width"]:
-    """Returns the number of each position's cell in a grid of `side` x `side`, row by row."""
-    row = np.arange(height) * side // height
-    column = np.arange(width) * side // width
-    return row[:, None] * side + column
 
 
 def _caption(iou: dict[str, np.ndarray], who: str, episode: int) -> str:

@@ -11,7 +11,7 @@ from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.errors import UserError
 from configs import folder
-from experiments.figures import choose_episodes, grid_regions
+from experiments.figures import choose_episodes
 from tests import trees
 from tests.scripts import run_script
 
@@ -55,14 +55,6 @@ def test_too_few_queries_are_refused():
         chosen(np.arange(20) % 6, np.zeros(20), np.ones(20))
 
 
-def test_regions_of_a_pyramid_by_hand():
-    np.testing.assert_array_equal(
-        grid_regions(5, 4, 2),
-        [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]],
-    )
-    np.testing.assert_array_equal(grid_regions(3, 3, 3), np.arange(9).reshape(3, 3))
-
-
 def test_a_sheet_has_a_line_for_captions_only_where_there_are_any():
     white = np.full((20, 20, 3), 255, np.uint8)
     bare = drawing.sheet([[("", white)], [("", white)]], 20)
@@ -75,7 +67,7 @@ def test_a_sheet_has_a_line_for_captions_only_where_there_are_any():
 
 def test_what_is_covered_is_nearly_the_colour_alone():
     image, mask = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), bool)
-    mask[1:8, 1:8] = True
+    mask[2:7, 2:7] = True
     shown = drawing.covered(image, mask)
     np.testing.assert_array_equal(shown[4, 4], [0.8 * c // 1 for c in drawing.GIVEN])
     assert not shown[0].any()

@@ -182,6 +182,14 @@ def test_a_grid_takes_the_place_of_the_clusters():
     assert explain_negatives(Literal(parameters), inputs, outputs, 4) is not None
 
 
+def test_regions_of_a_pyramid_by_hand():
+    np.testing.assert_array_equal(
+        grid_regions(5, 4, 2),
+        [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]],
+    )
+    np.testing.assert_array_equal(grid_regions(3, 3, 3), np.arange(9).reshape(3, 3))
+
+
 @pytest.mark.parametrize(("size", "side"), [((4, 4), 2), ((5, 7), 2), ((9, 9), 4)])
 def test_every_cell_of_a_grid_is_a_rectangle_of_nearly_the_same_sides(size, side):
     cells = np.asarray(grid_regions(*size, side))
