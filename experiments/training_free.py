@@ -162,10 +162,11 @@ def evaluate(run: Run, method: str, workdir: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Prints a line per fold, method and number of shots."""
     config, _ = config_of(_CONFIG)
+    config.variants = {}
+    all_parts = parts(config)
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the folder that the results go to")
-    config.variants = {}
-    for part in parts(config):
+    for part in all_parts:
         run = make_run(part.config)
         for method in THRESHOLDS:
             folder = Path(_WORKDIR.value) / part.group / f"free_{method}"

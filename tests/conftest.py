@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 
+from absl import flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -16,3 +18,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="apanet_jax_compiled_")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+
+
+def _set_flag(values, name, flag):
+    flag.allow_override = True
+    _set_flag_once(values, name, flag)
+
+
+# Scripts are processes of their own, and each has a --config: tests import several into one.
+_set_flag_once = flags.FlagValues.__setitem__
+flags.FlagValues.__setitem__ = _set_flag
