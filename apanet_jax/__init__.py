@@ -5,6 +5,8 @@
 
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from apanet_jax.segmenter import Segmenter, load
 

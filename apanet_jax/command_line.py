@@ -25,22 +25,25 @@ def config_of(holder: flags.FlagHolder) -> tuple[ConfigDict, str]:
         raise UserError(f"--config={filename} cannot be read: {error}") from error
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], int | None]) -> None:
     """Parses the flags and runs `main`; ends the process (see `errors.main_guard`)."""
 
     @main_guard
-    def guarded(argv: list[str]) -> None:
+    def guarded(argv: list[str]) -> int | None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: every setting is a flag, see --help")
-        # Orbax and tensorflow-datasets tell of every file otherwise.
-        logging.set_verbosity(logging.WARNING)
-        main()
+        # Orbax and tensorflow-datasets tell of every file otherwise, and what they raise is told
+        # in one line.
+        logging.set_verbosity(logging.FATAL)
+        return main()
 
     main_guard(lambda: app.run(guarded, flags_parser=_parse))()
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(f"{error}; see --help") from error
     except (OSError, SyntaxError, AttributeError, TypeError, ValueError, KeyError) as error:
         raise UserError(f"the flags cannot be used: {error}") from error

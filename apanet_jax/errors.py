@@ -1,8 +1,13 @@
-"""How the commands speak of bad input: one clear line, no traceback."""
+"""How the commands speak of bad input and of being stopped: one clear line, no traceback."""
 
+import argparse
+import contextlib
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -11,23 +16,104 @@ class UserError(Exception):
     The message is one line: what was given, what was expected, what to do.
     """
 
+    def __init__(self, message: str):
+        """Takes the message; names in it that break lines no longer do."""
+        super().__init__(" ".join(message.split()))
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses a command's arguments; wrong ones are a `UserError`, without the lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a UserError that says what is wrong with the arguments."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end; the message is one line.
+
+    Attributes:
+      status: what the process ends with, 128 plus the signal's number as a shell expects.
+    """
+
+    def __init__(self, number: int, message: str = "stopped by the user"):
+        """Stops for the signal `number`."""
+        super().__init__(message)
+        self.status = 128 + number
+
 
 def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
     """Wraps a command's entry point: prints a `UserError` as one line and exits with status 2.
 
-    Ctrl-C ends the command with status 130, as a shell expects.
+    So it does with what the system refuses (`OSError`). Ctrl-C ends the command with status 130,
+    SIGTERM with 143, each with one line too.
     """
 
     @functools.wraps(function)
     def guarded(*args, **kwargs) -> None:
         try:
-            status = function(*args, **kwargs)
+            with _signals_to(_stop_at_once, signal.SIGTERM):
+                status = function(*args, **kwargs)
         except UserError as error:
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            _tell(f"error: {error}")
             sys.exit(2)
-        except KeyboardInterrupt:
-            print("stopped by the user", file=sys.stderr)
-            sys.exit(130)
+        except OSError as error:
+            name = f"{error.filename}: " if error.filename else ""
+            _tell(f"error: {name}{error.strerror or error}")
+            sys.exit(2)
+        except KeyboardInterrupt as stopped:
+            _tell(str(stopped) or "stopped by the user")
+            sys.exit(getattr(stopped, "status", 128 + signal.SIGINT))
         sys.exit(status or 0)
 
     return guarded
+
+
+class StopSignals:
+    """While it is open the first SIGTERM or SIGINT is noted and the second one ends at once.
+
+    A context manager; only in the main thread does it see any signal.
+
+    Attributes:
+      asked: number of the signal that came, or None.
+    """
+
+    def __init__(self):
+        """Notes nothing before it is opened."""
+        self.asked: int | None = None
+        self._opened = contextlib.ExitStack()
+
+    def __enter__(self) -> "StopSignals":
+        self._opened.enter_context(_signals_to(self._note, signal.SIGTERM, signal.SIGINT))
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._opened.close()
+
+    def _note(self, number: int, _frame) -> None:
+        if self.asked is not None:
+            _stop_at_once(number, _frame)
+        self.asked = number
+
+
+def _stop_at_once(number: int, _frame) -> None:
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def _signals_to(handler: Callable, *numbers: int) -> Iterator[None]:
+    """Has signals handled by `handler`, and afterwards as before; ignored ones stay ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old if old is not None else signal.SIG_DFL)
+
+
+def _tell(message: str) -> None:
+    print(" ".join(message.split()), file=sys.stderr)

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from apanet_jax import settings
 from apanet_jax.checkpoint import Checkpoints, abstract_state
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.model_card import model_card
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Parameters
@@ -20,7 +20,7 @@ from apanet_jax.run import make_network
 from apanet_jax.weights.head import head_tensors
 from apanet_jax.whole_files import write_bytes
 
-WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", "config.json"
+WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", settings.FILE
 
 
 @main_guard
@@ -48,7 +48,7 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     Raises:
       UserError: there is no such run or checkpoint, or it cannot be written.
     """
-    config = config_of_run(workdir)
+    config = settings.of_run(workdir)
     settings.check(config)
     head = make_network(config).head
     name, step, parameters = restore_head(workdir, head, config, checkpoint)
@@ -64,23 +64,6 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
     return output
-
-
-def config_of_run(workdir: Path) -> ConfigDict:
-    """Returns the settings that lie in a run's workdir, or beside an exported head.
-
-    Raises:
-      UserError: there are none; where several runs lie below, they are named.
-    """
-    path = workdir / SETTINGS
-    try:
-        return settings.from_json(path.read_text())
-    except FileNotFoundError:
-        runs = sorted(str(p.parent) for p in workdir.glob(f"**/{SETTINGS}"))
-        hint = f"; it holds several runs: {', '.join(runs[:4])}" if runs else ""
-        raise UserError(f"--workdir={workdir} is no run, {SETTINGS} is missing{hint}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def _results_of(workdir: Path) -> list[dict[str, Any]]:
@@ -118,9 +101,7 @@ def restore_head(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m apanet_jax.export", description=__doc__.partition(":")[0]
-    )
+    parser = Parser(prog="python -m apanet_jax.export", description=__doc__.partition(":")[0])
     parser.add_argument("--workdir", required=True, help="of a trained run, with its config.json")
     parser.add_argument("--output", required=True, help="folder for the files")
     parser.add_argument(

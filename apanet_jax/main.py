@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from apanet_jax.command_line import config_of, run_command
+from apanet_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings: configs/NAME.py, with options behind a colon (fold=2,shot=5)."
@@ -16,19 +17,33 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train_and_evaluate",
-    ["train_and_evaluate", "train", "evaluate"],
-    "What to do.",
+    ["train_and_evaluate", "train", "evaluate", "verify"],
+    "What to do; verify counts again what --workdir's results.json says.",
 )
 
 
-def main() -> None:
-    """Runs what the flags say."""
+def main() -> int | None:
+    """Runs what the flags say; returns 1 where results are not what they were."""
+    if _MODE.value == "verify" and flags.FLAGS[_CONFIG.name].value is None:
+        return _verify(None, _WORKDIR.value)
     config, name = config_of(_CONFIG)
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
     from apanet_jax.variants import keep_compiled, run_all
 
     keep_compiled(config.compilation_cache)
-    run_all(config, Path(_WORKDIR.value or f"runs/{name}"), _MODE.value)
+    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    if _MODE.value == "verify":
+        return _verify(config, workdir)
+    run_all(config, workdir, _MODE.value)
+    return None
+
+
+def _verify(config: ConfigDict | None, workdir: str | Path | None) -> int:
+    if workdir is None:
+        raise UserError("no --workdir: name the one whose results are to be verified")
+    from apanet_jax.verify import verify
+
+    return int(verify(Path(workdir), config) > 0)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
 
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is no folder: give a run's, or an exported head's")
-    config = export.config_of_run(workdir)
+    config = settings.of_run(workdir)
     settings.check(config)
     exported = workdir / export.WEIGHTS
     if exported.is_file():

@@ -10,7 +10,7 @@ from apanet_jax.data.source import Source
 from apanet_jax.data.sources.coco import CROWDS, FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.whole_files import write_json
 
 _SHOWN = 20
@@ -20,6 +20,9 @@ _SHOWN = 20
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepares the data set that the arguments name."""
     arguments = _parser().parse_args(argv)
+    for name, least in (("min_area", 0), ("shots", 1)):
+        if getattr(arguments, name) < least:
+            raise UserError(f"--{name}={getattr(arguments, name)}: expected at least {least}")
     source = arguments.source_of(arguments)
     output = Path(arguments.output)
     try:
@@ -92,7 +95,7 @@ def _synthetic(arguments: argparse.Namespace) -> Source:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m apanet_jax.prepare",
         description="Checks every picture and mask of a data set and writes records to train on. "
         "An interrupted command goes on when it is given again.",

@@ -9,7 +9,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from apanet_jax.paper import PublishedRow
-from apanet_jax.whole_files import writing
+from apanet_jax.whole_files import cannot_write, writing
 
 
 class MetricsLog:
@@ -18,10 +18,11 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int):
         """Goes on after `step`: lines of later steps, from before an interruption, are dropped."""
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in self._lines() if line["step"] <= step]
-        with writing(self._path) as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        with cannot_write(self._path):
+            kept = [line for line in self._lines() if line["step"] <= step]
+            with writing(self._path) as file:
+                file.writelines(json.dumps(line) + "\n" for line in kept)
+            self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -31,7 +32,7 @@ class MetricsLog:
 
     def write(self, step: int, **values: Any) -> None:
         """Writes a line `{"step": step, **values}`; numbers go to TensorBoard too."""
-        with self._path.open("a") as file:
+        with cannot_write(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             if isinstance(value, int | float):
@@ -40,12 +41,14 @@ class MetricsLog:
     def _lines(self) -> Iterable[dict[str, Any]]:
         if not self._path.exists():
             return
-        for text in self._path.read_text().splitlines():
+        for text in self._path.read_text(errors="replace").splitlines():
             try:
-                yield json.loads(text)
-            except json.JSONDecodeError:
+                line = json.loads(text)
+            except ValueError:
                 # The last line of a run that was killed while it wrote.
                 continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                yield line
 
 
 def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax
+import jax
 import numpy as np
 
+from apanet_jax import __version__
 from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.data.episode_files import write_episodes
 from apanet_jax.errors import UserError
@@ -82,20 +85,21 @@ def write_counts(run: Run, workdir: Path, name: str, shot: int, counts: EpisodeC
 
 def evaluate_parameters(run: Run, parameters: Parameters, shot: int, episodes: int) -> Scores:
     """Returns the scores of a head on the first `episodes` test episodes with `shot` supports."""
-    return _scores(run, *run.count_episodes(parameters, shot, episodes))
+    return _summed(run, *run.count_episodes(parameters, shot, episodes)).scores()
 
 
-def _scores(run: Run, counts: EpisodeCounts, class_id: np.ndarray) -> Scores:
+def _summed(run: Run, counts: EpisodeCounts, class_id: np.ndarray) -> SummedCounts:
     sums = SummedCounts(len(run.records.class_names))
     sums.add(counts, class_id)
-    return sums.scores()
+    return sums
 
 
 def result(
     run: Run, head: TrainedHead, shot: int, counts: EpisodeCounts, class_id: np.ndarray
 ) -> dict[str, Any]:
     """Returns what `results.json` says of a head's test episodes with `shot` supports."""
-    config, scores = run.config, _scores(run, counts, class_id)
+    config, sums = run.config, _summed(run, counts, class_id)
+    scores = sums.scores()
     names = run.records.class_names
     return {
         "dataset": config.dataset or run.records.name,
@@ -114,4 +118,25 @@ def result(
         "miou": round(scores.miou, 4),
         "fb_iou": round(scores.fb_iou, 4),
         "iou_per_class": {names[c - 1]: round(v, 4) for c, v in scores.iou_per_class.items()},
+        "counts": {
+            "background": _pair(sums.intersection.sum(0)[0], sums.union.sum(0)[0]),
+            "per_class": {
+                names[c - 1]: _pair(sums.intersection[c, 1], sums.union[c, 1])
+                for c in scores.iou_per_class
+            },
+        },
+        "versions": {
+            "apanet_jax": __version__,
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+        },
+        "device": f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}",
+        "data_fingerprint": run.records.fingerprint,
+        "weights_fingerprint": run.weights_fingerprint,
+        "config_fingerprint": run.fingerprint,
     }
+
+
+def _pair(intersection: np.int64, union: np.int64) -> list[int]:
+    """Pixels in the intersection and in the union."""
+    return [int(intersection), int(union)]

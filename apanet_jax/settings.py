@@ -5,12 +5,19 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from apanet_jax.errors import UserError
+
+FILE = "config.json"
+"""What a run leaves its settings in."""
+
+NO_CONFIG = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What making a config of a file that holds none may raise."""
 
 NOT_OF_THE_RESULT = (
     "evaluation.",
@@ -59,10 +66,7 @@ def set_field(config: ConfigDict, key: str, text: str) -> None:
     if len(named) > 1:
         raise UserError(f"{key!r} could mean {' or '.join(sorted(named))}: write which")
     if not named:
-        short = {p.rpartition(".")[2]: p for p in flat} | {p: p for p in flat}
-        near = difflib.get_close_matches(key, short, n=1)
-        hint = f"; did you mean {short[near[0]]!r}?" if near else ""
-        raise UserError(f"the config has no field {key!r}{hint}")
+        raise UserError(no_field(key, flat))
     path = named[0]
     old = flat[path]
     value = _literal(text)
@@ -78,6 +82,14 @@ def set_field(config: ConfigDict, key: str, text: str) -> None:
         )
     with config.unlocked():
         config.update_from_flattened_dict({path: value})
+
+
+def no_field(key: str, paths: Iterable[str]) -> str:
+    """Returns what to say of a field that is none of `paths`, with the one that is near it."""
+    short = {p.rpartition(".")[2]: p for p in paths} | {p: p for p in paths}
+    near = difflib.get_close_matches(key, short, n=1)
+    hint = f"; did you mean {short[near[0]]!r}?" if near else ""
+    return f"the config has no field {key!r}{hint}"
 
 
 def flat_fields(config: ConfigDict, prefix: str = ""):
@@ -115,6 +127,23 @@ def from_json(text: str) -> ConfigDict:
     return ConfigDict(_with_tuples(content))
 
 
+def of_run(workdir: Path) -> ConfigDict:
+    """Returns the config that a single run left in its workdir.
+
+    Raises:
+      UserError: there is none, or it cannot be read; names the runs below, where there are any.
+    """
+    path = workdir / FILE
+    try:
+        return from_json(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        runs = sorted(str(p.parent) for p in workdir.glob(f"**/{FILE}"))
+        hint = f"; it holds several runs: {', '.join(runs[:4])}" if runs else ""
+        raise UserError(f"--workdir={workdir} is no run, {FILE} is missing{hint}") from None
+    except (OSError, *NO_CONFIG) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
 def _with_tuples(value: Any) -> Any:
     """Turns JSON's lists back into tuples."""
     if isinstance(value, dict):
@@ -133,7 +162,7 @@ def check(config: ConfigDict) -> None:
         if key not in fields:
             raise UserError(f"the config has no field {key!r}: it is of another version")
         value = fields[key]
-        if not holds(value):
+        if not _holds(holds, value):
             raise UserError(f"config field {key!r} is {value!r}, expected {expected}")
     if config.features.keep and config.model.masked_support:
         raise UserError(
@@ -153,6 +182,14 @@ def check(config: ConfigDict) -> None:
             f"model.regions='support' with model.num_clusters={count}: the supports' background "
             "makes one prototype, take num_clusters=1"
         )
+
+
+def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
+    """Whether `value` obeys a rule; what is of another kind altogether does not."""
+    try:
+        return bool(rule(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _number(low: float, high: float = math.inf) -> tuple[Callable[[Any], bool], str]:

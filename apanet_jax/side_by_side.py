@@ -17,6 +17,7 @@ import numpy as np
 
 from apanet_jax import train_step
 from apanet_jax.data.loader import EpisodeIterator
+from apanet_jax.errors import StopSignals
 from apanet_jax.run import Run
 from apanet_jax.train import Journal, Pace, progress_bar, training_key, transformation
 
@@ -80,19 +81,26 @@ def _train(journals: Sequence[Journal]) -> None:
             if name not in streams:
                 streams[name] = stack.enter_context(run.training_batches(position))
         progress = stack.enter_context(progress_bar(journals[0]))
+        signals = stack.enter_context(StopSignals())
         pace = Pace(journals[0].first, config.training.batch_size * len(runs))
         for number in range(journals[0].first + 1, first.steps + 1):
             batches = {name: next(stream) for name, stream in streams.items()}
             batch = batches[names[0]] if same_batch else _stacked([batches[n] for n in names])
             states, losses = step(states, first.backbone_parameters, batch, keys, weights)
             progress.update()
-            if not journals[0].is_due(number):
+            due, asked = journals[0].is_due(number), signals.asked
+            if not due and not asked:
                 continue
             each_second, totals = pace.until(number), []
             for head, journal in enumerate(journals):
                 state, loss = jax.tree.map(lambda x, head=head: x[head], (states, losses))
                 iterator = streams[names[head]].state()
-                totals.append(journal.write(number, state, loss, iterator, each_second))
+                if due:
+                    totals.append(journal.write(number, state, loss, iterator, each_second))
+                if asked:
+                    journal.stop(number, state, loss, iterator)
+            if asked:
+                raise journals[0].stopped(number, asked)
             progress.set_postfix(
                 loss=f"{np.mean(totals):.3f}", episodes_per_second=f"{each_second:.1f}"
             )

@@ -12,23 +12,27 @@ from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from apanet_jax import train_step
-from apanet_jax.checkpoint import Checkpoints, abstract_state
-from apanet_jax.errors import UserError
+from apanet_jax.checkpoint import Checkpoints, abstract_state, set_damaged_aside
+from apanet_jax.errors import Stopped, StopSignals, UserError
 from apanet_jax.reporting import MetricsLog
 from apanet_jax.run import Run
 from apanet_jax.scoring import evaluate_parameters
 from apanet_jax.train_step import Losses, TrainState
 from apanet_jax.whole_files import write_json
+from apanet_jax.workdir_lock import sole_use
 
 
 def train(run: Run, workdir: Path) -> TrainState:
     """Trains the head to its last step and returns the final state.
 
     Checkpoints, metrics and the config go to `workdir`. A run that was interrupted goes on from
-    its newest checkpoint and ends with the same parameters as if it had not been.
+    its newest checkpoint and ends with the same parameters as if it had not been. SIGTERM and
+    SIGINT let it finish its step and save a checkpoint of it.
 
     Raises:
-      UserError: the workdir holds a run of other settings, or the loss is no longer a number.
+      UserError: the workdir holds a run of other settings or is in use, nothing can be written to
+        it, or the loss is no longer a number.
+      Stopped: for a signal, behind the checkpoint.
     """
     config = run.config
     with Journal(run, workdir) as journal:
@@ -43,7 +47,11 @@ def train(run: Run, workdir: Path) -> TrainState:
             config.model.level_weight,
         )
         key, pace = training_key(run), Pace(journal.first, config.training.batch_size)
-        with run.training_batches(position) as episodes, progress_bar(journal) as progress:
+        with (
+            run.training_batches(position) as episodes,
+            progress_bar(journal) as progress,
+            StopSignals() as signals,
+        ):
             for number in range(journal.first + 1, run.steps + 1):
                 state, losses = step(state, run.backbone_parameters, next(episodes), key)
                 progress.update()
@@ -54,6 +62,9 @@ def train(run: Run, workdir: Path) -> TrainState:
                         loss=f"{loss:.3f}", episodes_per_second=f"{each_second:.1f}"
                     )
                     pace.restart(number)
+                if signals.asked:
+                    journal.stop(number, state, losses, episodes.state())
+                    raise journal.stopped(number, signals.asked)
     return state
 
 
@@ -69,18 +80,19 @@ class Journal:
         """Opens the workdir, which is made where it is missing; nothing is begun yet."""
         self.run, self.first = run, 0
         self._workdir = workdir
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._opened = contextlib.ExitStack()
-        self._checkpoints = self._opened.enter_context(
-            Checkpoints(workdir / "checkpoints", run.fingerprint)
-        )
+        directory = workdir / "checkpoints"
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(sole_use(workdir))
+            set_damaged_aside(directory)
+            self._checkpoints = opened.enter_context(Checkpoints(directory, run.fingerprint))
+            self._opened = opened.pop_all()
         self._log: MetricsLog | None = None
 
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._opened.close()
+    def __exit__(self, *error) -> None:
+        self._opened.__exit__(*error)
 
     @property
     def latest_step(self) -> int:
@@ -152,6 +164,22 @@ class Journal:
         if self._saves(number):
             self._checkpoints.save(state, iterator, miou)
         return losses.total
+
+    def stop(
+        self, number: int, state: TrainState, losses: Losses, iterator: dict[str, Any]
+    ) -> None:
+        """Saves a checkpoint of step `number`, unless `write` did; see there for the arguments."""
+        if not self._saves(number):
+            self._finite(losses, number, float(_schedule(self.run)(number - 1)))
+            self._checkpoints.save(state, iterator)
+
+    def stopped(self, number: int, signal_number: int) -> Stopped:
+        """Returns what to raise when a signal stops the run behind step `number`."""
+        return Stopped(
+            signal_number,
+            f"stopped behind step {number} of {self.run.steps}, which is saved in {self._workdir}: "
+            "the same command goes on from there",
+        )
 
     def _validates(self, number: int) -> bool:
         every = self.run.config.evaluation.every

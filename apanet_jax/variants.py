@@ -5,6 +5,7 @@ the config; every combination is a run of its own in a folder of its own. Withou
 is one run.
 """
 
+import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from apanet_jax.run import Run, make_run
 from apanet_jax.scoring import evaluate_checkpoints, trained_heads
 from apanet_jax.side_by_side import train_side_by_side
 from apanet_jax.train import train
+from apanet_jax.whole_files import writing
+from apanet_jax.workdir_lock import sole_use
 
 ALL = ("all",)
 
@@ -59,7 +62,8 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
       mode: "train_and_evaluate", "train" or "evaluate".
 
     Raises:
-      UserError: before anything is compiled, for settings, data or weights that cannot be used.
+      UserError: before anything is compiled, for settings, data or weights that cannot be used, or
+        a workdir that another process uses.
     """
     settings.check(config)
     if config.evaluation.checkpoint and mode != "evaluate":
@@ -68,9 +72,19 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
             "pass --mode=evaluate"
         )
     if config.data.generate:
-        _generate(config, workdir)
+        with sole_use(workdir):
+            _generate(config, workdir)
     # All of them before the first is trained: what cannot work is refused at once.
     all_runs = [(part, make_run(part.config)) for part in parts(config)]
+    with contextlib.ExitStack() as stack:
+        for part, _ in all_runs:
+            stack.enter_context(sole_use(workdir / part.folder))
+        return _run_all(config, workdir, mode, all_runs)
+
+
+def _run_all(
+    config: ConfigDict, workdir: Path, mode: str, all_runs: Sequence[tuple[Part, Run]]
+) -> Results:
     results = {}
     if config.sweep.side_by_side and mode != "evaluate":
         for part, run in all_runs:
@@ -158,7 +172,8 @@ def _tell(
         dataset = config.dataset or data.name
         beside = published_beside(dataset, config.backbone.name, data.class_names, data.folds)
         table = fold_tables(by_variant, beside)
-        (workdir / "table.md").write_text(f"Novel classes, {episodes}\n\n{table}\n")
+        with writing(workdir / "table.md") as file:
+            file.write(f"Novel classes, {episodes}\n\n{table}\n")
         print(f"\nnovel classes, {episodes}\n\n{table}\n\nwritten to {workdir / 'table.md'}")
     else:
         print(f"\nnovel classes of fold {config.fold}, {episodes}\n\n{results_table(results)}")

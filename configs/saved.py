@@ -10,7 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from apanet_jax.errors import UserError
-from apanet_jax.settings import from_json, with_options
+from apanet_jax.settings import NO_CONFIG, flat_fields, from_json, no_field, with_options
 from configs import common
 
 
@@ -20,9 +20,13 @@ def get_config(options: str = "") -> ConfigDict:
     try:
         saved = from_json(Path(path).read_text())
         config = common.get_config()
+        known = dict(flat_fields(config))
+        for name, _ in flat_fields(saved):
+            if name not in known and not name.startswith("variants."):
+                raise UserError(f"{path}: {no_field(name, known)}")
         with config.unlocked():
             config.update(saved)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *NO_CONFIG) as error:
         raise UserError(
             f"configs/saved.py needs a run's config.json behind the colon, not {path!r}: {error}"
         ) from None

@@ -1,11 +1,13 @@
 """Checkpoints: what is kept, what comes back, what is refused."""
 
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apanet_jax.checkpoint import Checkpoints
+from apanet_jax.checkpoint import Checkpoints, set_damaged_aside
 from apanet_jax.errors import UserError
 from apanet_jax.train_step import (
     TrainState,
@@ -63,3 +65,44 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", "others") as checkpoints:
         with pytest.raises(UserError, match="other settings"):
             checkpoints.restore(5, state_at(0), replicated(data_mesh(1)))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_can_be_set_aside(tmp_path, capsys):
+    directory = tmp_path / "checkpoints"
+    with Checkpoints(directory, "settings") as checkpoints:
+        checkpoints.save(state_at(1), {"position": 1}, 70.0)
+        checkpoints.save(state_at(2), {"position": 2}, 80.0)
+    flip(next((directory / "2" / "state" / "d").iterdir()))
+    with Checkpoints(directory, "settings") as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (1, 1)
+    assert "checkpoints/2 is passed over: state/d/" in capsys.readouterr().err
+    set_damaged_aside(directory)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "damaged" / "2-0").is_dir() and not (directory / "2").exists()
+    with Checkpoints(directory, "settings") as checkpoints:
+        checkpoints.save(state_at(2), {"position": 2})
+        assert checkpoints.latest_step() == 2
+
+
+def test_what_cannot_be_written_is_one_line_and_costs_no_earlier_checkpoint(tmp_path):
+    directory, before = tmp_path / "checkpoints", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(UserError, match="step 2 cannot be written .* goes on from step 1"):
+        with Checkpoints(directory, "settings") as checkpoints:
+            checkpoints.save(state_at(1), {"position": 1})
+            # As a disk without space would, the system refuses longer files.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+            try:
+                checkpoints.save(state_at(2), {"position": 2})
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with Checkpoints(directory, "settings") as checkpoints:
+        assert checkpoints.latest_step() == 1
+        checkpoints.save(state_at(2), {"position": 2})
+        restored, _ = checkpoints.restore(2, state_at(0), replicated(data_mesh(1)))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), state_at(2))

@@ -91,7 +91,7 @@ def _episode(line: str, numbers: dict[str, int], ids: dict[str, int]) -> Episode
     try:
         content = json.loads(line)
         query, class_name, supports = (content[key] for key in ("query", "class", "supports"))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise _Refused('expected {"query": NAME, "class": NAME, "supports": [NAME, …]}') from None
     if not isinstance(supports, list) or not supports:
         raise _Refused(f"its supports are {supports!r}, expected a list of names")

@@ -5,10 +5,13 @@ drawn per view and then stay), a test picture in its one test view. Episodes the
 memory-mapped files: a head trains without the backbone running at all.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_
 from apanet_jax.errors import UserError
 from apanet_jax.models.apanet import PictureFeatures
 from apanet_jax.whole_files import write_json
+from apanet_jax.workdir_lock import sole_use
 
 _VIEW_STREAM = 0x71E3
 _EPISODE_STREAM = 0xE915
@@ -178,26 +182,32 @@ def keep_features(
     directory = Path(directory) / name
     kept = KeptFeatures(directory, views, maps)
     total = pictures * views
-    done = _progress(directory)
-    if done == total:
+    if _progress(kept, pictures) == total:
         return kept
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "identity.txt").write_text(identity + "\n")
-    start = done // _EMBED_BATCH
     try:
-        with (
-            batches(
-                load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers
-            ) as iterator,
-            tqdm(
-                total=total,
-                initial=done,
-                unit="picture",
-                desc="embedding",
-                leave=False,
-                disable=None,
-            ) as progress,
-        ):
+        with contextlib.ExitStack() as stack:
+            # Runs of other workdirs may share the features.
+            stack.enter_context(sole_use(directory, wait=True))
+            done = _progress(kept, pictures)
+            if done == total:
+                return kept
+            (directory / "identity.txt").write_text(identity + "\n")
+            if not done:
+                _forget(directory)
+            start = done // _EMBED_BATCH
+            iterator = stack.enter_context(
+                batches(load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers)
+            )
+            progress = stack.enter_context(
+                tqdm(
+                    total=total,
+                    initial=done,
+                    unit="picture",
+                    desc="embedding",
+                    leave=False,
+                    disable=None,
+                )
+            )
             _write(embed, iterator, kept, pictures, start * _EMBED_BATCH, progress)
     except OSError as error:
         raise UserError(
@@ -233,14 +243,33 @@ def _writable_map(path: Path, shape: tuple[int, int], rows: np.ndarray) -> np.me
     dtype = np.uint8 if rows.dtype == np.uint8 else np.float16
     if path.exists():
         return np.load(path, mmap_mode="r+")
-    return np.lib.format.open_memmap(path, "w+", dtype, (*shape, *rows.shape[1:]))
+    opened = np.lib.format.open_memmap(path, "w+", dtype, (*shape, *rows.shape[1:]))
+    with path.open("r+b") as file:
+        # Taken now: a mapped page that finds the disk full kills the process without a word.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return opened
 
 
-def _progress(directory: Path) -> int:
-    try:
-        return json.loads((directory / "progress.json").read_text())["views"]
-    except FileNotFoundError:
+def _progress(kept: KeptFeatures, pictures: int) -> int:
+    """Returns how many views are whole: 0 where a file is not what it should be."""
+    path, total = kept.directory / "progress.json", pictures * kept.views
+    if not path.exists():
         return 0
+    try:
+        views = json.loads(path.read_text())["views"]
+        maps = [np.load(kept.directory / f"{name}.npy", mmap_mode="r") for name in kept.maps]
+        if 0 <= views <= total and all(m.shape[:2] == (pictures, kept.views) for m in maps):
+            return views
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        pass
+    print(f"warning: the features in {kept.directory} are damaged: made anew", file=sys.stderr)
+    return 0
+
+
+def _forget(directory: Path) -> None:
+    """Removes what an earlier call left before its first views were whole."""
+    for path in (directory / "progress.json", *directory.glob("*.npy")):
+        path.unlink(missing_ok=True)
 
 
 def _set_progress(directory: Path, views: int) -> None:

@@ -19,6 +19,16 @@ def novel_classes(records: Records, fold: int) -> tuple[int, ...]:
 
 
 def base_classes(records: Records, fold: int) -> tuple[int, ...]:
-    """Returns the class ids that fold `fold` trains on: all but the novel ones."""
+    """Returns the class ids that fold `fold` trains on: all but the novel ones.
+
+    Raises:
+      UserError: there is no such fold, or every class is novel in it.
+    """
     novel = novel_classes(records, fold)
-    return tuple(i for i in range(1, len(records.class_names) + 1) if i not in novel)
+    base = tuple(i for i in range(1, len(records.class_names) + 1) if i not in novel)
+    if not base:
+        raise UserError(
+            f"fold {fold} of {records.name} tests every class, which leaves none to train on: take "
+            "some out of it in folds.json"
+        )
+    return base

@@ -6,6 +6,10 @@ testing also `original_label` `[B, L, L]`, `original_side` `[B]` and `index` `[B
 `valid` `[B]`, false for the repeated elements that fill up a last batch.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +116,7 @@ class EpisodeIterator:
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=_PREFETCHED_BATCHES
             )
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_without_threads)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_prepare_worker)
         self._iterator = iter(dataset)
 
     def __iter__(self) -> "EpisodeIterator":
@@ -124,7 +128,11 @@ class EpisodeIterator:
         except (StopIteration, UserError):
             raise
         except Exception as error:
-            raise UserError(f"loading batch {self._position} failed: {error}") from error
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(
+                f"loading batch {self._position} failed: {reason}; the same command goes on from "
+                "the newest checkpoint"
+            ) from error
         self._position += 1
         return batch
 
@@ -145,9 +153,23 @@ class EpisodeIterator:
             close()
 
 
-def _without_threads(_worker: int, _workers: int) -> None:
-    """Leaves OpenCV one thread: a worker is one of as many as there are cores to fill."""
+def _prepare_worker(_worker: int, _workers: int) -> None:
+    """Makes a worker one of as many as there are cores to fill, and one that lives for its parent.
+
+    Ctrl-C reaches the whole group of processes, while the parent still finishes its step; and a
+    parent that is killed cannot end its workers.
+    """
     cv2.setNumThreads(0)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def batches(

@@ -202,7 +202,7 @@ def open_records(directory: Path) -> Records:
             tuple(map(tuple, index["folds"])),
             index["fingerprint"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"the index of the records in {directory} is damaged or of another version: make them "
             "again with python -m apanet_jax.prepare"
@@ -268,7 +268,7 @@ def _read_array(directory: Path, name: str) -> np.ndarray:
     try:
         with np.load(directory / _ARRAYS) as arrays:
             return arrays[name]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{directory / _ARRAYS} is damaged: make the records again with python -m "
             "apanet_jax.prepare"

@@ -2,12 +2,13 @@
 
 import dataclasses
 import io
+import warnings
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from apanet_jax.errors import UserError
 
@@ -16,6 +17,9 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 IGNORE = 255
 _LARGEST_PICTURE = 1 << 26
 """Pixels; more are taken for a decompression bomb."""
+_ORIENTATION = 0x0112
+_LYING = (5, 6, 7, 8)
+"""EXIF orientations that exchange height and width."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +61,21 @@ class Source(Protocol):
 
 
 def read_image_size(data: bytes, path: Path) -> tuple[int, int]:
-    """Decodes a picture, and returns its height and width.
+    """Decodes a picture, and returns its height and width as it is seen: upright.
+
+    A photograph that its EXIF orientation turns is seen turned, here and wherever records are read.
 
     Raises:
-      UserError: it cannot be decoded, is turned by its EXIF orientation, or is unreasonably large.
+      UserError: it cannot be decoded, or is unreasonably large.
     """
     with _open(data, path) as picture:
-        if picture.format not in ("JPEG", "PNG"):
-            raise UserError(f"{path} is {picture.format}, expected JPEG or PNG: convert it")
-        if picture.getexif().get(0x0112, 1) != 1:
-            raise UserError(
-                f"{path} is turned by its EXIF orientation, its mask may not be: save it upright"
-            )
         _load(picture, path)
-        return picture.height, picture.width
+        orientation = _orientation(picture)
+        if picture.format == "PNG" and orientation != 1:
+            # Programs differ in whether they turn these.
+            raise UserError(f"{path} is a PNG turned by its EXIF orientation: save it upright")
+        size = picture.height, picture.width
+        return size[::-1] if orientation in _LYING else size
 
 
 def read_label(path: Path, num_classes: int) -> UInt8[np.ndarray, "height width"]:
@@ -120,8 +125,11 @@ def read_names(path: Path) -> list[str]:
     if not names:
         raise UserError(f"list file {path} names no picture")
     for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{path} names {name!r}, expected a plain name inside the data set")
+        leads_out = Path(name).is_absolute() or ".." in Path(name).parts
+        if leads_out or not Path(name).name or not name.isprintable() or len(name) > 200:
+            raise UserError(
+                f"{path} names {name[:200]!r}, expected a plain name inside the data set"
+            )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path} names {twice!r} more than once")
@@ -133,15 +141,19 @@ def check_same_size(path: Path, size: tuple[int, int], label: np.ndarray) -> Non
     if label.shape != size:
         raise UserError(
             f"{path} is {size[1]}x{size[0]} pixels and its mask {label.shape[1]}x{label.shape[0]}: "
-            "they must be of one size"
+            "they must be of one size, with the picture upright by its EXIF orientation"
         )
 
 
 def _open(data: bytes, path: Path) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(data))
+    except Exception as error:  # A damaged file can raise nearly anything.
         raise UserError(f"{path} is no picture that can be read") from error
+    if picture.format not in ("JPEG", "PNG"):
+        raise UserError(f"{path} is {picture.format}, expected JPEG or PNG: convert it")
     if picture.width * picture.height > _LARGEST_PICTURE:
         raise UserError(f"{path} says it has {picture.width}x{picture.height} pixels: too many")
     return picture
@@ -149,6 +161,15 @@ def _open(data: bytes, path: Path) -> Image.Image:
 
 def _load(picture: Image.Image, path: Path) -> None:
     try:
-        picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture.load()
+    except Exception as error:  # A damaged file can raise nearly anything.
         raise UserError(f"{path} is cut short or damaged") from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # What cannot be read turns nothing, for OpenCV neither.
+        return 1

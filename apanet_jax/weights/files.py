@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from apanet_jax.errors import UserError
 from apanet_jax.weights.torch_pickle import read_torch
@@ -65,9 +65,10 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError) as error:
+    except Exception as error:  # A damaged header can raise nearly anything.
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"cannot read {path}: {error}; expected a whole .safetensors file"
+            f"cannot read {path}: {reason}; expected a whole .safetensors file"
         ) from None
 
 

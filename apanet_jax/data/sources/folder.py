@@ -70,8 +70,10 @@ def _with(stem: Path, ending: str) -> Path:
 def _read_classes(path: Path) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    except OSError as error:
-        raise UserError(f"{path} is missing: write the classes' names, one a line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is missing or no text: write the classes' names, one a line"
+        ) from error
     if not names or len(set(names)) < len(names) or len(names) > 254:
         raise UserError(f"{path} holds {len(names)} names, expected 1 to 254 different ones")
     return names
@@ -84,7 +86,7 @@ def _read_folds(path: Path, class_names: tuple[str, ...]) -> tuple[tuple[str, ..
         raise UserError(
             f"{path} is missing: write a list of folds, each the list of its novel classes"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {error}") from error
     lists = isinstance(folds, list) and all(isinstance(fold, list) and fold for fold in folds)
     if not folds or not lists:
