@@ -19,14 +19,14 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from apanet_jax.data.episodes import Episode
-from apanet_jax.data.features import load_test_view
+from apanet_jax.data.features import KeptFeatures, load_kept_test_view, load_test_view
 from apanet_jax.data.loader import batches, scoring_label
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import binary_label
 from apanet_jax.evaluate import score
 from apanet_jax.feature_store import Arrays, FeatureStore
 from apanet_jax.metrics import EpisodeCounts
-from apanet_jax.models.apanet import APANet, at_size
+from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.models.prior import contrast, contrast_prototypes, shot_prior
 from apanet_jax.train_step import batch_sharding, replicated
@@ -51,6 +51,7 @@ class TestFeatures:
         batch_size: int,
         workers: int,
         store: FeatureStore,
+        kept: KeptFeatures | None = None,
     ):
         """Embeds nothing yet.
 
@@ -63,11 +64,13 @@ class TestFeatures:
           batch_size: pictures that pass the backbone together.
           workers: processes that load pictures.
           store: where features are kept.
+          kept: the test pictures' features from an earlier embedding; None: there are none.
         """
         self._network, self._parameters, self._split = network, backbone_parameters, split
         self._size, self._batch_size, self._workers = size, batch_size, workers
         self._mesh = mesh
         self._store = store
+        self._kept = kept
         self._query: tuple[int, tuple[jax.Array, ...]] | None = None
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
         features = jax.eval_shape(network.features, backbone_parameters, image)
@@ -86,7 +89,10 @@ class TestFeatures:
         wanted = sorted(missing)
         if not wanted:
             return
-        load = functools.partial(load_test_view, self._split, self._size, wanted)
+        if self._kept is None:
+            load = functools.partial(load_test_view, self._split, self._size, wanted)
+        else:
+            load = functools.partial(load_kept_test_view, self._kept, wanted)
         with (
             batches(
                 load, count=len(wanted), batch_size=self._batch_size, workers=self._workers
@@ -100,7 +106,7 @@ class TestFeatures:
             for batch in loaded:
                 count = int(batch["valid"].sum())
                 pictures = wanted[first : first + count]
-                self._keep_pictures(pictures, batch["image"])
+                self._keep_pictures(pictures, batch)
                 for picture, label in zip(pictures, batch["label"], strict=False):
                     for role, _, *class_id in sorted(missing[picture]):
                         if role == "support":
@@ -113,14 +119,18 @@ class TestFeatures:
             if waiting:
                 self._keep_supports(waiting)
 
-    def _keep_pictures(self, pictures: Sequence[int], images: np.ndarray) -> None:
-        """Embeds those that were not embedded for another role before."""
+    def _keep_pictures(self, pictures: Sequence[int], batch: Arrays) -> None:
+        """Keeps the features of those that were not embedded for another role before."""
         if all(("picture", picture) in self._store for picture in pictures):
             return
-        features = jax.device_get(self._embed(self._parameters, images))
+        if self._kept is None:
+            embedded = jax.device_get(self._embed(self._parameters, batch["image"]))
+            features = embedded._asdict()
+        else:
+            features = {name: batch.get(name) for name in PictureFeatures._fields}
         for row, picture in enumerate(pictures):
             if ("picture", picture) not in self._store:
-                present = {name: x[row] for name, x in features._asdict().items() if x is not None}
+                present = {name: x[row] for name, x in features.items() if x is not None}
                 self._store.put(("picture", picture), present)
 
     def _keep_supports(self, supports: Sequence[tuple[int, int, np.ndarray]]) -> None:

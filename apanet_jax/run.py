@@ -207,7 +207,7 @@ class Run:
         head = self.network.head
         identity = (
             f"{self._features_identity()} {self.network.masked_support} {head.priors} "
-            f"{head.stretch_prior}"
+            f"{head.stretch_prior} {self.config.features.keep}"
         )
         if _EMBEDDED.get("identity") != identity:
             _EMBEDDED.clear()
@@ -220,6 +220,7 @@ class Run:
                 batch_size=self.config.evaluation.batch_size,
                 workers=self.config.workers,
                 store=self._feature_store(),
+                kept=self.kept_test_features() if self.config.features.keep else None,
             )
             _EMBEDDED.update(identity=identity, features=features)
         return _EMBEDDED["features"]

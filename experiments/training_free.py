@@ -31,11 +31,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from apanet_jax.command_line import config_of, run_command
 from apanet_jax.errors import UserError
 from apanet_jax.evaluate import count_episodes, score
-from apanet_jax.kernels.kmeans import kmeans
-from apanet_jax.kernels.pooling import cluster_average
 from apanet_jax.metrics import EpisodeCounts, SummedCounts, count_pixels
 from apanet_jax.models.apanet import at_size
-from apanet_jax.models.prior import largest_cosine, shot_prior
+from apanet_jax.models.prior import (
+    contrast_margin,
+    contrast_prototypes,
+    largest_cosine,
+    shot_prior,
+)
 from apanet_jax.models.resize import resize_bilinear
 from apanet_jax.run import Run, make_run
 from apanet_jax.scoring import TrainedHead, result, write_counts
@@ -47,7 +50,6 @@ THRESHOLDS = {
     "stretched": np.round(np.arange(0.30, 0.95, 0.05), 2),
     "prototype": np.round(np.arange(-0.20, 0.42, 0.05), 2),
 }
-BACKGROUND_CLUSTERS = 3
 TRAINING_EPISODES = 400
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
@@ -59,7 +61,6 @@ def similarity(
     query: Float[Array, "positions channels"],
     support: Float[Array, "positions channels"],
     labels: Float[Array, "positions 2"],
-    key: Array,
 ) -> Float[Array, " positions"]:
     """Returns how much each position of a query looks like a support's foreground.
 
@@ -68,29 +69,13 @@ def similarity(
       query: features.
       support: features.
       labels: shares of background and foreground at each position of the support.
-      key: for the clustering.
     """
     background, foreground = labels[:, 0], labels[:, 1]
     if method == "cosine":
         return largest_cosine(query, support, foreground)
     if method == "stretched":
         return shot_prior(query, support, foreground)
-    clusters = kmeans(
-        support[None],
-        BACKGROUND_CLUSTERS,
-        weights=(background[None] >= 0.5).astype(jnp.float32),
-        key=key,
-    ).assignment
-    behind, areas = cluster_average(support[None], clusters, background[None], BACKGROUND_CLUSTERS)
-    whole = jnp.zeros_like(clusters)
-    before, _ = cluster_average(support[None], whole, foreground[None], 1)
-    prototypes = jnp.concatenate([before[0], behind[0]])
-    cosine = _unit(query) @ _unit(prototypes).T
-    return cosine[:, 0] - jnp.where(areas[0] > 0, cosine[:, 1:], -1.0).max(-1)
-
-
-def _unit(x: Float[Array, "n channels"]) -> Float[Array, "n channels"]:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+    return contrast_margin(query, contrast_prototypes(support, foreground, background))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -103,8 +88,7 @@ def maps(network, method, backbone_parameters, batch) -> Float[Array, "batch hei
     of_support = support.middle.reshape(count, shot, -1, channels).astype(jnp.float32)
 
     def one_episode(query, supports, labels):
-        key = jax.random.key(0)
-        shots = jax.lax.map(lambda x: similarity(method, query, *x, key), (supports, labels))
+        shots = jax.lax.map(lambda x: similarity(method, query, *x), (supports, labels))
         return shots.mean(0)
 
     found = jax.vmap(one_episode)(of_query, of_support, labels.reshape(count, shot, -1, 2))

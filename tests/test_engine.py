@@ -71,6 +71,7 @@ def both(run, parameters, shot):
         pytest.param("priors=high,stretch_prior=False", marks=pytest.mark.slow),
         pytest.param("priors=", marks=pytest.mark.slow),
         pytest.param("priors=middle+contrast", marks=pytest.mark.slow),
+        pytest.param("keep=True", marks=pytest.mark.slow),
         pytest.param("shared_reduction=True,devices=1", marks=pytest.mark.slow),
     ],
 )
@@ -106,6 +107,16 @@ def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
     # Another fold asks for other classes of the same pictures.
     run_of(prepared, MASKED + ",fold=1,shots=1,model.channels=9").count_episodes(head_of(run), 1, 4)
     assert len(embedded) <= count + 4 * 2 + run.config.evaluation.batch_size
+
+
+@pytest.mark.slow
+def test_kept_pictures_do_not_pass_the_backbone_again(prepared, monkeypatch):
+    run = run_of(prepared, "keep=True,model.channels=10")
+    run.kept_test_features()
+    monkeypatch.setattr(engine, "load_test_view", None)
+    runs.forget_test_features()
+    counts, _ = run.count_episodes(head_of(run), 1, EPISODES)
+    assert counts.union[:, 1].all()
 
 
 def test_what_memory_has_no_room_for_is_read_from_disk(tmp_path):

@@ -119,6 +119,13 @@ def load_test_view(
     return {"image": image, "label": label}
 
 
+def load_kept_test_view(
+    kept: KeptFeatures, pictures: Sequence[int], index: int
+) -> dict[str, np.ndarray]:
+    """Returns the `index`-th of some pictures as it is tested: its features and label with ids."""
+    return kept.view(pictures[index], 0)
+
+
 def keep_training_features(
     embed: Embed,
     split: RecordSplit,
