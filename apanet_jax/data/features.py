@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from apanet_jax.workdir_lock import sole_use
 _VIEW_STREAM = 0x71E3
 _EPISODE_STREAM = 0xE915
 _EMBED_BATCH = 8
+_OPENING = threading.Lock()
 
 Embed = Callable[[np.ndarray], PictureFeatures]
 
@@ -77,8 +79,14 @@ class KeptFeatures:
         }
 
 
-@functools.lru_cache(maxsize=16)
 def _open_map(path: Path) -> np.ndarray:
+    # Python 3.11 fails at times when two threads parse at once, as NumPy does a file's header.
+    with _OPENING:
+        return _opened_map(path)
+
+
+@functools.lru_cache(maxsize=16)
+def _opened_map(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
