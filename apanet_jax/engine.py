@@ -56,7 +56,7 @@ class TestFeatures:
         """Embeds nothing yet.
 
         Args:
-          network: whose backbone embeds; of its head only `priors` matters here.
+          network: whose backbone embeds; of its head only what `priors` looks at matters here.
           backbone_parameters: of the backbone.
           mesh: the devices that batches are spread over.
           split: the pictures.
@@ -72,9 +72,6 @@ class TestFeatures:
         self._store = store
         self._kept = kept
         self._query: tuple[int, tuple[jax.Array, ...]] | None = None
-        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-        features = jax.eval_shape(network.features, backbone_parameters, image)
-        self._block4_channels = features.block4.shape[-1]
         self._embed, self._last_block = _compiled_backbone(network, mesh)
 
     def embed(self, episodes: Iterable[Episode]) -> None:
@@ -143,23 +140,25 @@ class TestFeatures:
         given = np.stack([label for _, _, label in filled])
         of_pictures = [self._store.get(("picture", picture)) for picture, _, _ in filled]
         middle = jnp.stack([features["middle"] for features in of_pictures])
-        seen = {"middle": middle}
-        if "high" in self._network.head.priors:
+        head, high = self._network.head, None
+        if "high" in head.priors:
             if self._network.masked_support:
-                block4 = middle[..., : self._block4_channels]
+                block4 = head.features_of("block4", PictureFeatures(middle, high))
                 spread = jax.device_put((block4, given), batch_sharding(self._mesh))
-                seen["high"] = self._last_block(self._parameters, *spread)
+                high = self._last_block(self._parameters, *spread)
             else:
-                seen["high"] = jnp.stack([features["high"] for features in of_pictures])
+                high = jnp.stack([features["high"] for features in of_pictures])
+        seen = {
+            name: np.asarray(head.features_of(name, PictureFeatures(middle, high)))
+            for name in set(head.priors) - {"contrast"}
+        }
         foreground = np.asarray(at_size(given == 1, middle.shape[1:3]))
-        of_priors = set(self._network.head.priors)
-        seen = {name: np.asarray(seen[name]) for name in of_priors & seen.keys()}
-        if "contrast" in of_priors:
+        if "contrast" in head.priors:
             prototypes = np.asarray(_contrast_prototypes(middle, given))
         for number, (picture, class_id, _) in enumerate(supports):
             inside = foreground[number] > 0
             kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
-            if "contrast" in of_priors:
+            if "contrast" in head.priors:
                 kept["contrast"] = prototypes[number]
             kept["foreground"] = foreground[number]
             self._store.put(("support", picture, class_id), kept)
@@ -198,10 +197,11 @@ class TestFeatures:
     def _of_query(self, query: int) -> tuple[jax.Array, ...]:
         """Returns the features that prior masks look at, once for a query's run of episodes."""
         if self._query is None or self._query[0] != query:
-            features = self._store.get(("picture", query))
-            features = features | {"contrast": features["middle"]}
-            wanted = tuple(jnp.asarray(features[name]) for name in self._network.head.priors)
-            self._query = query, wanted
+            kept = self._store.get(("picture", query))
+            features = PictureFeatures(jnp.asarray(kept["middle"]), kept.get("high"))
+            head = self._network.head
+            wanted = (jnp.asarray(head.features_of(name, features)) for name in head.priors)
+            self._query = query, tuple(wanted)
         return self._query[1]
 
 

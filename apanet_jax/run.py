@@ -361,6 +361,7 @@ def make_network(config: ConfigDict) -> Network:
         negatives=model.negatives,
         resemblance_limit=model.resemblance_limit,
         priors=tuple(model.priors),
+        block4_channels=backbones.spec(config.backbone.name).block4_channels,
         agnostic_prior=model.agnostic_prior,
         unit_features=model.unit_features,
         prior_scale=model.prior_scale,

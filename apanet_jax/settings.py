@@ -225,7 +225,7 @@ def _range() -> tuple[Callable[[Any], bool], str]:
     return holds, "two numbers above 0, the smaller first"
 
 
-_PRIORS = ("high", "middle", "contrast")
+_PRIORS = ("high", "middle", "block4", "block3", "contrast")
 
 _RULES = {
     "seed": _number(0, 2**31 - 1),

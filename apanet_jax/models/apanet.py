@@ -80,8 +80,11 @@ class APANet(nn.Module):
       regions: what gives the class-agnostic branch its prototypes: "kmeans", the query's clusters;
         "grid", the cells of a square grid over the query, of which there must be n (4, 9, 16, ...),
         as in spatial pyramid pooling; "support", the supports' background, one prototype (n = 1).
-      priors: what gives a prior mask, a channel each, any of: the features "high" and "middle", and
-        "contrast", which compares the middle ones with the supports' background too.
+      priors: what gives a prior mask, a channel each, any of: the features "high" and "middle", of
+        the middle ones "block4" or "block3" alone, and "contrast", which compares the middle ones
+        with the supports' background too.
+      block4_channels: how many of the middle features' channels are block 4's, which come first;
+        the rest are block 3's. It is the backbone's, see `backbones.spec`.
       negatives: how many clusters' prototypes the foreground is compared with, in one comparison
         each, instead of the paper's one drawn at random.
       resemblance_limit: background clusters whose mean has a larger cosine than this to the
@@ -113,6 +116,7 @@ class APANet(nn.Module):
     negatives: int = 1
     resemblance_limit: float = 1.0
     priors: tuple[str, ...] = ("high",)
+    block4_channels: int = 1024
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
     unit_features: bool = False
     prior_scale: float = 1.0
@@ -137,6 +141,18 @@ class APANet(nn.Module):
         It has the same parameters.
         """
         return self.clone(num_clusters=0, regions="kmeans", negatives=1, resemblance_limit=1.0)
+
+    @nn.nowrap
+    def features_of(self, name: str, features: PictureFeatures) -> Float[Array, "*batch channels"]:
+        """Returns the features that the prior mask of a name looks at."""
+        middle = features.middle
+        return {
+            "high": features.high,
+            "middle": middle,
+            "block4": middle[..., : self.block4_channels],
+            "block3": middle[..., self.block4_channels :],
+            "contrast": middle,
+        }[name]
 
     def setup(self):
         self.reduce_support = Reduction(self.channels, self.reduction_bias, self.unit_features)
@@ -284,7 +300,7 @@ class APANet(nn.Module):
         def mask(name):
             if name == "contrast":
                 return contrast_prior(query.middle, support.middle, foreground, background)
-            of_name = getattr(query, name), getattr(support, name)
+            of_name = (self.features_of(name, features) for features in (query, support))
             return prior_mask(*of_name, foreground, stretch=self.stretch_prior)
 
         return jax.lax.stop_gradient(jnp.stack([mask(name) for name in self.priors], -1))
