@@ -207,7 +207,7 @@ class Run:
         head = self.network.head
         identity = (
             f"{self._features_identity()} {self.network.masked_support} {head.priors} "
-            f"{head.stretch_prior} {self.config.features.keep}"
+            f"{head.stretch_prior} {head.foreground_prototypes} {self.config.features.keep}"
         )
         if _EMBEDDED.get("identity") != identity:
             _EMBEDDED.clear()
@@ -358,6 +358,7 @@ def make_network(config: ConfigDict) -> Network:
         agnostic_levels=model.agnostic_levels,
         num_clusters=model.num_clusters,
         regions=model.regions,
+        foreground_prototypes=model.foreground_prototypes,
         negatives=model.negatives,
         resemblance_limit=model.resemblance_limit,
         priors=tuple(model.priors),

@@ -248,6 +248,7 @@ _RULES = {
     "model.channels": _number(1),
     "model.num_clusters": _number(0),
     "model.regions": _one_of("kmeans", "grid", "support"),
+    "model.foreground_prototypes": _number(1, 16),
     "model.negatives": _number(1),
     "model.resemblance_limit": _number(-1, 1),
     "model.agnostic_weight": _number(0, 1),

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from apanet_jax.models.apanet import APANet, PictureFeatures, at_size, grid_regions
+from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
 from apanet_jax.models.prior import prior_mask
+from apanet_jax.models.prototypes import grid_regions
 from apanet_jax.train_step import cross_entropy, losses
 from tests.literal import (
     BATCH,
@@ -224,7 +225,9 @@ def test_the_supports_background_is_a_prototype_of_its_own():
     flipped = np.where(labels == 255, 255, 1 - labels).astype(np.uint8)
     encoded = module.apply({"params": parameters}, query.middle, method="encode_query")
     shares = np.asarray(at_size(flipped == 1, (SIZE, SIZE)))
-    prototype = module.apply({"params": parameters}, support.middle, shares, method="prototypes")
+    prototype = module.apply(
+        {"params": parameters}, support.middle, shares[..., None], method="prototypes"
+    )
     expected = module.apply(
         {"params": parameters}, encoded, prototype.mean(1), 1 - outputs.prior, method="compare"
     )
