@@ -28,7 +28,8 @@ def main() -> int | None:
         return _verify(None, _WORKDIR.value)
     config, name = config_of(_CONFIG)
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
-    from apanet_jax.variants import keep_compiled, run_all
+    from apanet_jax.compilation import keep_compiled
+    from apanet_jax.variants import run_all
 
     keep_compiled(config.compilation_cache)
     workdir = Path(_WORKDIR.value or f"runs/{name}")
