@@ -29,6 +29,7 @@ from apanet_jax.metrics import EpisodeCounts
 from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.models.prior import contrast, contrast_prototypes, shot_prior
+from apanet_jax.models.prototypes import allocation, foreground_parts, over_shots, part_means
 from apanet_jax.train_step import batch_sharding, replicated
 
 _FEWEST_POSITIONS = 64
@@ -56,7 +57,8 @@ class TestFeatures:
         """Embeds nothing yet.
 
         Args:
-          network: whose backbone embeds; of its head only `priors` matters here.
+          network: whose backbone embeds; of its head only the prior masks and the number of
+            foreground prototypes matter here.
           backbone_parameters: of the backbone.
           mesh: the devices that batches are spread over.
           split: the pictures.
@@ -72,9 +74,6 @@ class TestFeatures:
         self._store = store
         self._kept = kept
         self._query: tuple[int, tuple[jax.Array, ...]] | None = None
-        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-        features = jax.eval_shape(network.features, backbone_parameters, image)
-        self._block4_channels = features.block4.shape[-1]
         self._embed, self._last_block = _compiled_backbone(network, mesh)
 
     def embed(self, episodes: Iterable[Episode]) -> None:
@@ -134,7 +133,7 @@ class TestFeatures:
                 self._store.put(("picture", picture), present)
 
     def _keep_supports(self, supports: Sequence[tuple[int, int, np.ndarray]]) -> None:
-        """Keeps where supports show a class, and the features there that prior masks look at.
+        """Keeps where supports show a class, in parts, and the features there for prior masks.
 
         Args:
           supports: a batch of them or less, each a picture, a class and the label of the two.
@@ -143,34 +142,41 @@ class TestFeatures:
         given = np.stack([label for _, _, label in filled])
         of_pictures = [self._store.get(("picture", picture)) for picture, _, _ in filled]
         middle = jnp.stack([features["middle"] for features in of_pictures])
-        seen = {"middle": middle}
-        if "high" in self._network.head.priors:
+        head, high = self._network.head, None
+        if "high" in head.priors:
             if self._network.masked_support:
-                block4 = middle[..., : self._block4_channels]
+                block4 = head.features_of("block4", PictureFeatures(middle, high))
                 spread = jax.device_put((block4, given), batch_sharding(self._mesh))
-                seen["high"] = self._last_block(self._parameters, *spread)
+                high = self._last_block(self._parameters, *spread)
             else:
-                seen["high"] = jnp.stack([features["high"] for features in of_pictures])
+                high = jnp.stack([features["high"] for features in of_pictures])
+        seen = {
+            name: np.asarray(head.features_of(name, PictureFeatures(middle, high)))
+            for name in set(head.priors) - {"contrast"}
+        }
         foreground = np.asarray(at_size(given == 1, middle.shape[1:3]))
-        of_priors = set(self._network.head.priors)
-        seen = {name: np.asarray(seen[name]) for name in of_priors & seen.keys()}
-        if "contrast" in of_priors:
+        of_parts = jax.device_get(_parts(middle, foreground, head.foreground_prototypes))
+        if "contrast" in head.priors:
             prototypes = np.asarray(_contrast_prototypes(middle, given))
         for number, (picture, class_id, _) in enumerate(supports):
             inside = foreground[number] > 0
             kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
-            if "contrast" in of_priors:
+            if "contrast" in head.priors:
                 kept["contrast"] = prototypes[number]
-            kept["foreground"] = foreground[number]
+            kept |= {name: x[number] for name, x in of_parts.items()}
             self._store.put(("support", picture, class_id), kept)
 
     def middle(self, picture: int) -> np.ndarray | jax.Array:
         """Returns a picture's middle features `[h, w, c]`."""
         return self._store.get(("picture", picture))["middle"]
 
-    def foreground(self, support: int, class_id: int) -> np.ndarray | jax.Array:
-        """Returns where a support shows the class, `[h, w]` at the features' size."""
-        return self._store.get(("support", support, class_id))["foreground"]
+    def parts(self, support: int, class_id: int) -> np.ndarray | jax.Array:
+        """Returns where a support shows the class, `[h, w, parts]`: see `foreground_parts`."""
+        return self._store.get(("support", support, class_id))["parts"]
+
+    def means(self, support: int, class_id: int) -> np.ndarray | jax.Array:
+        """Returns the means of the middle features of several parts, `[parts, c]`."""
+        return self._store.get(("support", support, class_id))["means"]
 
     def prior(self, query: int, support: int, class_id: int) -> np.ndarray | jax.Array:
         """Returns the prior masks `[h, w, p]` of a query by one support.
@@ -178,7 +184,7 @@ class TestFeatures:
         They are kept where memory has room for them, for other heads and shots; else made anew.
         """
         head = self._network.head
-        size = self.foreground(support, class_id).shape
+        size = self.parts(support, class_id).shape[:2]
         if not head.priors:
             return np.zeros((*size, 0), np.float32)
         key = "prior", query, support, class_id
@@ -198,10 +204,11 @@ class TestFeatures:
     def _of_query(self, query: int) -> tuple[jax.Array, ...]:
         """Returns the features that prior masks look at, once for a query's run of episodes."""
         if self._query is None or self._query[0] != query:
-            features = self._store.get(("picture", query))
-            features = features | {"contrast": features["middle"]}
-            wanted = tuple(jnp.asarray(features[name]) for name in self._network.head.priors)
-            self._query = query, wanted
+            kept = self._store.get(("picture", query))
+            features = PictureFeatures(jnp.asarray(kept["middle"]), kept.get("high"))
+            head = self._network.head
+            wanted = (jnp.asarray(head.features_of(name, features)) for name in head.priors)
+            self._query = query, tuple(wanted)
         return self._query[1]
 
 
@@ -242,16 +249,14 @@ def count_episodes_once(
         for start in range(0, len(order), batch_size):
             chunk = [episodes[i] for i in order[start : start + batch_size]]
             filled = chunk + chunk[-1:] * (batch_size - len(chunk))
-            arrays = [head.inputs(episode) for episode in filled]
+            inputs = [head.inputs(episode) for episode in filled]
             labels = [_label(split, e.query, e.class_id, label_side) for e in filled]
-            inputs = (
-                jax.tree.map(lambda *x: jnp.concatenate(x), *(a[0] for a in arrays)),
-                jnp.stack([a[1] for a in arrays]),
-                jnp.stack([a[2] for a in arrays]),
+            arrays = (
+                jax.tree.map(lambda *x: jnp.concatenate(x), *inputs),
                 np.stack([label["original_label"] for label in labels]),
                 np.stack([label["original_side"] for label in labels]),
             )
-            counts = compare(parameters, *jax.device_put(inputs, batch_sharding(mesh)))
+            counts = compare(parameters, *jax.device_put(arrays, batch_sharding(mesh)))
             found.append((counts, len(chunk)))
             progress.update(len(chunk))
     ordered = [
@@ -268,31 +273,42 @@ class _Head:
 
     def __init__(self, head: APANet, parameters: Parameters, features: TestFeatures):
         self._features, self._parameters = features, parameters
+        self._several = head.foreground_prototypes > 1
         self._encode, self._pool = _compiled_parts(head)
         self._encoded: tuple[int, Any] | None = None
         self._prototypes: dict[tuple[int, int], np.ndarray] = {}
 
-    def inputs(self, episode: Episode) -> tuple[Any, jax.Array, jax.Array]:
-        """Returns an episode's encoded query, its prototype and its prior masks."""
-        query, class_id = episode.query, episode.class_id
+    def inputs(self, episode: Episode) -> tuple[Any, jax.Array, jax.Array, jax.Array | None]:
+        """Returns what `APANet.compare` is given of an episode, as a batch of one."""
+        query, supports, class_id = episode.query, episode.supports, episode.class_id
         if self._encoded is None or self._encoded[0] != query:
             self._encoded = query, self._encode(self._parameters, self._features.middle(query))
-        prototypes = [self._prototype(support, class_id) for support in episode.supports]
-        priors = [self._features.prior(query, support, class_id) for support in episode.supports]
-        return self._encoded[1], *_means(prototypes, priors)
+        prototypes = [self._of_support(support, class_id) for support in supports]
+        priors = [self._features.prior(query, support, class_id) for support in supports]
+        allocations = None
+        if self._several:
+            means = [self._features.means(support, class_id) for support in supports]
+            allocations = _allocations(self._features.middle(query), means)
+        return self._encoded[1], *_over_shots(prototypes, priors, allocations)
 
-    def _prototype(self, support: int, class_id: int) -> jax.Array:
+    def _of_support(self, support: int, class_id: int) -> jax.Array:
         key = support, class_id
         if key not in self._prototypes:
             middle = self._features.middle(support)
-            foreground = self._features.foreground(support, class_id)
-            self._prototypes[key] = self._pool(self._parameters, middle, foreground)
+            parts = self._features.parts(support, class_id)
+            self._prototypes[key] = self._pool(self._parameters, middle, parts)
         return self._prototypes[key]
 
 
 @jax.jit
-def _means(prototypes, priors):
-    return jnp.stack(prototypes).mean(0), jnp.stack(priors).mean(0)
+def _allocations(middle, means):
+    return allocation(middle[None], jnp.stack(means))[None]
+
+
+@jax.jit
+def _over_shots(prototypes, priors, allocations):
+    prototypes, assignment = over_shots(jnp.stack(prototypes)[None], allocations)
+    return prototypes, jnp.stack(priors).mean(0)[None], assignment
 
 
 @functools.lru_cache(maxsize=2)
@@ -311,9 +327,9 @@ def _compiled_parts(head: APANet):
     def encode(parameters, middle):
         return head.apply({"params": parameters}, middle[None], method="encode_query")
 
-    def pool(parameters, middle, foreground):
+    def pool(parameters, middle, parts):
         return head.apply(
-            {"params": parameters}, middle[None, None], foreground[None, None], method="prototypes"
+            {"params": parameters}, middle[None, None], parts[None, None], method="prototypes"
         )[0, 0]
 
     return jax.jit(encode), jax.jit(pool)
@@ -321,14 +337,21 @@ def _compiled_parts(head: APANet):
 
 @functools.lru_cache(maxsize=8)
 def _compiled_comparison(head: APANet, mesh: Mesh):
-    def compare(parameters, encoded, prototype, prior, label, side):
-        logits = head.apply(
-            {"params": parameters}, encoded, prototype, prior, method="compare"
-        ).logits
+    def compare(parameters, inputs, label, side):
+        logits = head.apply({"params": parameters}, *inputs, method="compare").logits
         return score(logits[..., 1] - logits[..., 0], label, side)
 
     whole, spread = replicated(mesh), batch_sharding(mesh)
-    return jax.jit(compare, in_shardings=(whole, *[spread] * 5), out_shardings=spread)
+    return jax.jit(compare, in_shardings=(whole, *[spread] * 3), out_shardings=spread)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _parts(middle, foreground, count):
+    """Returns supports' parts `[n, h, w, count]`, and the means `[n, count, c]` of several."""
+    parts = foreground_parts(middle, foreground, count)
+    if count == 1:
+        return {"parts": parts}
+    return {"parts": parts, "means": part_means(middle, parts)}
 
 
 @jax.jit

@@ -19,8 +19,8 @@ assert not unexpected and all(name.startswith("layer") for name in missing)  # i
 
 _PYTORCH_CONV = """\
 In PyTorch, with `query` and `support` the concatenated middle features `[B, c, h, w]`, the
-prototype `[B, d, 1, 1]` the average of `down_supp`'s output under the support's mask, and `prior`
-`[B, p, h, w]`:
+prototype `[B, d, 1, 1]` the average of `down_supp`'s output under the support's mask (of several,
+`[B, d, h, w]`: at each position that of its part), and `prior` `[B, p, h, w]`:
 
 ```python
 from safetensors.torch import load_file
@@ -140,6 +140,7 @@ def _facts(config: ConfigDict, checkpoint: str, step: int) -> list[tuple[str, An
         ("pictures", f"{config.image_size}x{config.image_size} pixels, {_normalisation(config)}"),
         ("comparison", model.comparison),
         ("prior masks from", ", ".join(model.priors) or "none"),
+        ("prototypes of a support", model.foreground_prototypes),
         ("class-agnostic branch, in training", branch if model.num_clusters else "none"),
         ("training supports", config.shot),
         ("checkpoint", f"{checkpoint}, step {step}, seed {config.seed}"),

@@ -207,7 +207,7 @@ class Run:
         head = self.network.head
         identity = (
             f"{self._features_identity()} {self.network.masked_support} {head.priors} "
-            f"{head.stretch_prior} {self.config.features.keep}"
+            f"{head.stretch_prior} {head.foreground_prototypes} {self.config.features.keep}"
         )
         if _EMBEDDED.get("identity") != identity:
             _EMBEDDED.clear()
@@ -366,9 +366,11 @@ def make_network(config: ConfigDict) -> Network:
         agnostic_levels=model.agnostic_levels,
         num_clusters=model.num_clusters,
         regions=model.regions,
+        foreground_prototypes=model.foreground_prototypes,
         negatives=model.negatives,
         resemblance_limit=model.resemblance_limit,
         priors=tuple(model.priors),
+        block4_channels=backbones.spec(config.backbone.name).block4_channels,
         agnostic_prior=model.agnostic_prior,
         unit_features=model.unit_features,
         prior_scale=model.prior_scale,

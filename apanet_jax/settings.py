@@ -225,7 +225,7 @@ def _range() -> tuple[Callable[[Any], bool], str]:
     return holds, "two numbers above 0, the smaller first"
 
 
-_PRIORS = ("high", "middle", "contrast")
+_PRIORS = ("high", "middle", "block4", "block3", "contrast")
 
 _RULES = {
     "seed": _number(0, 2**31 - 1),
@@ -248,6 +248,7 @@ _RULES = {
     "model.channels": _number(1),
     "model.num_clusters": _number(0),
     "model.regions": _one_of("kmeans", "grid", "support"),
+    "model.foreground_prototypes": _number(1, 16),
     "model.negatives": _number(1),
     "model.resemblance_limit": _number(-1, 1),
     "model.agnostic_weight": _number(0, 1),

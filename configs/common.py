@@ -39,10 +39,11 @@ def get_config() -> ConfigDict:
     config.model.channels = 256
     config.model.num_clusters = 3  # the paper's n; 0 is the baseline
     config.model.regions = "kmeans"  # or "grid" (n square cells), "support" (its background)
+    config.model.foreground_prototypes = 1  # of a support's foreground, up to 16: its clusters'
     config.model.negatives = 1  # clusters that the foreground is compared with
     config.model.resemblance_limit = 1.0  # cosine that leaves a cluster out of the losses; 1: none
     config.model.agnostic_weight = 0.5  # the paper's lambda
-    config.model.priors = ("high",)  # masks: "high", "middle", "contrast"
+    config.model.priors = ("high",)  # masks; also "middle", "block4", "block3", "contrast"
     config.model.agnostic_prior = "complement"  # or "same", "zeros"
     config.model.prior_scale = 1.0  # factor of the prior masks' channels
     config.model.stretch_prior = True  # min-max normalised; otherwise the cosines themselves

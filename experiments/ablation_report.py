@@ -100,6 +100,9 @@ def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[s
     baseline = row.against or table.baseline
     folders = finished(workdir, row.run)
     results = {key: json.loads((p / "results.json").read_text()) for key, p in folders.items()}
+    pairs = _pairs(workdir, row.run, baseline) if row.run != baseline else {}
+    rows_of_paper = {(p.table, p.row): p for p in published_ablations()}
+    published = rows_of_paper.get((table.paper, row.paper))
     lines = []
     for shot in sorted({r["shot"] for rows in results.values() for r in rows}):
         scores = {
@@ -108,14 +111,11 @@ def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[s
         }
         line = {"row": row.label, "run": row.run, "shot": shot} | _means(scores)
         line |= {"difference": None, "low": None, "high": None, "above": None, "pairs": None}
-        pairs = _pairs(workdir, row.run, baseline) if row.run != baseline else {}
         if pairs:
             line |= _against(pairs, shot, block)
-        of_paper = [
-            p for p in published_ablations() if (p.table, p.row) == (table.paper, row.paper)
-        ]
-        line["paper_folds"] = list(of_paper[0].folds) if of_paper and shot == 1 else None
-        line["paper_mean"] = of_paper[0].mean if of_paper and shot == 1 else None
+        of_paper = published if shot == 1 else None
+        line["paper_folds"] = list(of_paper.folds) if of_paper else None
+        line["paper_mean"] = of_paper.mean if of_paper else None
         lines.append(line)
     return lines
 

@@ -17,8 +17,10 @@ the paper's row. Rows of `training_free.py` with the same WORKDIR stand below.
 
 Beyond the paper: `--table=hidden` trains baseline and APANet on as many pictures with more or fewer
 novel objects hidden in them: by the paper's explanation the gain must grow with their share.
-`--table=beyond` tries changes of APANet, each by itself; `--table=rate` is what the learning rate
-was chosen by, for the baseline.
+`--table=beyond` tries changes of APANet, by themselves and together with the prior with contrast;
+`--table=why` asks what its gain depends on: rows that train a baseline too hold APANet against that
+one, the others against APANet as it is. `--table=rate` is what the learning rate was chosen by, for
+the baseline.
 """
 
 import sys
@@ -41,6 +43,14 @@ from experiments.ablation_report import NO_LEARNING, Row, Table, write_table
 
 BASELINE = "baseline"
 SHARES = (0.0, 0.5, 1.0)
+TRAININGS = {
+    "200 steps": ("steps200", "steps=200"),
+    "800 steps": ("steps800", "steps=800"),
+    "half of the reduced channels dropped": ("dropout", "reduction_dropout=0.5"),
+    "prior mask not scaled": ("prior_scale1", "prior_scale=1.0"),
+    "no prior mask": ("no_prior", "priors="),
+}
+"""What baseline and APANet are trained with, to see what is left of the gain: names, options."""
 RUNS = (
     {BASELINE: "num_clusters=0"}
     | {f"clusters{n}": f"num_clusters={n}" for n in range(1, 6)}
@@ -53,13 +63,28 @@ RUNS = (
         for name, n in ((BASELINE, 0), ("apanet", 3))
     }
     | {f"rate{factor}": f"num_clusters=0,rate_factor={factor}" for factor in (1, 3, 10, 30, 100)}
+    | dict(TRAININGS.values())
+    | {f"{name}_{BASELINE}": f"{options},num_clusters=0" for name, options in TRAININGS.values()}
     | {
-        "dropout": "reduction_dropout=0.5",
+        "start_plusplus": "kmeans_init=k-means++",
+        "start_random": "kmeans_init=random",
+        "clusters_high": "cluster_features=high",
+        "opposite_same": "agnostic_prior=same",
+        "opposite_zeros": "agnostic_prior=zeros",
+    }
+    | {
         "negatives3": "negatives=3",
         "resembling": "resemblance_limit=0.5",
+        "prototypes2": "foreground_prototypes=2",
+        "prototypes3": "foreground_prototypes=3",
+        "depths2": "priors=block3+block4",
+        "depths3": "priors=middle+block3+block4",
         "contrast": "priors=middle+contrast",
         "contrast_baseline": "priors=middle+contrast,num_clusters=0",
         "contrast_shot5": "priors=middle+contrast,shot=5",
+        "contrast_prototypes2": "priors=middle+contrast,foreground_prototypes=2",
+        "contrast_negatives3": "priors=middle+contrast,negatives=3",
+        "contrast_resembling": "priors=middle+contrast,resemblance_limit=0.5",
     }
 )
 """What is run, by name: options that are added to the config, whose n is 3 and lambda 0.5."""
@@ -125,7 +150,7 @@ TABLES = {
     "rate": Table(
         "",
         "Learning rate of the baseline, times 0.0025",
-        (*(Row(str(factor), f"rate{factor}") for factor in (1, 3, 10, 30, 100)),),
+        tuple(Row(str(factor), f"rate{factor}") for factor in (1, 3, 10, 30, 100)),
     ),
     "hidden": Table(
         "",
@@ -150,18 +175,45 @@ TABLES = {
             Row("half of the reduced channels dropped", "dropout"),
             Row("three negatives", "negatives3"),
             Row("resembling clusters left out", "resembling"),
+            Row("two foreground prototypes", "prototypes2"),
+            Row("three foreground prototypes", "prototypes3"),
+            Row("priors of two depths", "depths2"),
+            Row("priors of three", "depths3"),
             Row("prior with contrast", "contrast"),
             Row("prior with contrast, no branch", "contrast_baseline"),
+            Row("contrast, two foreground prototypes", "contrast_prototypes2"),
+            Row("contrast, three negatives", "contrast_negatives3"),
+            Row("contrast, resembling clusters left out", "contrast_resembling"),
             *_FREE,
+        ),
+        baseline="clusters3",
+    ),
+    "why": Table(
+        "",
+        "What the effect depends on",
+        (
+            Row("baseline", BASELINE),
+            Row("APANet above it", "clusters3", against=BASELINE),
+            *(
+                row
+                for label, (name, _) in TRAININGS.items()
+                for row in (
+                    Row(f"{label}: baseline", f"{name}_{BASELINE}"),
+                    Row(f"{label}: APANet above it", name, against=f"{name}_{BASELINE}"),
+                )
+            ),
+            Row("clusters start by k-means++", "start_plusplus"),
+            Row("clusters start at random", "start_random"),
+            Row("high-level features clustered", "clusters_high"),
+            Row("the branch's prior: not the complement", "opposite_same"),
+            Row("the branch's prior: zeros", "opposite_zeros"),
         ),
         baseline="clusters3",
     ),
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
-_TABLES = flags.DEFINE_list(
-    "table", ["4", "5", "6", "7"], "Which tables: 4, 5, 6, 7, main, hidden, beyond, rate."
-)
+_TABLES = flags.DEFINE_list("table", ["4", "5", "6", "7"], f"Which tables: {', '.join(TABLES)}.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where runs and tables are kept.")
 _FOLDS = flags.DEFINE_list("folds", [], "Which folds; all, unless the config names some.")
 _SEEDS = flags.DEFINE_list("seeds", [], "Which seeds; 0, 1, 2, unless the config names some.")

@@ -26,8 +26,8 @@ from apanet_jax import drawing
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.loader import load_evaluation_episode
 from apanet_jax.errors import Parser, UserError, main_guard
-from apanet_jax.models.apanet import grid_regions
 from apanet_jax.models.network import Batch
+from apanet_jax.models.prototypes import grid_regions
 from apanet_jax.pictures import at_label_size, predict
 from apanet_jax.run import Run, make_run
 from apanet_jax.scoring import TrainedHead, trained_heads

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
-from apanet_jax.models.apanet import AREA_EPSILON, IGNORE, APANet
+from apanet_jax.models.apanet import IGNORE, APANet
 from apanet_jax.models.network import Network
+from apanet_jax.models.prototypes import AREA_EPSILON
 from apanet_jax.weights.head import head_tensors
 from apanet_jax.weights.load import TABLES, parameter_shapes
 from apanet_jax.weights.mapping import convert
@@ -313,6 +314,7 @@ def _check(head: APANet, backbone_name: str) -> None:
         raise UserError(f"no PyTorch peer of {backbone_name!r}: expected a ResNet or a VGG-16")
     known = {
         "comparison": "conv",
+        "foreground_prototypes": 1,
         "priors": ("high",),
         "agnostic_prior": "complement",
         "unit_features": False,

@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from apanet_jax import settings
 from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.paper import published_ablations
+from configs import folder
 from experiments import ablations
 from experiments.ablation_report import Row, Table, finished, write_table
 from experiments.paired import difference, miou, read_sums
@@ -143,6 +145,12 @@ def test_every_row_of_the_papers_ablations_has_a_run():
     for table in ablations.TABLES.values():
         for run in table.runs:
             assert run in ablations.RUNS or run.startswith("free_")
+
+
+def test_every_run_can_be_made_and_stands_in_a_table():
+    assert set(ablations.RUNS) <= set().union(*(t.runs for t in ablations.TABLES.values()))
+    for options in ablations.RUNS.values():
+        settings.check(folder.get_config(options))
 
 
 @pytest.mark.slow

@@ -345,6 +345,7 @@ BAD_OPTIONS = {
     "dtype=float16": "bfloat16",
     "comparison=cosine": "'conv', 'fem'",
     "priors=low": "some of",
+    "foreground_prototypes=0": "'model.foreground_prototypes' is 0",
     "pyramid_bins=0": "'model.pyramid_bins' is (0,)",
     "num_clusters=-3": "'model.num_clusters' is -3",
     "num_clusters=0,agnostic_weight=1": "leaves nothing to learn",

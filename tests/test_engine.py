@@ -71,6 +71,12 @@ def both(run, parameters, shot):
         pytest.param("priors=high,stretch_prior=False", marks=pytest.mark.slow),
         pytest.param("priors=", marks=pytest.mark.slow),
         pytest.param("priors=middle+contrast", marks=pytest.mark.slow),
+        pytest.param("priors=block3+block4+high,masked_support=True", marks=pytest.mark.slow),
+        "foreground_prototypes=3,priors=middle",
+        pytest.param(
+            "foreground_prototypes=2,comparison=fem,pyramid_bins=4+0.5,priors=contrast",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("keep=True", marks=pytest.mark.slow),
         pytest.param("shared_reduction=True,devices=1", marks=pytest.mark.slow),
     ],

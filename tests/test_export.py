@@ -110,7 +110,7 @@ def test_the_card_s_pytorch_lines_compute_the_head_s_logits(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     first = {
         "query": query.middle,
-        "prototype": state["intermediates"]["prototype"][0][:, None, None],
+        "prototype": state["intermediates"]["prototypes"][0][:, None],
         "prior": outputs.prior,
     }
     names = {name: torch.tensor(np.asarray(x)).permute(0, 3, 1, 2) for name, x in first.items()}

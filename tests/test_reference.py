@@ -60,7 +60,7 @@ def computed(case, arrays, dtype):
             "down_query": inside["reduced_query"][0],
         }
         return {name: _first_channels(x) for name, x in maps.items()} | {
-            "prototype": inside["prototype"][0][0],
+            "prototype": inside["prototypes"][0][0, 0],
             # As the first pyramid level receives it.
             "prior": resize_bilinear(outputs.prior, arrays["prior"].shape)[0, :, :, 0],
             "logits": jnp.moveaxis(resize_bilinear(outputs.logits, label.shape[1:])[0], -1, 0),

@@ -2,7 +2,7 @@
 
 The head of the network: it takes a frozen backbone's features of an episode and holds every
 parameter that is trained. Equation numbers are the paper's. Whoever makes the collection
-"intermediates" mutable finds the reduced query features and the prototype in there.
+"intermediates" mutable finds the reduced query features and the prototypes in there.
 """
 
 import math
@@ -14,15 +14,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from apanet_jax.kernels.kmeans import kmeans
-from apanet_jax.kernels.pooling import cluster_average, masked_average
+from apanet_jax.kernels.pooling import masked_average
 from apanet_jax.models.comparison import Compared, ConvComparison
 from apanet_jax.models.feature_enrichment import PASCAL_BINS, FeatureEnrichment
 from apanet_jax.models.initializers import bias_init, kernel_init
 from apanet_jax.models.prior import contrast_prior, prior_mask
+from apanet_jax.models.prototypes import (
+    AREA_EPSILON,
+    allocation,
+    foreground_parts,
+    grid_regions,
+    over_shots,
+    part_means,
+    region_prototypes,
+)
 from apanet_jax.models.resize import resize_bilinear
 
 IGNORE = 255
-AREA_EPSILON = 0.0005
 FEATURE_EPSILON = 1e-6
 
 
@@ -80,8 +88,14 @@ class APANet(nn.Module):
       regions: what gives the class-agnostic branch its prototypes: "kmeans", the query's clusters;
         "grid", the cells of a square grid over the query, of which there must be n (4, 9, 16, ...),
         as in spatial pyramid pooling; "support", the supports' background, one prototype (n = 1).
-      priors: what gives a prior mask, a channel each, any of: the features "high" and "middle", and
-        "contrast", which compares the middle ones with the supports' background too.
+      priors: what gives a prior mask, a channel each, any of: the features "high" and "middle", of
+        the middle ones "block4" or "block3" alone, and "contrast", which compares the middle ones
+        with the supports' background too.
+      block4_channels: how many of the middle features' channels are block 4's, which come first;
+        the rest are block 3's. It is the backbone's, see `backbones.spec`.
+      foreground_prototypes: how many a support has, each of a cluster of its foreground by the
+        middle features, see `models.prototypes`; 1 is the paper's. A position is compared with the
+        one whose cluster it is most like, and with several supports with the mean of those.
       negatives: how many clusters' prototypes the foreground is compared with, in one comparison
         each, instead of the paper's one drawn at random.
       resemblance_limit: background clusters whose mean has a larger cosine than this to the
@@ -110,9 +124,11 @@ class APANet(nn.Module):
     agnostic_levels: bool = True
     num_clusters: int = 3
     regions: Literal["kmeans", "grid", "support"] = "kmeans"
+    foreground_prototypes: int = 1
     negatives: int = 1
     resemblance_limit: float = 1.0
     priors: tuple[str, ...] = ("high",)
+    block4_channels: int = 1024
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
     unit_features: bool = False
     prior_scale: float = 1.0
@@ -137,6 +153,18 @@ class APANet(nn.Module):
         It has the same parameters.
         """
         return self.clone(num_clusters=0, regions="kmeans", negatives=1, resemblance_limit=1.0)
+
+    @nn.nowrap
+    def features_of(self, name: str, features: PictureFeatures) -> Float[Array, "*batch channels"]:
+        """Returns the features that the prior mask of a name looks at."""
+        middle = features.middle
+        return {
+            "high": features.high,
+            "middle": middle,
+            "block4": middle[..., : self.block4_channels],
+            "block3": middle[..., self.block4_channels :],
+            "contrast": middle,
+        }[name]
 
     def setup(self):
         self.reduce_support = Reduction(self.channels, self.reduction_bias, self.unit_features)
@@ -171,13 +199,21 @@ class APANet(nn.Module):
         """
         size = query.middle.shape[1:3]
         foreground = at_size(support_labels == 1, size)
-        prototype = self.prototypes(support.middle, foreground, train=train).mean(1)
+        parts = foreground_parts(support.middle, foreground, self.foreground_prototypes)
+        allocations = None
+        if self.foreground_prototypes > 1:
+            means = part_means(support.middle, parts)
+            allocations = allocation(query.middle[:, None], means)
+        prototypes = self.prototypes(support.middle, parts, train=train)
+        prototypes, assignment = over_shots(prototypes, allocations)
         background = at_size(support_labels == 0, size)
         prior = self._prior_masks(query, support, foreground, background)
         encoded = self.encode_query(query.middle, train=train)
-        self.sow("intermediates", "prototype", prototype)
+        self.sow("intermediates", "prototypes", prototypes)
         labelled = query_label is not None
-        specific = self.compare(encoded, prototype, prior, levels=labelled, train=train)
+        specific = self.compare(
+            encoded, prototypes, prior, assignment, levels=labelled, train=train
+        )
         if not labelled or not self.num_clusters:
             return Outputs(specific.logits, prior, levels=specific.levels)
 
@@ -187,7 +223,7 @@ class APANet(nn.Module):
             resembling = behind * self._resembling(query, support, foreground, clusters, behind)
             behind -= resembling
         if self.regions == "support":
-            prototypes = self.prototypes(support.middle, background, train=train).mean(1)[:, None]
+            prototypes = self.prototypes(support.middle, background[..., None], train=train).mean(1)
             areas = background.sum((1, 2, 3))[:, None]
         else:
             reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
@@ -218,25 +254,25 @@ class APANet(nn.Module):
     def prototypes(
         self,
         middle: Float[Array, "batch shot height width channels"],
-        foreground: Float[Array, "batch shot height width"],
+        parts: Float[Array, "batch shot height width parts"],
         *,
         train: bool = False,
-    ) -> Float[Array, "batch shot reduced"]:
-        """Returns the prototype of each support (Eq. 1): its foreground's average.
+    ) -> Float[Array, "batch shot parts reduced"]:
+        """Returns the prototypes of each support (Eq. 1): the averages of its foreground's parts.
 
         Args:
           middle: features of the supports.
-          foreground: where the class is, at the features' size.
+          parts: where the class is, at the features' size; see `foreground_parts`.
           train: whether channels are dropped.
         """
         batch, shot, height, width, _ = middle.shape
         features = self.drop(self.reduce_support(middle), deterministic=not train)
         pooled, _ = masked_average(
             features.reshape(batch, shot, height * width, self.channels),
-            foreground.reshape(batch, shot, height * width, 1),
+            parts.reshape(batch, shot, height * width, parts.shape[-1]),
             epsilon=AREA_EPSILON,
         )
-        return pooled[:, :, 0]
+        return pooled
 
     def encode_query(
         self, middle: Float[Array, "batch height width channels"], *, train: bool = False
@@ -250,26 +286,29 @@ class APANet(nn.Module):
     def compare(
         self,
         encoded: Any,
-        prototype: Float[Array, "batch reduced"],
+        prototypes: Float[Array, "batch compared reduced"],
         prior: Float[Array, "batch height width priors"],
+        assignment: Float[Array, "batch height width compared"] | None = None,
         *,
         levels: bool = False,
         train: bool = False,
     ) -> Compared:
-        """Compares queries with one prototype each (Eq. 2, 3), as inference does.
+        """Compares queries with their prototypes (Eq. 2, 3), as inference does.
 
         Args:
           encoded: what `encode_query` returned.
-          prototype: the mean over the shots.
+          prototypes: of all shots, see `over_shots`.
           prior: the prior masks, the mean over the shots.
+          assignment: the prototypes' weights at each position; None: there is one, everywhere.
           levels: whether a pyramid's levels give logits too.
           train: whether channels are dropped.
         """
-        everywhere = jnp.ones((*prior.shape[:3], 1))
+        if assignment is None:
+            assignment = jnp.ones((*prior.shape[:3], 1))
         return self.comparison_module(
             encoded,
-            prototype[:, None],
-            everywhere,
+            prototypes,
+            assignment,
             self.prior_scale * prior,
             levels=levels,
             train=train,
@@ -284,7 +323,7 @@ class APANet(nn.Module):
         def mask(name):
             if name == "contrast":
                 return contrast_prior(query.middle, support.middle, foreground, background)
-            of_name = getattr(query, name), getattr(support, name)
+            of_name = (self.features_of(name, features) for features in (query, support))
             return prior_mask(*of_name, foreground, stretch=self.stretch_prior)
 
         return jax.lax.stop_gradient(jnp.stack([mask(name) for name in self.priors], -1))
@@ -380,26 +419,3 @@ class Reduction(nn.Module):
 def at_size(mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
     """Resizes masks to the features' size (bilinear, aligned corners)."""
     return resize_bilinear(mask.astype(jnp.float32)[..., None], size)[..., 0]
-
-
-def region_prototypes(
-    features: Float[Array, "batch height width channels"],
-    regions: Int[Array, "batch height width"],
-    background: Float[Array, "batch height width"],
-    count: int,
-) -> tuple[Float[Array, "batch regions channels"], Float[Array, "batch regions"]]:
-    """Returns the prototype of each region's background, and how large that is (Eq. 5, 6)."""
-    batch, height, width, channels = features.shape
-    return cluster_average(
-        features.reshape(batch, height * width, channels),
-        regions.reshape(batch, height * width),
-        background.reshape(batch, height * width),
-        count,
-        epsilon=AREA_EPSILON,
-    )
-
-
-def grid_regions(height: int, width: int, side: int) -> Int[Array, "height width"]:
-    """Numbers the cells of a grid of `side` x `side` over a map, row by row from 0."""
-    rows, columns = (jnp.arange(size) * side // size for size in (height, width))
-    return rows[:, None] * side + columns

@@ -30,25 +30,32 @@ class BackboneSpec(NamedTuple):
     Attributes:
       build: makes the module; takes `dtype`, and `stem` where there are several.
       stems: the stems to choose among; empty if there is only one.
-      middle_channels: of blocks 4 and 3 together.
+      block4_channels: of block 4.
+      block3_channels: of block 3.
       high_channels: of block 5.
     """
 
     build: Callable[..., nn.Module]
     stems: tuple[str, ...]
-    middle_channels: int
+    block4_channels: int
+    block3_channels: int
     high_channels: int
+
+    @property
+    def middle_channels(self) -> int:
+        """Channels of blocks 4 and 3 side by side, see `middle`."""
+        return self.block4_channels + self.block3_channels
 
 
 RESNET_STEMS = ("deep", "plain")
 
 BACKBONES = {
-    "efficientnet_lite0": BackboneSpec(EfficientNetLite0, (), 112 + 40, 320),
-    "resnet50": BackboneSpec(functools.partial(ResNet, RESNET50), RESNET_STEMS, 1024 + 512, 2048),
-    "resnet101": BackboneSpec(functools.partial(ResNet, RESNET101), RESNET_STEMS, 1024 + 512, 2048),
+    "efficientnet_lite0": BackboneSpec(EfficientNetLite0, (), 112, 40, 320),
+    "resnet50": BackboneSpec(functools.partial(ResNet, RESNET50), RESNET_STEMS, 1024, 512, 2048),
+    "resnet101": BackboneSpec(functools.partial(ResNet, RESNET101), RESNET_STEMS, 1024, 512, 2048),
     # One module: they differ in their weights' names only, once BatchNorm is folded in.
-    "vgg16": BackboneSpec(VGG16, (), 512 + 256, 512),
-    "vgg16_bn": BackboneSpec(VGG16, (), 512 + 256, 512),
+    "vgg16": BackboneSpec(VGG16, (), 512, 256, 512),
+    "vgg16_bn": BackboneSpec(VGG16, (), 512, 256, 512),
 }
 
 

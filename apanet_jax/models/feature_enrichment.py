@@ -88,7 +88,7 @@ class FeatureEnrichment(nn.Module):
         Args:
           encoded: what `encode_query` returned.
           prototypes: what to compare with.
-          assignment: 1 where a position is compared with a prototype, else 0.
+          assignment: the weights of the prototypes whose sum a position is compared with.
           prior: the prior masks, in [0, 1].
           levels: whether to compute the levels' own logits too, for their losses.
           train: whether channels are dropped (needs a "dropout" key).

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from apanet_jax.models.apanet import APANet, PictureFeatures, at_size, grid_regions
+from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
+from apanet_jax.models.prior import prior_mask
+from apanet_jax.models.prototypes import grid_regions
 from apanet_jax.train_step import cross_entropy, losses
 from tests.literal import (
     BATCH,
@@ -150,6 +152,18 @@ def test_a_head_that_looks_at_middle_features_alone_needs_no_others():
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_block_s_prior_mask_looks_at_that_block_alone():
+    query, support, labels, _ = episode()
+    alone = (query._replace(high=None), support._replace(high=None), labels)
+    module = head(priors=("block3", "block4", "middle"), block4_channels=2, num_clusters=0)
+    assert not module.clone(cluster_features="middle").needs_high
+    outputs = module.apply({"params": parameters_of(module, alone)}, *alone)
+    foreground = at_size(labels == 1, (SIZE, SIZE))
+    for channel, block in enumerate((slice(2, None), slice(2), slice(None))):
+        expected = prior_mask(query.middle[..., block], support.middle[..., block], foreground)
+        np.testing.assert_allclose(outputs.prior[..., channel], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("opposite", ["complement", "same", "zeros"])
 def test_the_scale_of_the_prior_is_the_scale_of_its_weights(opposite):
     inputs = episode()
@@ -211,7 +225,9 @@ def test_the_supports_background_is_a_prototype_of_its_own():
     flipped = np.where(labels == 255, 255, 1 - labels).astype(np.uint8)
     encoded = module.apply({"params": parameters}, query.middle, method="encode_query")
     shares = np.asarray(at_size(flipped == 1, (SIZE, SIZE)))
-    prototype = module.apply({"params": parameters}, support.middle, shares, method="prototypes")
+    prototype = module.apply(
+        {"params": parameters}, support.middle, shares[..., None], method="prototypes"
+    )
     expected = module.apply(
         {"params": parameters}, encoded, prototype.mean(1), 1 - outputs.prior, method="compare"
     )

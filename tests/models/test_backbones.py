@@ -35,6 +35,7 @@ def test_shapes_are_those_of_the_table(name, stem):
     features = jax.eval_shape(network.apply, {"params": parameters}, images)
     size = (5, 7) if name.startswith("vgg") else (9, 13)
     assert features.block3.shape[:3] == (2, 9, 13)
+    assert features.block4.shape == (2, *size, row.block4_channels)
     assert features.block5.shape == (2, *size, row.high_channels)
     assert jax.eval_shape(backbones.middle, features).shape == (2, *size, row.middle_channels)
     assert {f.dtype for f in features} == {jnp.dtype(jnp.float32)}
