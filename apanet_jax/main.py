@@ -38,26 +38,25 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
 
 def main() -> int | None:
     """Runs what the flags say; returns 1 where results are not what they were."""
+    config, name = None, ""
+    if _MODE.value != "verify" or flags.FLAGS[_CONFIG.name].value is not None:
+        config, name = config_of(_CONFIG)
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
-    from apanet_jax import distributed
+    from apanet_jax import compilation, distributed
 
+    if config is not None and config.deterministic:
+        compilation.make_deterministic()
     others = (_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with distributed.session(*others, timeout=_JOIN_TIMEOUT.value):
-        return _main()
+        if config is None:
+            return _verify(None, _WORKDIR.value)
+        from apanet_jax.variants import run_all
 
-
-def _main() -> int | None:
-    if _MODE.value == "verify" and flags.FLAGS[_CONFIG.name].value is None:
-        return _verify(None, _WORKDIR.value)
-    config, name = config_of(_CONFIG)
-    from apanet_jax.compilation import keep_compiled
-    from apanet_jax.variants import run_all
-
-    keep_compiled(config.compilation_cache)
-    workdir = Path(_WORKDIR.value or f"runs/{name}")
-    if _MODE.value == "verify":
-        return _verify(config, workdir)
-    run_all(config, workdir, _MODE.value)
+        compilation.keep_compiled(config.compilation_cache)
+        workdir = Path(_WORKDIR.value or f"runs/{name}")
+        if _MODE.value == "verify":
+            return _verify(config, workdir)
+        run_all(config, workdir, _MODE.value)
     return None
 
 

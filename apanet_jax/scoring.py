@@ -131,6 +131,7 @@ def result(
             "jax": jax.__version__,
             "flax": flax.__version__,
         },
+        "deterministic": config.deterministic,
         "device": f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}",
         "data_fingerprint": run.records.fingerprint,
         "weights_fingerprint": run.weights_fingerprint,

@@ -70,7 +70,6 @@ def _train(journals: Sequence[Journal]) -> None:
     states = jax.tree.map(lambda *x: jnp.stack(x), *states)
     states = jax.device_put(states, train_step.replicated(first.mesh))
     keys = jnp.stack([training_key(run) for run in runs])
-    keys = jax.device_put(keys, train_step.replicated(first.mesh))
     weights = np.array([run.config.model.agnostic_weight for run in runs], np.float32)
     # Heads of one seed and fold learn from the same episodes, which are loaded once.
     names = [(run.config.seed, run.config.fold) for run in runs]

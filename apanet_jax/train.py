@@ -48,7 +48,7 @@ def train(run: Run, workdir: Path) -> TrainState:
             config.model.level_weight,
         )
         pace = Pace(journal.first, config.training.batch_size)
-        key = jax.device_put(training_key(run), train_step.replicated(run.mesh))
+        key = training_key(run)
         spread = train_step.batch_sharding(run.mesh)
         with (
             run.training_batches(position) as episodes,
@@ -256,8 +256,13 @@ def progress_bar(journal: Journal) -> tqdm:
 
 
 def training_key(run: Run) -> PRNGKeyArray:
-    """Returns the key that a run's steps draw from."""
-    return jax.random.fold_in(jax.random.key(run.config.seed), 1)
+    """Returns the key that a run's steps draw from, on every device."""
+    key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
+    # Keys themselves cannot be put onto the devices of other processes.
+    words = np.asarray(jax.random.key_data(key))
+    return jax.random.wrap_key_data(
+        jax.device_put(words, train_step.replicated(run.mesh)), impl=jax.random.key_impl(key)
+    )
 
 
 def transformation(run: Run) -> optax.GradientTransformation:

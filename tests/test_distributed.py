@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 
 from apanet_jax import distributed
+from apanet_jax.compilation import make_deterministic
 from apanet_jax.data import records
-from apanet_jax.data.loader import batches
+from apanet_jax.data.loader import EpisodeIterator, batches
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.errors import UserError
+from apanet_jax.run import make_run
+from apanet_jax.train import train
+from configs import folder
 from tests import trees
 
 LOSSES_AGREE_TO = 1e-5
@@ -110,11 +114,41 @@ def alone(prepared, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_with_other_numbers_of_devices(prepared, tmp_path, monkeypatch):
+    def run_on(devices):
+        options = f"steps=6,training.batch_size=8,evaluation.batch_size=8,every=0,devices={devices}"
+        return make_run(folder.get_config(f"{TINY},records={prepared},{options}"))
+
+    whole = train(run_on(1), tmp_path / "whole").parameters
+    original = EpisodeIterator.__next__
+    for devices, last in ((8, 2), (4, 4)):
+
+        def stopping(self, last=last):
+            if self.state()["position"] == last:
+                raise KeyboardInterrupt
+            return original(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(EpisodeIterator, "__next__", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                train(run_on(devices), tmp_path / "parts")
+    train(run_on(1), tmp_path / "parts")
+    assert_same_losses(tmp_path / "parts", tmp_path / "whole")
+    for devices in (2, 8):
+        for ours, theirs in zip(
+            run_on(devices).count_episodes(whole, 1, 7)[0],
+            run_on(1).count_episodes(whole, 1, 7)[0],
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
 def test_processes_together_make_the_run_of_one(prepared, alone, tmp_path, processes, devices):
     workdir = tmp_path / "run"
     printed = outcome(start(prepared, workdir, processes, devices))
-    assert "1-shot mIoU" in printed[0][0] and not any(out for out, _ in printed[1:])
+    assert ["1-shot mIoU" in out for out, _ in printed] == [True] + [False] * (processes - 1)
     assert_same_losses(workdir, alone)
     for name in ("best", "last"):
         for shot in (1, 2):
@@ -145,6 +179,8 @@ def test_a_run_of_two_processes_that_one_signal_stops_goes_on_with_one(prepared,
     end = time.monotonic() + 500
     while not (workdir / "metrics.jsonl").exists() and time.monotonic() < end:
         time.sleep(0.05)
+    # The first step is being compiled.
+    time.sleep(1)
     started[1].send_signal(signal.SIGTERM)
     printed = outcome(started, 128 + signal.SIGTERM)
     assert all("is saved in" in errors for _, errors in printed)
@@ -167,6 +203,17 @@ def test_pieces_of_a_batch_make_it_up():
     for _ in range(3):
         found = np.concatenate([next(piece)["number"] for piece in pieces])
         np.testing.assert_array_equal(found, next(whole)["number"])
+
+
+def test_determinism_is_asked_of_xla_once_and_a_cpu_says_nothing(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    for _ in range(2):
+        make_deterministic()
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags == ["--xla_cpu_enable_fast_math=false", "--xla_gpu_deterministic_ops=true"]
+    command = [sys.executable, "-c", "import jax; print(jax.numpy.ones(3).sum())"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3.0\n", "")
 
 
 def test_one_process_shares_with_nobody():
@@ -199,6 +246,7 @@ def test_numbers_that_cannot_be_are_refused(arguments, says):
 )
 def test_who_does_not_come_is_told_in_one_line(arguments, says, tmp_path):
     command = [sys.executable, "-m", "apanet_jax.main", "--join_timeout=2"]
+    command.append("--config=configs/folder.py")
     command += [f"--coordinator=localhost:{free_port()}", f"--workdir={tmp_path}", *arguments]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
