@@ -36,25 +36,29 @@ class Checkpoints:
     line of warning.
     """
 
-    def __init__(self, directory: Path, fingerprint: str | None = None):
+    def __init__(self, directory: Path, fingerprint: str | None = None, *, set_aside: bool = False):
         """Opens the checkpoints under `directory`, which is made where it is missing.
 
         Args:
           directory: where they are.
           fingerprint: of the settings; a checkpoint of other settings is refused. None: to read
             them whatever their settings.
+          set_aside: whether damaged ones are moved to a folder `damaged` beside the directory, so
+            that their steps can be saved anew; otherwise they stay and are passed over.
 
         Raises:
-          UserError: the directory cannot be made.
+          UserError: the directory cannot be made, or a damaged checkpoint cannot be moved.
         """
         if distributed.is_leader():
             with cannot_write(directory):
                 Path(directory).mkdir(parents=True, exist_ok=True)
+            if set_aside:
+                _set_damaged_aside(Path(directory))
         distributed.barrier("the checkpoints' folder is there")
         policies = ocp.training.preservation_policies
         self._fingerprint = fingerprint
         self._directory = Path(directory)
-        self._damaged = damaged_steps(self._directory)
+        self._damaged = set() if set_aside else damaged_steps(self._directory)
         self._checkpointer = ocp.training.Checkpointer(
             epath.Path(directory).absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -157,11 +161,7 @@ class Checkpoints:
         return [c for c in self._checkpointer.checkpoints if c.step not in self._damaged]
 
 
-def set_damaged_aside(directory: Path) -> None:
-    """Moves damaged checkpoints to a folder `damaged` beside theirs, each with a line of warning.
-
-    So their steps can be saved anew, and nothing is thrown away.
-    """
+def _set_damaged_aside(directory: Path) -> None:
     aside = Path(directory).with_name("damaged")
     for step in sorted(damaged_steps(directory, tell=f"set aside in {aside}")):
         with cannot_write(aside):

@@ -1,10 +1,8 @@
 """Saves a trained head for others: `python -m apanet_jax.export --workdir=DIR --output=DIR`."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -16,9 +14,10 @@ from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.model_card import model_card
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Parameters
+from apanet_jax.reporting import RESULTS, read_results
 from apanet_jax.run import make_network
 from apanet_jax.weights.head import head_tensors
-from apanet_jax.whole_files import write_bytes
+from apanet_jax.whole_files import cannot_write, write_bytes
 
 WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", settings.FILE
 
@@ -53,24 +52,16 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     head = make_network(config).head
     name, step, parameters = restore_head(workdir, head, config, checkpoint)
     tensors = head_tensors(parameters, head)
-    results = [row for row in _results_of(workdir) if row["checkpoint"] == name]
+    scored = read_results(workdir) if (workdir / RESULTS).exists() else []
+    results = [row for row in scored if row["checkpoint"] == name]
     card = model_card(config, tensors, results, name, step)
     metadata = {"format": "pt", "checkpoint": name, "step": str(step)}
-    try:
+    with cannot_write(output):
         output.mkdir(parents=True, exist_ok=True)
-        write_bytes(output / WEIGHTS, save(tensors, metadata))
-        write_bytes(output / SETTINGS, (workdir / SETTINGS).read_bytes())
-        write_bytes(output / CARD, card.encode())
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
+    write_bytes(output / WEIGHTS, save(tensors, metadata))
+    write_bytes(output / SETTINGS, (workdir / SETTINGS).read_bytes())
+    write_bytes(output / CARD, card.encode())
     return output
-
-
-def _results_of(workdir: Path) -> list[dict[str, Any]]:
-    try:
-        return json.loads((workdir / "results.json").read_text())
-    except (OSError, ValueError):
-        return []
 
 
 def restore_head(

@@ -163,14 +163,10 @@ class HeadMatcher:
         return support, np.stack(labels)[None]
 
     def margins(self, features, learned) -> Float[Array, "h w"]:
-        return self._compare(self._parameters, self._query(features), *learned)
-
-    def _query(self, features: backbones.Features) -> PictureFeatures:
-        high = features.block5 if self._network.head.needs_high else None
-        return PictureFeatures(backbones.middle(features), high)
+        return self._compare(self._parameters, self._network.of_pictures(features), *learned)
 
     def _support(self, features, label) -> PictureFeatures:
-        seen = self._query(features)
+        seen = self._network.of_pictures(features)
         if seen.high is None or not self._network.masked_support:
             return seen
         masked = self._last_block(self._backbone_parameters, features.block4, label[None])

@@ -155,6 +155,23 @@ def published_ablations() -> tuple[PublishedAblation, ...]:
         )
 
 
+def paper_folds(dataset: str, class_names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the novel classes of the paper's four folds; none where it has no such data set.
+
+    PASCAL-5i takes five classes after the other, COCO-20i every fourth.
+
+    Args:
+      dataset: its name here.
+      class_names: of all its classes, in order.
+    """
+    names = tuple(class_names)
+    if (dataset, len(names)) == ("pascal", 20):
+        return [names[5 * i : 5 * i + 5] for i in range(4)]
+    if (dataset, len(names)) == ("coco", 80):
+        return [names[i::4] for i in range(4)]
+    return []
+
+
 def published_beside(
     dataset: str, backbone: str, class_names: Sequence[str], folds: Sequence[Sequence[str]]
 ) -> tuple[PublishedRow, ...]:
@@ -167,15 +184,8 @@ def published_beside(
       folds: of the data set: for each the names of its novel classes. Rows of other folds do not
         compare, so there are none unless these are the paper's.
     """
-    count = {"pascal": 20, "coco": 80}.get(dataset)
-    if len(class_names) != count:
-        return ()
-    # PASCAL-5i takes five classes after the other, COCO-20i every fourth.
-    spans = {
-        "pascal": [class_names[5 * i : 5 * i + 5] for i in range(4)],
-        "coco": [class_names[i::4] for i in range(4)],
-    }
-    if [set(fold) for fold in folds] != [set(fold) for fold in spans[dataset]]:
+    expected = paper_folds(dataset, class_names)
+    if not expected or [set(fold) for fold in folds] != [set(fold) for fold in expected]:
         return ()
     return tuple(
         row

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.picture_files import find_pictures, open_picture, read_picture
 from apanet_jax.prediction_files import (
     CONTACT_PICTURES,
@@ -20,7 +20,7 @@ from apanet_jax.prediction_files import (
     file_names,
     row,
 )
-from apanet_jax.whole_files import write_bytes, write_json
+from apanet_jax.whole_files import cannot_write, write_bytes, write_json
 
 _DETAILS = """\
 MASK is a picture (white on black, a palette with one id, or a cut-out with transparency), LabelMe's
@@ -75,11 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     segmenter = apanet_jax.load(arguments.workdir, size=arguments.size)
     names, images, masks = zip(*supports, strict=True)
     segmenter.fit(images, masks, None if names[0] is None else names)
-    try:
+    with cannot_write(output):
         output.mkdir(parents=True, exist_ok=True)
-        failed = _predict_all(segmenter, files, queries, supports, output, arguments)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
+    failed = _predict_all(segmenter, files, queries, supports, output, arguments)
     if failed:
         print(
             f"error: {len(failed)} of {len(queries)} pictures could not be used, the first: "
@@ -177,7 +175,7 @@ def _file_name(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m apanet_jax.predict",
         description=__doc__,
         epilog=_DETAILS,

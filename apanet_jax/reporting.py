@@ -1,4 +1,4 @@
-"""What a run leaves for people and scripts: metrics.jsonl, TensorBoard events, tables."""
+"""What a run leaves for people and scripts: metrics.jsonl, TensorBoard events, results, tables."""
 
 import json
 import statistics
@@ -8,8 +8,29 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from apanet_jax.errors import UserError
 from apanet_jax.paper import PublishedRow
 from apanet_jax.whole_files import cannot_write, writing
+
+RESULTS = "results.json"
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Returns the objects of a run's `results.json`, at least one.
+
+    Raises:
+      UserError: there is none that can be read.
+    """
+    path = folder / RESULTS
+    try:
+        rows = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}; evaluate there first") from None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(
+            f"{path} holds no results: expected a list of results, as evaluation writes it"
+        )
+    return rows
 
 
 class MetricsLog:

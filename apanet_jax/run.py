@@ -347,33 +347,21 @@ def make_run(config: ConfigDict) -> Run:
                 f"{name}.batch_size={size} cannot be spread over {devices.size} devices: take a "
                 f"multiple of {devices.size}, or fewer devices with --config.devices"
             )
-    apart, min_area = _apart(config), config.data.min_area
-    base = episode_lists(
-        records.split("train"),
-        base_classes(records, config.fold),
-        shot=config.shot,
-        apart=apart,
-        min_area=min_area,
-    )
-    novel_ids = novel_classes(records, config.fold)
-    if config.data.hidden_share >= 0:
-        base = with_hidden_share(
-            base, records.split("train"), novel_ids, config.data.hidden_share, seed=config.seed
-        )
+    base = training_lists(config, records)
     if not config.training.steps and len(base.queries) < config.training.batch_size:
         raise UserError(
             f"training.batch_size={config.training.batch_size} is more than the "
             f"{len(base.queries)} training pictures: take a smaller one, or set training.steps"
         )
-    listed = ()
+    listed, novel_ids = (), novel_classes(records, config.fold)
     if config.evaluation.list:
         listed = read_episodes(Path(config.evaluation.list), records, novel_ids)
     novel = episode_lists(
         records.split("val"),
         novel_ids,
         shot=1 if listed else max(config.evaluation.shots),
-        apart=apart,
-        min_area=min_area,
+        apart=_apart(config),
+        min_area=config.data.min_area,
     )
     network = make_network(config)
     parameters, weights_fingerprint, given_head = load_parameters(config, network.head, mesh)
@@ -390,6 +378,26 @@ def make_run(config: ConfigDict) -> Run:
         fingerprint=settings.fingerprint(config, records.fingerprint, weights_fingerprint),
         weights_fingerprint=weights_fingerprint,
     )
+
+
+def training_lists(config: ConfigDict, records: Records) -> EpisodeLists:
+    """Returns the episodes that a run of `config` trains on.
+
+    Raises:
+      UserError: there is no such fold, or a base class has too few pictures.
+    """
+    split = records.split("train")
+    base = episode_lists(
+        split,
+        base_classes(records, config.fold),
+        shot=config.shot,
+        apart=_apart(config),
+        min_area=config.data.min_area,
+    )
+    if config.data.hidden_share < 0:
+        return base
+    novel = novel_classes(records, config.fold)
+    return with_hidden_share(base, split, novel, config.data.hidden_share, seed=config.seed)
 
 
 def make_network(config: ConfigDict) -> Network:

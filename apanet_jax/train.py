@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from apanet_jax import distributed, train_step
-from apanet_jax.checkpoint import Checkpoints, abstract_state, set_damaged_aside
+from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.errors import Stopped, StopSignals, UserError
 from apanet_jax.reporting import MetricsLog
 from apanet_jax.run import Run
@@ -88,10 +88,9 @@ class Journal:
         directory = workdir / "checkpoints"
         with contextlib.ExitStack() as opened:
             opened.enter_context(sole_use(workdir))
-            if distributed.is_leader():
-                set_damaged_aside(directory)
-            distributed.barrier("damaged checkpoints are aside")
-            self._checkpoints = opened.enter_context(Checkpoints(directory, run.fingerprint))
+            self._checkpoints = opened.enter_context(
+                Checkpoints(directory, run.fingerprint, set_aside=True)
+            )
             self._opened = opened.pop_all()
         self._log: MetricsLog | None = None
 

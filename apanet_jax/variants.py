@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from apanet_jax import distributed, settings
-from apanet_jax.compilation import keep_compiled as keep_compiled
 from apanet_jax.data import records
 from apanet_jax.errors import UserError
 from apanet_jax.paper import published_beside
 from apanet_jax.pictures import write_pictures
-from apanet_jax.reporting import fold_tables, results_table
+from apanet_jax.reporting import RESULTS, fold_tables, read_results, results_table
 from apanet_jax.run import Run, make_run
 from apanet_jax.scoring import evaluate_checkpoints, trained_heads
 from apanet_jax.side_by_side import train_side_by_side
@@ -136,6 +135,28 @@ def parts(config: ConfigDict) -> list[Part]:
     if len({part.folder for part in result}) < len(result):
         raise UserError("sweep.folds and sweep.seeds: expected every number once")
     return result
+
+
+def is_finished(part: Part, workdir: Path) -> bool:
+    """Whether a run was trained and scored below `workdir` as its settings say.
+
+    Raises:
+      UserError: a run of other settings is there, or its results cannot be read.
+    """
+    folder, wanted = workdir / part.folder, part.config.evaluation
+    if not (folder / RESULTS).exists():
+        return False
+    rows = read_results(folder)
+    if (folder / settings.FILE).exists():
+        saved = settings.fingerprint(settings.of_run(folder))
+        if saved != settings.fingerprint(part.config):
+            raise UserError(
+                f"{folder} holds a run of other settings: take another --workdir, or move it away"
+            )
+    if wanted.list:
+        return all(row.get("episode_list") == wanted.list for row in rows)
+    scored = {(row["shot"], row["episodes"], row.get("seed", wanted.seed)) for row in rows}
+    return scored >= {(shot, wanted.episodes, wanted.seed) for shot in wanted.shots}
 
 
 def _chosen_variants(config: ConfigDict) -> dict[str, str]:

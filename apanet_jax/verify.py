@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from apanet_jax import settings
 from apanet_jax.errors import UserError
+from apanet_jax.reporting import RESULTS, read_results
 from apanet_jax.run import Run, make_run
 from apanet_jax.scoring import result, trained_heads
 from apanet_jax.variants import parts
@@ -36,7 +37,7 @@ def verify(workdir: Path, config: ConfigDict | None = None) -> int:
     """
     differing = 0
     for run_config, folder in _runs(workdir, config):
-        rows = _stored(folder)
+        rows = read_results(folder)
         run = make_run(run_config)
         counted = {(head, shot): row for head, shot, row in _counted(run, folder)}
         for row in rows:
@@ -55,21 +56,10 @@ def _runs(workdir: Path, config: ConfigDict | None) -> list[tuple[ConfigDict, Pa
         return [(part.config, workdir / part.folder) for part in parts(config)]
     if (workdir / settings.FILE).exists():
         return [(settings.of_run(workdir), workdir)]
-    folders = sorted(path.parent for path in workdir.glob("**/results.json"))
+    folders = sorted(path.parent for path in workdir.glob(f"**/{RESULTS}"))
     if not folders:
-        raise UserError(f"--workdir={workdir} holds no results.json: evaluate there first")
+        raise UserError(f"--workdir={workdir} holds no {RESULTS}: evaluate there first")
     return [(settings.of_run(folder), folder) for folder in folders]
-
-
-def _stored(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "results.json"
-    try:
-        rows = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}; evaluate there first") from None
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} holds no results: expected a list of objects")
-    return rows
 
 
 def _counted(run: Run, folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:

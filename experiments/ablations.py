@@ -29,14 +29,14 @@ from ml_collections import ConfigDict, config_flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax import settings
 from apanet_jax.command_line import config_of, run_command
+from apanet_jax.compilation import keep_compiled
 from apanet_jax.errors import UserError
 from apanet_jax.run import make_run
 from apanet_jax.scoring import evaluate_checkpoints
 from apanet_jax.side_by_side import train_side_by_side
 from apanet_jax.train import train
-from apanet_jax.variants import ALL, Part, keep_compiled, parts
+from apanet_jax.variants import ALL, is_finished, parts
 from experiments.ablation_report import NO_LEARNING, Row, Table, write_table
 
 BASELINE = "baseline"
@@ -182,24 +182,6 @@ def run_missing(config: ConfigDict, names: list[str], workdir: Path) -> None:
         print(f"run {number} of {len(runs)}: {folder.relative_to(workdir)}", flush=True)
         train(run, folder)
         evaluate_checkpoints(run, folder)
-
-
-def is_finished(part: Part, workdir: Path) -> bool:
-    """Whether a run was made and scored with these settings.
-
-    Raises:
-      UserError: a run of other settings is there.
-    """
-    folder = workdir / part.folder
-    if not (folder / "results.json").exists():
-        return False
-    saved = settings.from_json((folder / "config.json").read_text())
-    if settings.fingerprint(saved) != settings.fingerprint(part.config):
-        raise UserError(
-            f"{folder} holds a run of other settings: take another --workdir, or move it away"
-        )
-    scored = ("episodes", "seed", "shots", "list")
-    return all(saved.evaluation[name] == part.config.evaluation[name] for name in scored)
 
 
 def prepare(config: ConfigDict) -> None:

@@ -42,7 +42,7 @@ from apanet_jax.evaluate import score
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.run import make_network
 from apanet_jax.weights.load import load_backbone
-from apanet_jax.whole_files import write_json
+from apanet_jax.whole_files import write_bytes, write_json
 from experiments.measuring import environment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: network, size, batches.")
@@ -107,7 +107,7 @@ def main() -> None:
     if _JSON.value:
         write_json(Path(_JSON.value), result)
     if _MARKDOWN.value:
-        Path(_MARKDOWN.value).write_text(table)
+        write_bytes(Path(_MARKDOWN.value), table.encode())
 
 
 def measure(config: ConfigDict, clusters: list[int]) -> list[Row]:

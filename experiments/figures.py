@@ -9,7 +9,6 @@ Figures 6 and 7 lies a JSON file of the same name with the rule that chose the e
 and what it chose; both are printed too.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from apanet_jax import drawing
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.loader import load_evaluation_episode
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.models.apanet import grid_regions
 from apanet_jax.models.network import Batch
 from apanet_jax.pictures import at_label_size, predict
@@ -337,7 +336,7 @@ def _positive(least: int) -> Callable[[str], int]:
 @main_guard
 def main() -> None:
     """Draws the figure that is asked for."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python experiments/figures.py",
         description="The paper's Figures 4, 6 and 7 from trained runs.",
     )

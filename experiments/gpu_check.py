@@ -15,7 +15,6 @@ A section that fails is reported as failed and the next one goes on; none is beg
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib.util
 import itertools
@@ -48,7 +47,7 @@ import measuring
 import numpy as np
 
 from apanet_jax import train_step
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.kernels import KMeans, cluster_average, fused, kmeans
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network
@@ -421,7 +420,7 @@ def run_section(name: str, small: bool) -> list[Row]:
 @main_guard
 def main() -> int:
     """Runs the sections, writes what was asked for, and fails where something is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python experiments/gpu_check.py",
         description="Correctness, speed and memory of this package on a device.",
     )

@@ -7,7 +7,7 @@ Training calls objects of novel classes background wherever they stand beside a 
 The paper counts them "according to the original multi-labels of each image", and leaves open what
 is divided by what. Every rule here is a share, of these:
 
-    T  the fold's training list, as training reads it (`episodes.episode_lists`: a base class on
+    T  the fold's training list, as training reads it (`run.training_lists`: a base class on
        `data.min_area` pixels or more, and supports enough)
     S  all pictures of the training split, listed or not
     N  the fold's novel classes;  C  all classes;  a(p, c)  pixels of class c in picture p
@@ -51,13 +51,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax import drawing
 from apanet_jax.command_line import config_of, run_command
-from apanet_jax.data.episodes import Apart, episode_lists
-from apanet_jax.data.folds import base_classes, novel_classes
+from apanet_jax.data.folds import novel_classes
 from apanet_jax.data.records import Records, RecordSplit, open_records
 from apanet_jax.data.sources import pascal
-from apanet_jax.errors import UserError
+from apanet_jax.run import training_lists
 from apanet_jax.variants import parts
-from apanet_jax.whole_files import write_bytes, write_json
+from apanet_jax.whole_files import cannot_write, write_bytes, write_json
 
 PUBLISHED_FOLD, PUBLISHED = 2, 23.5
 """The one figure that the paper's text prints, in percent, for PASCAL-5i."""
@@ -114,22 +113,6 @@ def hidden_shares(
     shares["pixels of all"] = Share(pixels, int(hidden.sum()))
     shares["background"] = Share(pixels, pixels + int(areas[listed, 0].sum(dtype=np.int64)))
     return shares
-
-
-def training_list(records: Records, config: ConfigDict) -> Int[np.ndarray, " listed"]:
-    """Returns the pictures that a run of `config` trains on, by number.
-
-    Raises:
-      UserError: there is no such fold, or a base class has too few pictures.
-    """
-    gap = config.data.support_gap
-    return episode_lists(
-        records.split("train"),
-        base_classes(records, config.fold),
-        shot=config.shot,
-        apart=Apart(gap) if gap else None,
-        min_area=config.data.min_area,
-    ).queries
 
 
 def table(rows: Mapping[int, Shares]) -> str:
@@ -285,7 +268,7 @@ def main() -> None:
     for part in parts(config):
         configs.setdefault(part.config.fold, part.config)
     records = open_records(Path(config.data.records))
-    lists = {fold: training_list(records, single) for fold, single in configs.items()}
+    lists = {fold: training_lists(single, records).queries for fold, single in configs.items()}
     areas = records.split("train").areas
     rows = {
         fold: hidden_shares(
@@ -297,16 +280,13 @@ def main() -> None:
     print(text)
     if _OUTPUT.value:
         output = Path(_OUTPUT.value)
-        try:
+        with cannot_write(output):
             output.mkdir(parents=True, exist_ok=True)
             write_bytes(output / "hidden_classes.md", text.encode())
             write_json(output / "hidden_classes.json", as_json(records, configs, rows))
             chart(rows, output / "hidden_classes.png")
             if (sheet := contact_sheet(records, lists, _PICTURES.value)) is not None:
                 Image.fromarray(sheet).quantize(_COLOURS).save(output / "hidden_pictures.png")
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"--output={output} cannot be written to: {reason}") from error
 
 
 if __name__ == "__main__":

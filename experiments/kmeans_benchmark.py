@@ -19,7 +19,6 @@ left out of the following ones, and listed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import json
@@ -42,7 +41,7 @@ import kmeans_report
 from kmeans_peers import FUSED, OURS, OWN, PEERS, Peer, Shape, ours, ours_fused
 from measuring import Memory, bandwidth, environment
 
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 
 # Length of the directions that the data lies around, beside noise of 1 along each axis.
 STRENGTH = 3.0
@@ -218,7 +217,7 @@ def _chosen(text: str, known: dict[str, Any], option: str, default: list[str]) -
 @main_guard
 def main() -> None:
     """Measures, prints, and writes what was asked for."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python experiments/kmeans_benchmark.py",
         description="Cosine k-means of feature maps: this package against installed peers.",
     )

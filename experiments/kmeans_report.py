@@ -8,7 +8,6 @@ first second-level heading is notes by hand: it stays when the page is written a
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from kmeans_peers import OURS, OWN, Shape
 
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 
 
 def table(result: dict[str, Any]) -> str:
@@ -154,7 +153,7 @@ def together(results: list[dict[str, Any]]) -> dict[str, Any]:
 @main_guard
 def main() -> None:
     """Reads the rows, prints the table, and writes what was asked for."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python experiments/kmeans_report.py",
         description="The table, page and picture of what kmeans_benchmark.py measured.",
     )

@@ -15,7 +15,6 @@ them is marked. Results of other data sets or folds than the paper's have tables
 """
 
 import csv
-import json
 import re
 import statistics
 import sys
@@ -33,8 +32,9 @@ from apanet_jax import settings
 from apanet_jax.command_line import config_of, run_command
 from apanet_jax.data.sources.pascal import CLASS_NAMES as PASCAL_CLASSES
 from apanet_jax.errors import UserError
-from apanet_jax.paper import PublishedRow, published, published_beside
-from apanet_jax.whole_files import write_json, writing
+from apanet_jax.paper import PublishedRow, paper_folds, published, published_beside
+from apanet_jax.reporting import read_results
+from apanet_jax.whole_files import cannot_write, write_json, writing
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the runs of --run.")
 _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Where results are; may be repeated.")
@@ -55,10 +55,7 @@ CLASSES = {
     "pascal": PASCAL_CLASSES,
     "coco": tuple(name.replace("_", " ") for name in COCO_CLASSES.split()),
 }
-FOLDS = {
-    "pascal": [CLASSES["pascal"][5 * i : 5 * i + 5] for i in range(4)],
-    "coco": [CLASSES["coco"][i::4] for i in range(4)],
-}
+FOLDS = {dataset: paper_folds(dataset, names) for dataset, names in CLASSES.items()}
 EPISODES = {"pascal": 5000, "coco": 20000}
 """Test episodes of a fold, by the protocol."""
 
@@ -135,11 +132,12 @@ def run_missing(config: ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: for settings, data or weights that cannot be used.
     """
-    from apanet_jax.variants import keep_compiled, parts, run_all
+    from apanet_jax.compilation import keep_compiled
+    from apanet_jax.variants import is_finished, parts, run_all
 
     if config.data.generate:
         raise UserError("--run needs records of a data set, not data.generate: pass records=…")
-    missing = [part for part in parts(config) if not _is_done(part.config, workdir / part.folder)]
+    missing = [part for part in parts(config) if not is_finished(part, workdir)]
     keep_compiled(config.compilation_cache)
     if missing and config.sweep.side_by_side:
         # One program trains them all; those that are trained already are only tested again.
@@ -158,17 +156,6 @@ def _planned(config: ConfigDict) -> ConfigDict:
                 raise UserError("--baseline adds a variant, but the config has variants of its own")
             config.variants = ConfigDict({"baseline": "num_clusters=0", "apanet": ""})
     return config
-
-
-def _is_done(config: ConfigDict, folder: Path) -> bool:
-    """Whether a run's results are there, of all the shots and episodes that are asked for."""
-    if not (folder / "results.json").exists():
-        return False
-    rows, wanted = _read(folder / "results.json"), config.evaluation
-    return bool(wanted.list) or (
-        set(wanted.shots) <= {row["shot"] for row in rows}
-        and all(row["episodes"] == wanted.episodes for row in rows)
-    )
 
 
 def read_runs(workdirs: Iterable[Path]) -> list[Runs]:
@@ -257,12 +244,7 @@ _FIELDS = {
 
 
 def _read(path: Path) -> list[Row]:
-    try:
-        rows = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a list of results, as evaluation writes it")
+    rows = read_results(path.parent)
     for row in rows:
         for name, kind in _FIELDS.items():
             if not isinstance(row.get(name), kind):
@@ -440,10 +422,8 @@ def _line(cells: Iterable[str]) -> str:
 
 def _write(folder: Path, found: Sequence[Table], text: str) -> None:
     """Writes main_tables.md, .csv and .json into `folder`."""
-    try:
+    with cannot_write(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output={folder} cannot be a folder: {error}") from error
     with writing(folder / "main_tables.md") as file:
         file.write(text)
     write_json(folder / "main_tables.json", {"tables": found})

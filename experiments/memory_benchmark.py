@@ -9,7 +9,6 @@ its own, and with the pages of files that it looked at, such as kept features, w
 takes back when it needs them. Worker processes are not counted: pass `workers=0`, or add theirs.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.whole_files import write_json
 
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -28,7 +27,7 @@ _SECONDS_BETWEEN_LOOKS = 0.05
 @main_guard
 def main() -> None:
     """Prints a row for each of the four runs."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", required=True, help="as for apanet_jax.main")
     parser.add_argument("--steps", type=int, default=60, help="of training")
     parser.add_argument("--episodes", type=int, default=100, help="of evaluation, at each shot")

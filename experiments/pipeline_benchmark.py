@@ -43,7 +43,7 @@ from apanet_jax.data.loader import batches, load_training_episode
 from apanet_jax.data.records import RecordSplit, open_records
 from apanet_jax.data.transforms import IGNORE, MEAN_COLOUR, Augmentation
 from apanet_jax.errors import UserError
-from apanet_jax.whole_files import write_json
+from apanet_jax.whole_files import write_bytes, write_json
 
 OURS = "apanet_jax"
 PUBLISHED, PLAIN, SAME_INPUT = (
@@ -90,7 +90,7 @@ def main() -> None:
     if _JSON.value:
         write_json(Path(_JSON.value), result)
     if _MARKDOWN.value:
-        Path(_MARKDOWN.value).write_text(table)
+        write_bytes(Path(_MARKDOWN.value), table.encode())
 
 
 def measure() -> list[Row]:

@@ -10,7 +10,6 @@ what is above it belongs to the pictures, and must not grow with their number. A
 annotations for as many pictures as COCO 2014 has.
 """
 
-import argparse
 import importlib.metadata
 import json
 import multiprocessing
@@ -27,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.errors import UserError, main_guard
+from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.whole_files import write_json
 
 HEIGHT, WIDTH = 96, 128
@@ -148,7 +147,7 @@ def _run(arguments: list[str]) -> tuple[float, float, int]:
 @main_guard
 def main() -> None:
     """Measures a quarter of the pictures, then all."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python experiments/prepare_benchmark.py",
         description="Time and peak memory of preparing a generated COCO tree.",
     )

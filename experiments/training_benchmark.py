@@ -40,7 +40,7 @@ from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Batch, Network
 from apanet_jax.weights.load import load_backbone
-from apanet_jax.whole_files import write_json
+from apanet_jax.whole_files import write_bytes, write_json
 
 OURS, OURS_HALF = "apanet_jax", "apanet_jax bfloat16 backbone"
 PEER, PEER_LAST = "pytorch", "pytorch channels last"
@@ -88,7 +88,7 @@ def main() -> None:
     if _JSON.value:
         write_json(Path(_JSON.value), result)
     if _MARKDOWN.value:
-        Path(_MARKDOWN.value).write_text(table)
+        write_bytes(Path(_MARKDOWN.value), table.encode())
 
 
 def contestants(backbone_name: str) -> list[Contestant]:

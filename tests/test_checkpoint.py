@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apanet_jax.checkpoint import Checkpoints, set_damaged_aside
+from apanet_jax.checkpoint import Checkpoints
 from apanet_jax.errors import UserError
 from apanet_jax.train_step import (
     TrainState,
@@ -82,10 +82,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_can_be_set_aside(tmp_path, caps
     with Checkpoints(directory, "settings") as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (1, 1)
     assert "checkpoints/2 is passed over: state/d/" in capsys.readouterr().err
-    set_damaged_aside(directory)
-    assert capsys.readouterr().err.count("\n") == 1
-    assert (tmp_path / "damaged" / "2-0").is_dir() and not (directory / "2").exists()
-    with Checkpoints(directory, "settings") as checkpoints:
+    with Checkpoints(directory, "settings", set_aside=True) as checkpoints:
+        assert capsys.readouterr().err.count("\n") == 1
+        assert (tmp_path / "damaged" / "2-0").is_dir() and not (directory / "2").exists()
         checkpoints.save(state_at(2), {"position": 2})
         assert checkpoints.latest_step() == 2
 

@@ -14,7 +14,7 @@ from apanet_jax.data import records
 from apanet_jax.data.sources import pascal
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.drawing import GIVEN, PREDICTION
-from apanet_jax.run import make_run
+from apanet_jax.run import make_run, training_lists
 from configs import folder
 from experiments.hidden_classes import (
     Share,
@@ -22,7 +22,6 @@ from experiments.hidden_classes import (
     hidden_shares,
     pictures_to_show,
     table,
-    training_list,
     verdict,
 )
 from tests import trees
@@ -109,7 +108,7 @@ def config_for(directory, options=f"min_area={MIN_AREA}"):
 def test_every_rule_counts_what_a_hand_counts(prepared, fold):
     data = records.open_records(prepared)
     config = folder.get_config(f"records={prepared},min_area={MIN_AREA},fold={fold}")
-    listed = training_list(data, config)
+    listed = training_lists(config, data).queries
     assert listed.tolist() == LISTED[fold]
     novel = tuple(NAMES.index(name) + 1 for name in FOLDS[fold])
     assert hidden_shares(data.split("train").areas, listed, novel, MIN_AREA) == BY_HAND[fold]
@@ -156,7 +155,7 @@ def test_the_list_is_the_one_that_training_reads(tmp_path, options):
         f"records={tmp_path / 'records'},min_area=400,fold=1,evaluation.shots=1,devices=1,"
         f"weights=random,{options}"
     )
-    listed = training_list(records.open_records(tmp_path / "records"), config)
+    listed = training_lists(config, records.open_records(tmp_path / "records")).queries
     assert 0 < len(listed) < 40
     np.testing.assert_array_equal(listed, make_run(config).base.queries)
 

@@ -128,7 +128,7 @@ class EpisodeIterator:
         except (StopIteration, UserError):
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = str(error)[:300] or type(error).__name__
             raise UserError(
                 f"loading batch {self._position} failed: {reason}; the same command goes on from "
                 "the newest checkpoint"

@@ -42,7 +42,10 @@ class Network:
         self, parameters: Parameters, images: UInt8[Array, "batch height width 3"]
     ) -> PictureFeatures:
         """Returns the features of pictures (RGB, 0 to 255)."""
-        features = self.features(parameters, images)
+        return self.of_pictures(self.features(parameters, images))
+
+    def of_pictures(self, features: Features) -> PictureFeatures:
+        """Returns what the head looks at of the features of pictures that are seen whole."""
         high = features.block5 if self.head.needs_high else None
         return PictureFeatures(middle(features), high)
 

@@ -66,9 +66,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # A damaged header can raise nearly anything.
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"cannot read {path}: {reason}; expected a whole .safetensors file"
+            f"cannot read {path}: {error}; expected a whole .safetensors file"
         ) from None
 
 

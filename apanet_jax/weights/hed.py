@@ -79,8 +79,7 @@ def read_hed(path: Path) -> dict[str, np.ndarray]:
         weight, bias = "features.0.weight", "features.0.bias"
         tensors[weight], tensors[bias] = _renormalised(tensors[weight], tensors[bias])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read {path}: {reason}; expected {PACKAGE}'s weights") from None
+        raise UserError(f"cannot read {path}: {error}; expected {PACKAGE}'s weights") from None
     return tensors
 
 

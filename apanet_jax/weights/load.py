@@ -131,7 +131,7 @@ def _from_hub(source: str) -> Path:
             huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision or None)
         )
     except Exception as error:  # Network, naming and permission errors have no common base.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = str(error)[:200] or type(error).__name__
         raise UserError(
             f"cannot download {HUB_FILE} of {source}: {reason}; give a file instead"
         ) from None
