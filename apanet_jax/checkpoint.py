@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
-from apanet_jax import train_step
+from apanet_jax import distributed, train_step
 from apanet_jax.errors import UserError
 from apanet_jax.models.apanet import APANet
 from apanet_jax.train_step import TrainState
@@ -49,13 +49,15 @@ class Checkpoints:
         Raises:
           UserError: the directory cannot be made, or a damaged checkpoint cannot be moved.
         """
-        with cannot_write(directory):
-            Path(directory).mkdir(parents=True, exist_ok=True)
+        if distributed.is_leader():
+            with cannot_write(directory):
+                Path(directory).mkdir(parents=True, exist_ok=True)
+            if set_aside:
+                _set_damaged_aside(Path(directory))
+        distributed.barrier("the checkpoints' folder is there")
         policies = ocp.training.preservation_policies
         self._fingerprint = fingerprint
         self._directory = Path(directory)
-        if set_aside:
-            _set_damaged_aside(self._directory)
         self._damaged = set() if set_aside else damaged_steps(self._directory)
         self._checkpointer = ocp.training.Checkpointer(
             epath.Path(directory).absolute(),
@@ -86,7 +88,7 @@ class Checkpoints:
     def save(
         self, state: TrainState, iterator: Mapping[str, Any], miou: float | None = None
     ) -> None:
-        """Saves a checkpoint, in place of one of the same step.
+        """Saves a checkpoint, in place of one of the same step; all processes together.
 
         Args:
           state: the training state.
@@ -115,7 +117,9 @@ class Checkpoints:
                 f"from step {self.latest_step() or 0}"
             ) from error
         folder = self._directory / str(step)
-        write_json(folder / CHECKSUMS, _checksums(folder))
+        if distributed.is_leader():
+            write_json(folder / CHECKSUMS, _checksums(folder))
+        distributed.barrier("the checkpoint has its checksums")
         self._damaged.discard(step)
 
     def latest_step(self) -> int | None:

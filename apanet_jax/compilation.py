@@ -1,10 +1,24 @@
-"""Where compiled programs are kept for later processes."""
+"""How programs are compiled: the same bits each time, and kept for later processes."""
 
+import os
 from pathlib import Path
 
 import jax
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
+"""XLA's flag: no operation that adds up in any order, and no kernels chosen by their speed."""
+
 DIRECTORY = "~/.cache/apanet_jax"
+
+
+def make_deterministic() -> None:
+    """Has a GPU compute the same bits each time; before any device is asked for.
+
+    What has no such way on a GPU fails to compile. Other devices take no notice.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {DETERMINISTIC}=true".strip()
 
 
 def keep_compiled(directory: str) -> None:

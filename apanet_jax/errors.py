@@ -34,12 +34,24 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
       status: what the process ends with, 128 plus the signal's number as a shell expects.
+      together: whether every process of the run stops at the same place.
     """
 
-    def __init__(self, number: int, message: str = "stopped by the user"):
+    def __init__(
+        self, number: int, message: str = "stopped by the user", *, together: bool = False
+    ):
         """Stops for the signal `number`."""
         super().__init__(message)
-        self.status = 128 + number
+        self.status, self.together = 128 + number, together
+
+
+def status_of(error: BaseException) -> int:
+    """Returns what a process ends with that this error ends."""
+    if isinstance(error, UserError | OSError):
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        return getattr(error, "status", 128 + signal.SIGINT)
+    return 1
 
 
 def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
@@ -56,14 +68,14 @@ def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
                 status = function(*args, **kwargs)
         except UserError as error:
             _tell(f"error: {error}")
-            sys.exit(2)
+            sys.exit(status_of(error))
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
             _tell(f"error: {name}{error.strerror or error}")
-            sys.exit(2)
+            sys.exit(status_of(error))
         except KeyboardInterrupt as stopped:
             _tell(str(stopped) or "stopped by the user")
-            sys.exit(getattr(stopped, "status", 128 + signal.SIGINT))
+            sys.exit(status_of(stopped))
         sys.exit(status or 0)
 
     return guarded

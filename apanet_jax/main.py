@@ -20,22 +20,43 @@ _MODE = flags.DEFINE_enum(
     ["train_and_evaluate", "train", "evaluate", "verify"],
     "What to do; verify counts again what --workdir's results.json says.",
 )
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    None,
+    ["auto"],
+    "auto: one of several processes, as SLURM, Kubernetes, MPI or a TPU pod say.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where this is one of several processes."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "Seconds to wait until all processes are there.", lower_bound=1
+)
 
 
 def main() -> int | None:
     """Runs what the flags say; returns 1 where results are not what they were."""
-    if _MODE.value == "verify" and flags.FLAGS[_CONFIG.name].value is None:
-        return _verify(None, _WORKDIR.value)
-    config, name = config_of(_CONFIG)
+    config, name = None, ""
+    if _MODE.value != "verify" or flags.FLAGS[_CONFIG.name].value is not None:
+        config, name = config_of(_CONFIG)
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
-    from apanet_jax.compilation import keep_compiled
-    from apanet_jax.variants import run_all
+    from apanet_jax import compilation, distributed
 
-    keep_compiled(config.compilation_cache)
-    workdir = Path(_WORKDIR.value or f"runs/{name}")
-    if _MODE.value == "verify":
-        return _verify(config, workdir)
-    run_all(config, workdir, _MODE.value)
+    if config is not None and config.deterministic:
+        compilation.make_deterministic()
+    others = (_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    with distributed.session(*others, timeout=_JOIN_TIMEOUT.value):
+        if config is None:
+            return _verify(None, _WORKDIR.value)
+        from apanet_jax.variants import run_all
+
+        compilation.keep_compiled(config.compilation_cache)
+        workdir = Path(_WORKDIR.value or f"runs/{name}")
+        if _MODE.value == "verify":
+            return _verify(config, workdir)
+        run_all(config, workdir, _MODE.value)
     return None
 
 

@@ -96,12 +96,12 @@ def predict(
         logits = network(parameters, backbone_parameters, arrays).logits
         return resize_to_label(logits[..., 1] - logits[..., 0], side, size) > 0
 
-    return np.asarray(masks(parameters, run.backbone_parameters, batch))
+    return np.asarray(masks(parameters, run.local_backbone_parameters, batch))
 
 
 def _clusters(run: Run, batch: Batch) -> np.ndarray:
     """Returns the clusters `[B, L, L]` of the queries, as training sees them (Eq. 4)."""
-    query, _ = jax.jit(run.network.embed_episode)(run.backbone_parameters, batch)
+    query, _ = jax.jit(run.network.embed_episode)(run.local_backbone_parameters, batch)
     features = getattr(query, run.config.model.cluster_features)
     count, height, width, channels = features.shape
     inside = jax.image.resize(

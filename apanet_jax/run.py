@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from apanet_jax import settings
+from apanet_jax import distributed, settings
 from apanet_jax.data.episode_files import read_episodes
 from apanet_jax.data.episodes import (
     Apart,
@@ -72,10 +72,10 @@ class Run:
       novel: the episodes to test on.
       listed: the test episodes of a given list, in place of those drawn from `novel`; or none.
       network: backbone and head.
-      backbone_parameters: frozen, on every device.
+      backbone_parameters: frozen, on every device of every process.
       given_head: the head's parameters of a given checkpoint, on every device; None where they are
         the workdir's own.
-      mesh: the devices.
+      mesh: the devices, of all processes.
       fingerprint: of everything that the trained parameters depend on.
       weights_fingerprint: of the backbone's weights.
     """
@@ -93,6 +93,16 @@ class Run:
     weights_fingerprint: str
 
     @property
+    def local_mesh(self) -> Mesh:
+        """The devices of this process: each embeds and scores on its own."""
+        return distributed.local_mesh(self.mesh)
+
+    @property
+    def local_backbone_parameters(self) -> Parameters:
+        """Those on the devices of this process."""
+        return distributed.local(self.backbone_parameters, self.mesh)
+
+    @property
     def steps(self) -> int:
         """Training steps: as set, or epochs times the whole batches of the training list."""
         training = self.config.training
@@ -100,7 +110,7 @@ class Run:
         return training.steps or training.epochs * per_epoch
 
     def training_batches(self, start: int) -> EpisodeIterator:
-        """Returns the endless training batches from batch `start` on."""
+        """Returns the endless training batches from batch `start` on: this process's pieces."""
         config = self.config
         draw = functools.partial(
             draw_training,
@@ -121,7 +131,15 @@ class Run:
                 augmentation(config),
                 seed=config.seed,
             )
-        return _batches(load_episode, None, config.training.batch_size, start, config)
+        return batches(
+            load_episode,
+            count=None,
+            batch_size=config.training.batch_size,
+            start=start,
+            workers=config.workers,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
 
     @property
     def test_shots(self) -> tuple[int, ...]:
@@ -141,10 +159,16 @@ class Run:
             draw_evaluation, self.novel, seed=self.config.evaluation.seed, shot=shot
         )
 
-    def evaluation_batches(self, shot: int, episodes: int) -> EpisodeIterator:
-        """Returns the batches of the first `episodes` test episodes with `shot` supports."""
+    def evaluation_batches(self, shot: int, episodes: int | Sequence[int]) -> EpisodeIterator:
+        """Returns the batches of the first test episodes with `shot` supports.
+
+        Args:
+          shot: supports.
+          episodes: how many, or the numbers of those that are wanted.
+        """
         config = self.config
         split = self.records.split("val")
+        numbers = range(episodes) if isinstance(episodes, int) else episodes
         draw, side = self.draw_test(shot), _label_side(split.sizes)
         if config.features.keep:
             load_episode = functools.partial(
@@ -154,36 +178,57 @@ class Run:
             load_episode = functools.partial(
                 load_evaluation_episode, split, draw, config.image_size, side
             )
-        return _batches(load_episode, episodes, config.evaluation.batch_size, 0, config)
+        return batches(
+            functools.partial(_load_numbered, load_episode, numbers),
+            count=len(numbers),
+            batch_size=config.evaluation.batch_size,
+            workers=config.workers,
+        )
 
     def count_episodes(
         self, parameters: Parameters, shot: int, episodes: int
     ) -> tuple[EpisodeCounts, Int[np.ndarray, " episodes"]]:
         """Returns the counts and classes of a head's first `episodes` test episodes.
 
+        Each process counts its share, and all of them get the counts of all.
+
         Args:
           parameters: of the head.
           shot: supports.
           episodes: how many.
         """
+        mine = distributed.share(episodes)
+        counts, class_id = self._count(distributed.local(parameters, self.mesh), shot, mine)
+        gather = functools.partial(distributed.gathered, count=episodes)
+        return EpisodeCounts(*map(gather, counts)), gather(class_id)
+
+    def _count(
+        self, parameters: Parameters, shot: int, numbers: Sequence[int]
+    ) -> tuple[EpisodeCounts, Int[np.ndarray, " episodes"]]:
+        if not numbers:
+            # There are more processes than episodes.
+            none = np.zeros((0, 2), np.int32)
+            return EpisodeCounts(none, none), none[:, 0]
         config, description = self.config.evaluation, f"evaluating {shot}-shot"
         if config.embed_once:
             split = self.records.split("val")
-            features = self.embed_test_pictures(episodes, {*self.test_shots, shot})
+            features = self._embed_test_pictures(numbers, {*self.test_shots, shot})
             return count_episodes_once(
                 features,
                 self.network,
                 parameters,
-                self.mesh,
+                self.local_mesh,
                 split,
-                self._test_episodes(shot, episodes),
+                self._test_episodes(shot, numbers),
                 label_side=_label_side(split.sizes),
                 batch_size=config.batch_size,
                 description=description,
             )
-        count = make_count(self.network, parameters, self.backbone_parameters, self.mesh)
-        with self.evaluation_batches(shot, episodes) as batches:
-            return count_episodes(count, batches, episodes=episodes, description=description)
+        count = make_count(
+            self.network, parameters, self.local_backbone_parameters, self.local_mesh
+        )
+        with self.evaluation_batches(shot, numbers) as batches:
+            return count_episodes(count, batches, episodes=len(numbers), description=description)
 
     def embed_test_pictures(self, episodes: int, shots: Iterable[int] = ()) -> TestFeatures:
         """Embeds what the first `episodes` test episodes need and was not embedded before.
@@ -194,13 +239,16 @@ class Run:
           episodes: how many.
           shots: numbers of supports; none given: those to test with.
         """
+        return self._embed_test_pictures(range(episodes), shots)
+
+    def _embed_test_pictures(self, numbers: Sequence[int], shots: Iterable[int]) -> TestFeatures:
         features = self._test_features()
         shots = sorted(shots) or self.test_shots
-        features.embed(itertools.chain(*(self._test_episodes(k, episodes) for k in shots)))
+        features.embed(itertools.chain(*(self._test_episodes(k, numbers) for k in shots)))
         return features
 
-    def _test_episodes(self, shot: int, episodes: int) -> list[Episode]:
-        return list(map(self.draw_test(shot), range(episodes)))
+    def _test_episodes(self, shot: int, numbers: Sequence[int]) -> list[Episode]:
+        return list(map(self.draw_test(shot), numbers))
 
     def _test_features(self) -> TestFeatures:
         """Returns what is embedded of the test pictures: one for all runs of like features."""
@@ -213,8 +261,8 @@ class Run:
             _EMBEDDED.clear()
             features = TestFeatures(
                 self.network,
-                self.backbone_parameters,
-                self.mesh,
+                self.local_backbone_parameters,
+                self.local_mesh,
                 self.records.split("val"),
                 size=self.config.image_size,
                 batch_size=self.config.evaluation.batch_size,
@@ -233,7 +281,7 @@ class Run:
             device_bytes=evaluation.device_gigabytes * 1e9 * on_device,
             memory_bytes=evaluation.memory_gigabytes * 1e9,
             directory=Path(directory) if directory else None,
-            sharding=replicated(self.mesh),
+            sharding=replicated(self.local_mesh),
         )
 
     def kept_training_features(self) -> KeptFeatures:
@@ -263,8 +311,8 @@ class Run:
         )
 
     def _embed(self) -> Embed:
-        embed = jax.jit(self.network.embed)
-        return lambda images: embed(self.backbone_parameters, images)
+        embed, parameters = jax.jit(self.network.embed), self.local_backbone_parameters
+        return lambda images: embed(parameters, images)
 
     def _kept_maps(self) -> tuple[str, ...]:
         return ("middle", "high", "label") if self.network.head.needs_high else ("middle", "label")
@@ -291,12 +339,13 @@ def make_run(config: ConfigDict) -> Run:
     settings.check(config)
     records = open_records(Path(config.data.records))
     mesh = data_mesh(config.devices or None)
-    for name in ("training", "evaluation"):
+    # A process scores episodes of its own on its own devices.
+    for name, devices in (("training", mesh), ("evaluation", distributed.local_mesh(mesh))):
         size = config[name].batch_size
-        if size % mesh.size:
+        if size % devices.size:
             raise UserError(
-                f"{name}.batch_size={size} cannot be spread over {mesh.size} devices: take a "
-                f"multiple of {mesh.size}, or fewer devices with --config.devices"
+                f"{name}.batch_size={size} cannot be spread over {devices.size} devices: take a "
+                f"multiple of {devices.size}, or fewer devices with --config.devices"
             )
     base = training_lists(config, records)
     if not config.training.steps and len(base.queries) < config.training.batch_size:
@@ -437,7 +486,5 @@ def _label_side(sizes: np.ndarray) -> int:
     return -(-int(sizes.max()) // _LABEL_BUCKET) * _LABEL_BUCKET
 
 
-def _batches(load_episode, count, batch_size, start, config) -> EpisodeIterator:
-    return batches(
-        load_episode, count=count, batch_size=batch_size, start=start, workers=config.workers
-    )
+def _load_numbered(load_episode, numbers: Sequence[int], position: int):
+    return load_episode(numbers[position])

@@ -7,7 +7,7 @@ import flax
 import jax
 import numpy as np
 
-from apanet_jax import __version__
+from apanet_jax import __version__, distributed
 from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.data.episode_files import write_episodes
 from apanet_jax.errors import UserError
@@ -66,10 +66,11 @@ def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
         for shot in run.test_shots:
             counts, class_id = run.count_episodes(head.parameters, shot, run.test_count)
             results.append(result(run, head, shot, counts, class_id))
-            if run.config.evaluation.write_episodes:
+            if run.config.evaluation.write_episodes and distributed.is_leader():
                 write_counts(run, workdir, head.name, shot, counts)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "results.json", results)
+    if distributed.is_leader():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "results.json", results)
     return results
 
 
@@ -130,6 +131,7 @@ def result(
             "jax": jax.__version__,
             "flax": flax.__version__,
         },
+        "deterministic": config.deterministic,
         "device": f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}",
         "data_fingerprint": run.records.fingerprint,
         "weights_fingerprint": run.weights_fingerprint,

@@ -16,6 +16,9 @@ from apanet_jax.errors import UserError
 FILE = "config.json"
 """What a run leaves its settings in."""
 
+_SINCE_THEN = {"deterministic": False}
+"""Settings that older runs did not have, as they were."""
+
 NO_CONFIG = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What making a config of a file that holds none may raise."""
 
@@ -24,6 +27,7 @@ NOT_OF_THE_RESULT = (
     "features.directory",
     "workers",
     "compilation_cache",
+    "deterministic",
     "devices",
     "data.records",
     "sweep.",
@@ -124,7 +128,7 @@ def from_json(text: str) -> ConfigDict:
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError("expected an object")
-    return ConfigDict(_with_tuples(content))
+    return ConfigDict(_SINCE_THEN | _with_tuples(content))
 
 
 def of_run(workdir: Path) -> ConfigDict:
@@ -309,6 +313,7 @@ _RULES = {
         "names of the config's variants",
     ),
     "features.views": _number(1),
+    "deterministic": _switch(),
     "workers": _number(0),
     "devices": _number(0),
 }

@@ -15,11 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apanet_jax import train_step
+from apanet_jax import distributed, train_step
 from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.errors import StopSignals
 from apanet_jax.run import Run
-from apanet_jax.train import Journal, Pace, progress_bar, training_key, transformation
+from apanet_jax.train import (
+    Journal,
+    Pace,
+    progress_bar,
+    signals_asked,
+    training_key,
+    transformation,
+)
 
 _EACH_ITS_OWN = ("seed", "fold", "agnostic_weight")
 
@@ -67,6 +74,7 @@ def _train(journals: Sequence[Journal]) -> None:
     # Heads of one seed and fold learn from the same episodes, which are loaded once.
     names = [(run.config.seed, run.config.fold) for run in runs]
     same_batch = len(set(names)) == 1
+    spread = train_step.batch_sharding(first.mesh, of_heads=not same_batch)
     step = train_step.make_side_by_side_step(
         first.network,
         transformation(first),
@@ -86,9 +94,11 @@ def _train(journals: Sequence[Journal]) -> None:
         for number in range(journals[0].first + 1, first.steps + 1):
             batches = {name: next(stream) for name, stream in streams.items()}
             batch = batches[names[0]] if same_batch else _stacked([batches[n] for n in names])
+            batch = distributed.assembled(batch, spread)
             states, losses = step(states, first.backbone_parameters, batch, keys, weights)
             progress.update()
-            due, asked = journals[0].is_due(number), signals.asked
+            due = journals[0].is_due(number)
+            asked = signals_asked(signals, due)
             if not due and not asked:
                 continue
             each_second, totals = pace.until(number), []

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
-from apanet_jax import train_step
+from apanet_jax import distributed, train_step
 from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.errors import Stopped, StopSignals, UserError
 from apanet_jax.reporting import MetricsLog
@@ -27,7 +27,8 @@ def train(run: Run, workdir: Path) -> TrainState:
 
     Checkpoints, metrics and the config go to `workdir`. A run that was interrupted goes on from
     its newest checkpoint and ends with the same parameters as if it had not been. SIGTERM and
-    SIGINT let it finish its step and save a checkpoint of it.
+    SIGINT let it finish its step and save a checkpoint of it; several processes agree on that where
+    something is due to be written, so it may take `training.log_every` steps.
 
     Raises:
       UserError: the workdir holds a run of other settings or is in use, nothing can be written to
@@ -46,25 +47,29 @@ def train(run: Run, workdir: Path) -> TrainState:
             run.mesh,
             config.model.level_weight,
         )
-        key, pace = training_key(run), Pace(journal.first, config.training.batch_size)
+        pace = Pace(journal.first, config.training.batch_size)
+        key = training_key(run)
+        spread = train_step.batch_sharding(run.mesh)
         with (
             run.training_batches(position) as episodes,
             progress_bar(journal) as progress,
             StopSignals() as signals,
         ):
             for number in range(journal.first + 1, run.steps + 1):
-                state, losses = step(state, run.backbone_parameters, next(episodes), key)
+                batch = distributed.assembled(next(episodes), spread)
+                state, losses = step(state, run.backbone_parameters, batch, key)
                 progress.update()
-                if journal.is_due(number):
+                due = journal.is_due(number)
+                if due:
                     each_second = pace.until(number)
                     loss = journal.write(number, state, losses, episodes.state(), each_second)
                     progress.set_postfix(
                         loss=f"{loss:.3f}", episodes_per_second=f"{each_second:.1f}"
                     )
                     pace.restart(number)
-                if signals.asked:
+                if asked := signals_asked(signals, due):
                     journal.stop(number, state, losses, episodes.state())
-                    raise journal.stopped(number, signals.asked)
+                    raise journal.stopped(number, asked)
     return state
 
 
@@ -115,8 +120,9 @@ class Journal:
             print(f"going on from step {self.first} of {run.steps} in {self._workdir}", flush=True)
         else:
             state, position = _initial_state(run), 0
-        write_json(self._workdir / "config.json", self.run.config.to_dict())
-        self._log = self._opened.enter_context(MetricsLog(self._workdir, self.first))
+        if distributed.is_leader():
+            write_json(self._workdir / "config.json", self.run.config.to_dict())
+            self._log = self._opened.enter_context(MetricsLog(self._workdir, self.first))
         return state, position
 
     def is_due(self, number: int) -> bool:
@@ -145,7 +151,7 @@ class Journal:
         """
         rate = float(_schedule(self.run)(number - 1))
         losses = self._finite(losses, number, rate)
-        self._log.write(
+        self._note(
             number,
             loss=losses.total,
             loss_specific=losses.specific,
@@ -161,7 +167,7 @@ class Journal:
                 self.run, state.parameters, self.run.test_shots[0], episodes
             )
             miou = scores.miou
-            self._log.write(number, validation_miou=miou, validation_fb_iou=scores.fb_iou)
+            self._note(number, validation_miou=miou, validation_fb_iou=scores.fb_iou)
         if self._saves(number):
             self._checkpoints.save(state, iterator, miou)
         return losses.total
@@ -180,7 +186,12 @@ class Journal:
             signal_number,
             f"stopped behind step {number} of {self.run.steps}, which is saved in {self._workdir}: "
             "the same command goes on from there",
+            together=True,
         )
+
+    def _note(self, number: int, **values: float) -> None:
+        if self._log is not None:
+            self._log.write(number, **values)
 
     def _validates(self, number: int) -> bool:
         every = self.run.config.evaluation.every
@@ -199,6 +210,19 @@ class Journal:
                 "training.learning_rate or training.rate_factor, and take another --workdir"
             )
         return losses
+
+
+def signals_asked(signals: StopSignals, due: bool) -> int | None:
+    """Returns the signal that stops the run behind this step, None where it goes on.
+
+    Args:
+      signals: that came to this process. Those of other processes count as well.
+      due: whether something is written behind this step: several processes wait for the losses
+        then, and ask each other only there.
+    """
+    if distributed.several():
+        return distributed.any_asked(signals.asked) if due else None
+    return signals.asked
 
 
 class Pace:
@@ -231,8 +255,13 @@ def progress_bar(journal: Journal) -> tqdm:
 
 
 def training_key(run: Run) -> PRNGKeyArray:
-    """Returns the key that a run's steps draw from."""
-    return jax.random.fold_in(jax.random.key(run.config.seed), 1)
+    """Returns the key that a run's steps draw from, on every device."""
+    key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
+    # Keys themselves cannot be put onto the devices of other processes.
+    words = np.asarray(jax.random.key_data(key))
+    return jax.random.wrap_key_data(
+        jax.device_put(words, train_step.replicated(run.mesh)), impl=jax.random.key_impl(key)
+    )
 
 
 def transformation(run: Run) -> optax.GradientTransformation:

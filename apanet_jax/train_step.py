@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
@@ -128,15 +129,21 @@ def _with_levels(logits, levels, label, level_weight) -> Float[Array, ""]:
 
 
 def data_mesh(devices: int | None = None) -> Mesh:
-    """Returns a mesh with one axis, "data", over the first `devices` devices (None: all).
+    """Returns a mesh with one axis, "data", over `devices` devices of each process (None: all).
 
     Raises:
-      UserError: there are not so many.
+      UserError: a process has not so many.
     """
-    chosen = jax.devices()[:devices]
-    if devices and len(chosen) < devices:
-        raise UserError(f"devices={devices}, but there are {len(chosen)}: take fewer, or 0 for all")
-    return jax.make_mesh((len(chosen),), ("data",), axis_types=(AxisType.Auto,), devices=chosen)
+    chosen = []
+    for process in range(jax.process_count()):
+        own = [device for device in jax.devices() if device.process_index == process]
+        if devices and len(own) < devices:
+            raise UserError(
+                f"devices={devices}, but there are {len(own)}: take fewer, or 0 for all"
+            )
+        chosen += own[:devices]
+    # In the order of processes, so that each one's share of a batch is one piece.
+    return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -144,9 +151,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays whose first axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def batch_sharding(mesh: Mesh, *, of_heads: bool = False) -> NamedSharding:
+    """Returns the sharding of arrays whose first axis is the batch, the second if `of_heads`."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * of_heads, "data"))
 
 
 def create_state(
@@ -246,9 +253,7 @@ def make_side_by_side_step(
         return jax.lax.map(lambda x: one(*x), of_heads)
 
     whole = replicated(mesh)
-    spread = batch_sharding(mesh)
-    if not same_batch:
-        spread = NamedSharding(mesh, PartitionSpec(None, *spread.spec))
+    spread = batch_sharding(mesh, of_heads=not same_batch)
     return jax.jit(
         steps,
         in_shardings=(whole, whole, spread, whole, whole),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from apanet_jax import settings
+from apanet_jax import distributed, settings
 from apanet_jax.data import records
 from apanet_jax.errors import UserError
 from apanet_jax.paper import published_beside
@@ -71,8 +71,11 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
             "pass --mode=evaluate"
         )
     if config.data.generate:
-        with sole_use(workdir):
-            _generate(config, workdir)
+        config.data.records = str(workdir / "records")
+        if distributed.is_leader():
+            with sole_use(workdir):
+                _generate(config, workdir)
+        distributed.barrier("the data set is there")
     # All of them before the first is trained: what cannot work is refused at once.
     all_runs = [(part, make_run(part.config)) for part in parts(config)]
     with contextlib.ExitStack() as stack:
@@ -100,7 +103,7 @@ def _run_all(
                 results[name] = evaluate_checkpoints(run, workdir / part.folder)
         if mode != "train" and config.evaluation.pictures:
             _draw(runs, workdir, group)
-    if results:
+    if results and distributed.is_leader():
         _tell(config, all_runs, results, workdir)
     return results
 
@@ -207,7 +210,6 @@ def _generate(config: ConfigDict, workdir: Path) -> None:
     """Makes the built-in data set in the workdir, unless it is there."""
     from apanet_jax.data.sources.synthetic import SyntheticSource
 
-    config.data.records = str(workdir / "records")
     if not (workdir / "records").exists():
         print(f"drawing {config.data.generate} training pictures", flush=True)
         source = SyntheticSource(
@@ -220,5 +222,8 @@ def _draw(runs: Sequence[tuple[Part, Run]], workdir: Path, group: str) -> None:
     heads = {}
     for part, run in runs:
         head = trained_heads(run, workdir / part.folder)[0]
-        heads[part.variant or "prediction"] = (run.network, head.parameters)
-    write_pictures(runs[0][1], heads, workdir / group / "pictures")
+        own = distributed.local(head.parameters, run.mesh)
+        heads[part.variant or "prediction"] = (run.network, own)
+    # Checkpoints are read together, pictures drawn by one.
+    if distributed.is_leader():
+        write_pictures(runs[0][1], heads, workdir / group / "pictures")

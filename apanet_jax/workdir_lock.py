@@ -1,4 +1,4 @@
-"""One process at a time works in a folder."""
+"""One process at a time works in a folder, or those that make one run together."""
 
 import contextlib
 import fcntl
@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from apanet_jax import distributed
 from apanet_jax.errors import UserError
 from apanet_jax.whole_files import cannot_write
 
@@ -19,6 +20,8 @@ _HELD: set[Path] = set()
 def sole_use(workdir: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a workdir, which is made where it is missing; within a process it may be nested.
 
+    The leader of several processes holds it for all of them, unless they `wait` for each other.
+
     The kernel lets go of the lock when the process ends, however it ends; the file stays and says
     who holds it or held it last.
 
@@ -30,7 +33,7 @@ def sole_use(workdir: Path, *, wait: bool = False) -> Iterator[None]:
       UserError: another process holds it, or the workdir cannot be written to.
     """
     path = Path(workdir).absolute() / LOCK
-    if path in _HELD:
+    if path in _HELD or not (wait or distributed.is_leader()):
         yield
         return
     with cannot_write(path):

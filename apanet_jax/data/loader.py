@@ -179,6 +179,8 @@ def batches(
     batch_size: int,
     start: int = 0,
     workers: int = 0,
+    process: int = 0,
+    processes: int = 1,
 ) -> EpisodeIterator:
     """Returns the batches of elements 0, 1, 2, ….
 
@@ -188,12 +190,18 @@ def batches(
       batch_size: elements a batch; the last one is filled up with its last element.
       start: number of the batch to begin with.
       workers: processes that load; 0: two threads of this one.
+      process: which of the run's processes this is.
+      processes: how many they are; each loads an equal piece of every batch.
     """
+    piece = batch_size // processes
     total = _ENDLESS if count is None else -(-count // batch_size) * batch_size
     last = total - 1 if count is None else count - 1
 
-    def element(number: int) -> Arrays:
+    def element(own: int) -> Arrays:
+        batch, row = divmod(own, piece)
+        number = batch * batch_size + process * piece + row
         return load(min(number, last)) | {"valid": np.bool_(number <= last)}
 
-    dataset = grain.MapDataset.range(total).map(element).batch(batch_size, drop_remainder=True)
+    elements = grain.MapDataset.range(total // processes).map(element)
+    dataset = elements.batch(piece, drop_remainder=True)
     return EpisodeIterator(dataset, start, workers)

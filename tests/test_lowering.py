@@ -1,0 +1,90 @@
+"""The programs of training and evaluation lower for GPUs and TPUs, from a machine without any."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from apanet_jax import train_step
+from apanet_jax.evaluate import score
+from apanet_jax.models import backbones
+from apanet_jax.models.apanet import APANet
+from apanet_jax.models.network import Network
+
+SIZE = 65
+BACKBONES = [
+    "efficientnet_lite0",
+    pytest.param("resnet50", marks=pytest.mark.slow),
+    pytest.param("resnet101", marks=pytest.mark.slow),
+    pytest.param("vgg16", marks=pytest.mark.slow),
+]
+HEADS = {
+    "conv": APANet(channels=8),
+    "priors": APANet(channels=8, priors=("high", "middle", "contrast"), cluster_features="middle"),
+    "fem": APANet(channels=8, comparison="fem", pyramid_bins=(5, 3)),
+}
+
+
+def shapes(network, batch=2, shot=1):
+    """Returns the shapes of a backbone's parameters, a head's state and an episode batch."""
+
+    def pixels(*leading, channels=()):
+        return jax.ShapeDtypeStruct((batch, *leading, SIZE, SIZE, *channels), jnp.uint8)
+
+    episode = {
+        "query_image": pixels(channels=(3,)),
+        "query_label": pixels(),
+        "support_images": pixels(shot, channels=(3,)),
+        "support_labels": pixels(shot),
+        "original_label": pixels(),
+        "original_side": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+
+    def backbone():
+        images = jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)
+        return network.backbone.init(jax.random.key(0), images)["params"]
+
+    backbone_parameters = jax.eval_shape(backbone)
+    transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
+
+    def state(parameters):
+        key = jax.random.key(0)
+        return train_step.create_state(network, parameters, SIZE, transformation, key)
+
+    return backbone_parameters, jax.eval_shape(state, backbone_parameters), episode, transformation
+
+
+def lowered(function, platform, *arguments):
+    return jax.export.export(function, platforms=[platform])(*arguments)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_both_steps_lower_with_every_backbone(name, platform):
+    _both_steps_lower(Network(backbones.create(name), HEADS["conv"]), platform)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("head", ["priors", "fem"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_both_steps_lower_with_every_head(head, platform, dtype):
+    backbone = backbones.create("efficientnet_lite0", dtype=jnp.dtype(dtype))
+    _both_steps_lower(Network(backbone, HEADS[head], masked_support=False), platform)
+
+
+def _both_steps_lower(network, platform):
+    backbone_parameters, state, episode, transformation = shapes(network)
+    mesh = train_step.data_mesh(2)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    step = train_step.make_step(network, transformation, 0.5, mesh)
+    program = lowered(step, platform, state, backbone_parameters, episode, key)
+    assert program.nr_devices == 2 and program.platforms == (platform,)
+
+    @jax.jit
+    def count(parameters, backbone_parameters, batch):
+        logits = network(parameters, backbone_parameters, batch).logits
+        found = logits[..., 1] - logits[..., 0]
+        return score(found, batch["original_label"], batch["original_side"])
+
+    program = lowered(count, platform, state.parameters, backbone_parameters, episode)
+    assert [x.shape for x in program.out_avals] == [(2, 2), (2, 2)]
