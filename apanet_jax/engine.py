@@ -124,7 +124,8 @@ class TestFeatures:
         if all(("picture", picture) in self._store for picture in pictures):
             return
         if self._kept is None:
-            embedded = jax.device_get(self._embed(self._parameters, batch["image"]))
+            images = jax.device_put(batch["image"], batch_sharding(self._mesh))
+            embedded = jax.device_get(self._embed(self._parameters, images))
             features = embedded._asdict()
         else:
             features = {name: batch.get(name) for name in PictureFeatures._fields}
@@ -231,7 +232,7 @@ def count_episodes_once(
       description: what the progress bar says.
     """
     inference = network.head.for_inference
-    head = _Head(inference, parameters, features)
+    head = _Head(inference, parameters, features, mesh)
     compare = _compiled_comparison(inference, mesh)
     # By class and query, so that what was just looked at is looked at again.
     order = sorted(range(len(episodes)), key=lambda i: (episodes[i].class_id, episodes[i].query))
@@ -266,8 +267,9 @@ def count_episodes_once(
 class _Head:
     """One head's view of queries and supports, each computed once."""
 
-    def __init__(self, head: APANet, parameters: Parameters, features: TestFeatures):
+    def __init__(self, head: APANet, parameters: Parameters, features: TestFeatures, mesh: Mesh):
         self._features, self._parameters = features, parameters
+        self._place = functools.partial(jax.device_put, device=replicated(mesh))
         self._encode, self._pool = _compiled_parts(head)
         self._encoded: tuple[int, Any] | None = None
         self._prototypes: dict[tuple[int, int], np.ndarray] = {}
@@ -276,7 +278,8 @@ class _Head:
         """Returns an episode's encoded query, its prototype and its prior masks."""
         query, class_id = episode.query, episode.class_id
         if self._encoded is None or self._encoded[0] != query:
-            self._encoded = query, self._encode(self._parameters, self._features.middle(query))
+            middle = self._place(self._features.middle(query))
+            self._encoded = query, self._encode(self._parameters, middle)
         prototypes = [self._prototype(support, class_id) for support in episode.supports]
         priors = [self._features.prior(query, support, class_id) for support in episode.supports]
         return self._encoded[1], *_means(prototypes, priors)
@@ -286,7 +289,8 @@ class _Head:
         if key not in self._prototypes:
             middle = self._features.middle(support)
             foreground = self._features.foreground(support, class_id)
-            self._prototypes[key] = self._pool(self._parameters, middle, foreground)
+            given = self._place((middle, foreground))
+            self._prototypes[key] = self._pool(self._parameters, *given)
         return self._prototypes[key]
 
 

@@ -46,14 +46,17 @@ def train(run: Run, workdir: Path) -> TrainState:
             run.mesh,
             config.model.level_weight,
         )
-        key, pace = training_key(run), Pace(journal.first, config.training.batch_size)
+        spread = train_step.batch_sharding(run.mesh)
+        key = jax.device_put(training_key(run), train_step.replicated(run.mesh))
+        pace = Pace(journal.first, config.training.batch_size)
         with (
             run.training_batches(position) as episodes,
             progress_bar(journal) as progress,
             StopSignals() as signals,
         ):
             for number in range(journal.first + 1, run.steps + 1):
-                state, losses = step(state, run.backbone_parameters, next(episodes), key)
+                batch = jax.device_put(next(episodes), spread)
+                state, losses = step(state, run.backbone_parameters, batch, key)
                 progress.update()
                 if journal.is_due(number):
                     each_second = pace.until(number)

@@ -29,7 +29,7 @@ PICTURES = {"train": 200, "val": 60}
 STEPS = 48
 EVERY = 6
 LOOK_EVERY = 0.002
-_LONGEST = 600.0
+_LONGEST = 7200.0
 
 
 class Row(NamedTuple):
@@ -104,7 +104,11 @@ class Drill:
 
 def finished(process: subprocess.Popen) -> tuple[int, str]:
     """Waits for a process; returns its status and the line that tells what it met."""
-    out, err = process.communicate(timeout=_LONGEST)
+    try:
+        out, err = process.communicate(timeout=_LONGEST)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     lines = [*err.splitlines(), *out.splitlines()]
     for sign in ("error: ", "stopped", "warning: ", "going on", "are written", "Traceback"):
         for line in lines:
