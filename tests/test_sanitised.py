@@ -55,12 +55,21 @@ def run_once(prepared, workdir, options):
     return rows
 
 
-@pytest.mark.parametrize("options", ["", WHOLE, "embed_once=False"], ids=["kept", "whole", "plain"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param("", id="kept"),
+        pytest.param(WHOLE, id="whole", marks=pytest.mark.slow),
+        pytest.param("embed_once=False", id="plain", marks=pytest.mark.slow),
+    ],
+)
 def test_no_value_becomes_nan(prepared, tmp_path, options):
     with jax.debug_nans(True):
         run_once(prepared, tmp_path / "run", options)
 
 
+# JAX keeps nothing that it traced while it looks for leaks, which takes minutes.
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["", WHOLE, "embed_once=False"], ids=["kept", "whole", "plain"])
 def test_no_tracer_leaks(prepared, tmp_path, options):
     with jax.checking_leaks():
@@ -98,11 +107,20 @@ def calls(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "called"),
     [
-        ("", {"make_step", "_compiled_parts", "_compiled_comparison"}),
-        (WHOLE, {"make_step", "_compiled_backbone", "_compiled_parts", "_compiled_comparison"}),
-        ("embed_once=False", {"make_step", "_compiled_count"}),
+        pytest.param("", {"make_step", "_compiled_parts", "_compiled_comparison"}, id="kept"),
+        pytest.param(
+            WHOLE,
+            {"make_step", "_compiled_backbone", "_compiled_parts", "_compiled_comparison"},
+            id="whole",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "embed_once=False",
+            {"make_step", "_compiled_count"},
+            id="plain",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["kept", "whole", "plain"],
 )
 def test_a_step_moves_nothing_by_itself(prepared, tmp_path, calls, options, called):
     run_once(prepared, tmp_path / "run", options)
@@ -143,12 +161,18 @@ def compilations():
 @pytest.mark.parametrize(
     ("options", "programs"),
     [
-        ("", {"_step": 1, "encode": 1, "pool": 1, "compare": 1}),
-        (WHOLE, {"_step": 1, "encode": 1, "pool": 1, "compare": 1, "masked_last_block": 1}),
+        pytest.param("", {"_step": 1, "encode": 1, "pool": 1, "compare": 1}, id="kept"),
+        pytest.param(
+            WHOLE,
+            {"_step": 1, "encode": 1, "pool": 1, "compare": 1, "masked_last_block": 1},
+            id="whole",
+            marks=pytest.mark.slow,
+        ),
         # A batch with two supports is another program than one with one.
-        ("embed_once=False", {"_step": 1, "count": 2}),
+        pytest.param(
+            "embed_once=False", {"_step": 1, "count": 2}, id="plain", marks=pytest.mark.slow
+        ),
     ],
-    ids=["kept", "whole", "plain"],
 )
 def test_a_run_compiles_each_program_once(prepared, tmp_path, options, programs):
     with compilations() as compiled:
@@ -156,6 +180,7 @@ def test_a_run_compiles_each_program_once(prepared, tmp_path, options, programs)
     assert {name: compiled[name] for name in programs} == programs
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_compiles_no_more_than_one_that_does_not(prepared, tmp_path):
     run = make_run(folder.get_config(f"{OPTIONS},records={prepared}"))
     with compilations() as compiled:
