@@ -241,7 +241,7 @@ def local(tree: Any, mesh: Mesh) -> Any:
 def assembled(share: Any, sharding: NamedSharding) -> Any:
     """Returns the arrays of a whole batch, of which each process has its `share`."""
     if not several():
-        return share
+        return jax.device_put(share, sharding)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), share
     )

@@ -123,7 +123,8 @@ class TestFeatures:
         if all(("picture", picture) in self._store for picture in pictures):
             return
         if self._kept is None:
-            embedded = jax.device_get(self._embed(self._parameters, batch["image"]))
+            images = jax.device_put(batch["image"], batch_sharding(self._mesh))
+            embedded = jax.device_get(self._embed(self._parameters, images))
             features = embedded._asdict()
         else:
             features = {name: batch.get(name) for name in PictureFeatures._fields}
@@ -238,7 +239,7 @@ def count_episodes_once(
       description: what the progress bar says.
     """
     inference = network.head.for_inference
-    head = _Head(inference, parameters, features)
+    head = _Head(inference, parameters, features, mesh)
     compare = _compiled_comparison(inference, mesh)
     # By class and query, so that what was just looked at is looked at again.
     order = sorted(range(len(episodes)), key=lambda i: (episodes[i].class_id, episodes[i].query))
@@ -271,8 +272,9 @@ def count_episodes_once(
 class _Head:
     """One head's view of queries and supports, each computed once."""
 
-    def __init__(self, head: APANet, parameters: Parameters, features: TestFeatures):
+    def __init__(self, head: APANet, parameters: Parameters, features: TestFeatures, mesh: Mesh):
         self._features, self._parameters = features, parameters
+        self._place = functools.partial(jax.device_put, device=replicated(mesh))
         self._several = head.foreground_prototypes > 1
         self._encode, self._pool = _compiled_parts(head)
         self._encoded: tuple[int, Any] | None = None
@@ -282,13 +284,15 @@ class _Head:
         """Returns what `APANet.compare` is given of an episode, as a batch of one."""
         query, supports, class_id = episode.query, episode.supports, episode.class_id
         if self._encoded is None or self._encoded[0] != query:
-            self._encoded = query, self._encode(self._parameters, self._features.middle(query))
+            middle = self._place(self._features.middle(query))
+            self._encoded = query, self._encode(self._parameters, middle)
         prototypes = [self._of_support(support, class_id) for support in supports]
         priors = [self._features.prior(query, support, class_id) for support in supports]
         allocations = None
         if self._several:
             means = [self._features.means(support, class_id) for support in supports]
-            allocations = _allocations(self._features.middle(query), means)
+            given = self._place((self._features.middle(query), means))
+            allocations = _allocations(*given)
         return self._encoded[1], *_over_shots(prototypes, priors, allocations)
 
     def _of_support(self, support: int, class_id: int) -> jax.Array:
@@ -296,7 +300,8 @@ class _Head:
         if key not in self._prototypes:
             middle = self._features.middle(support)
             parts = self._features.parts(support, class_id)
-            self._prototypes[key] = self._pool(self._parameters, middle, parts)
+            given = self._place((middle, parts))
+            self._prototypes[key] = self._pool(self._parameters, *given)
         return self._prototypes[key]
 
 

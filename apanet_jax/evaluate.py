@@ -59,8 +59,8 @@ def make_count(
     network: Network, parameters: Parameters, backbone_parameters: Parameters, mesh: Mesh
 ) -> Count:
     """Returns the function from an evaluation batch to its episodes' counts."""
-    count = _compiled_count(network, mesh)
-    return lambda batch: count(parameters, backbone_parameters, batch)
+    count, spread = _compiled_count(network, mesh), batch_sharding(mesh)
+    return lambda batch: count(parameters, backbone_parameters, jax.device_put(batch, spread))
 
 
 @functools.lru_cache(maxsize=8)

@@ -195,7 +195,7 @@ def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
     if exported.is_file():
         config.evaluation.checkpoint = str(exported)
     network = make_network(config)
-    backbone_parameters, _, parameters = load_parameters(config, network.head, data_mesh(1))
+    backbone_parameters, _, _, parameters = load_parameters(config, network.head, data_mesh(1))
     if parameters is None:
         _, _, parameters = export.restore_head(workdir, network.head, config, "last")
     return HeadMatcher(network, parameters, backbone_parameters, size or config.image_size)

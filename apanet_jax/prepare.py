@@ -11,7 +11,6 @@ from apanet_jax.data.sources.coco import CROWDS, FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.errors import Parser, UserError, main_guard
-from apanet_jax.whole_files import write_json
 
 _SHOWN = 20
 
@@ -39,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     _print_bad(report)
     print(report_table(report, source, arguments.shots, arguments.min_area))
     print(f"\nrecords: {output}")
-    write_json(output / "report.json", vars(report))
 
 
 def report_table(report: records.Report, source: Source, shots: int, min_area: int) -> str:

@@ -78,6 +78,7 @@ class Run:
       mesh: the devices, of all processes.
       fingerprint: of everything that the trained parameters depend on.
       weights_fingerprint: of the backbone's weights.
+      weights_origin: the file that they came from.
     """
 
     config: ConfigDict
@@ -91,6 +92,7 @@ class Run:
     mesh: Mesh
     fingerprint: str
     weights_fingerprint: str
+    weights_origin: load.Origin
 
     @property
     def local_mesh(self) -> Mesh:
@@ -364,7 +366,9 @@ def make_run(config: ConfigDict) -> Run:
         min_area=config.data.min_area,
     )
     network = make_network(config)
-    parameters, weights_fingerprint, given_head = load_parameters(config, network.head, mesh)
+    parameters, origin, weights_fingerprint, given_head = load_parameters(
+        config, network.head, mesh
+    )
     return Run(
         config=config,
         records=records,
@@ -377,6 +381,7 @@ def make_run(config: ConfigDict) -> Run:
         mesh=mesh,
         fingerprint=settings.fingerprint(config, records.fingerprint, weights_fingerprint),
         weights_fingerprint=weights_fingerprint,
+        weights_origin=origin,
     )
 
 
@@ -448,8 +453,8 @@ def augmentation(config: ConfigDict) -> Augmentation:
 
 def load_parameters(
     config: ConfigDict, head: APANet, mesh: Mesh
-) -> tuple[Parameters, str, Parameters | None]:
-    """Returns the backbone's parameters, their fingerprint, and a given checkpoint's head.
+) -> tuple[Parameters, load.Origin, str, Parameters | None]:
+    """Returns the backbone's parameters, origin and fingerprint, and a given checkpoint's head.
 
     A checkpoint may hold the backbone too, and that one is taken unless the config names another.
     """
@@ -461,20 +466,25 @@ def load_parameters(
         )
         given_head = jax.device_put(given_head, replicated(mesh))
     if given_backbone is not None and not backbone.weights:
-        return (*_placed(given_backbone, mesh), given_head)
+        origin = load.origin_of(Path(checkpoint), checkpoint)
+        return (*_placed(given_backbone, origin, mesh), given_head)
     source = backbone.weights or load.default_source(backbone.name)
     return (*_loaded_backbone(backbone.name, source, backbone.stem, mesh), given_head)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded_backbone(name: str, source: str, stem: str, mesh: Mesh) -> tuple[Parameters, str]:
+def _loaded_backbone(
+    name: str, source: str, stem: str, mesh: Mesh
+) -> tuple[Parameters, load.Origin, str]:
     """Loads a backbone onto the devices once for all the runs of a command."""
-    return _placed(load.load_backbone(name, source, stem=stem), mesh)
+    return _placed(*load.load_with_origin(name, source, stem=stem), mesh)
 
 
-def _placed(weights: Parameters, mesh: Mesh) -> tuple[Parameters, str]:
-    """Puts parameters onto the devices; returns them with their fingerprint."""
-    return jax.device_put(weights, replicated(mesh)), load.fingerprint(weights)
+def _placed(
+    weights: Parameters, origin: load.Origin, mesh: Mesh
+) -> tuple[Parameters, load.Origin, str]:
+    """Puts parameters onto the devices; returns them with their origin and fingerprint."""
+    return jax.device_put(weights, replicated(mesh)), origin, load.fingerprint(weights)
 
 
 def _apart(config: ConfigDict) -> Apart | None:

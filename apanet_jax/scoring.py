@@ -135,6 +135,7 @@ def result(
         "device": f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}",
         "data_fingerprint": run.records.fingerprint,
         "weights_fingerprint": run.weights_fingerprint,
+        "weights_origin": run.weights_origin._asdict(),
         "config_fingerprint": run.fingerprint,
     }
 

@@ -1,232 +1,255 @@
-"""Kills a tiny run at random moments and asks whether it ends as an undisturbed one.
+"""Kills tiny runs at random moments, does worse to others, and asks whether they end the same.
 
     python experiments/fault_drill.py --kills=30 --output=experiments/results
 
-Each time a process gets SIGKILL at a random moment of one of five phases (preparing the records,
-keeping features, training, writing a checkpoint, evaluating); then the same command is given again
-and must end with the same records, bit by bit the same parameters and the same results.json. The
-phases take turns. A process that was done before its moment came counts as "too late".
+`--kills` times a process gets SIGKILL at a random moment of one of five phases (preparing the
+records, keeping features, training, writing a checkpoint, evaluating; they take turns); then the
+same command is given again and must end with the same records, bit by bit the same training state
+and the same results.json as an undisturbed run. Where a process was done before its moment came, an
+earlier moment is tried. Then come the faults of `faults.py`, each once.
 """
 
 import argparse
-import json
 import random
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.whole_files import write_bytes
-
-PHASES = ("prepare", "features", "training", "checkpoint", "evaluation")
-SETTINGS = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=12,training.batch_size=2,"
-    "checkpoint_every=3,log_every=2,episodes=20,evaluation.batch_size=2,shots=1,devices=1,"
-    "pictures=0"
+from experiments.faults import (
+    EVERY,
+    FAULTS,
+    LOOK_EVERY,
+    STEPS,
+    Drill,
+    Row,
+    fingerprint_of,
+    finished,
+    meet,
+    steps_of,
 )
-_LOOK_EVERY = 0.002
+from experiments.tiny_runs import outcome
 
-
-class Kill(NamedTuple):
-    """What came of one kill.
-
-    Attributes:
-      phase: in which.
-      seconds: from the phase's first sign to the kill; None where the process was done before.
-      wrong: what differs from the undisturbed run; empty where nothing does.
-    """
-
-    phase: str
-    seconds: float | None
-    wrong: str
+PHASES = {
+    "prepare": "prepare",
+    "features": "keeping features",
+    "step": "training",
+    "checkpoint": "writing a checkpoint",
+    "evaluation": "evaluation",
+}
+_TRIES = 5
 
 
 @main_guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the drill that the arguments describe; returns 1 where something ended differently."""
     arguments = _parser().parse_args(argv)
-    if arguments.kills < 1:
-        raise UserError(f"--kills={arguments.kills}: expected at least 1")
+    if arguments.kills < 0 or arguments.together < 1:
+        raise UserError("expected --kills of at least 0 and --together of at least 1")
     with tempfile.TemporaryDirectory(prefix="fault_drill_") as folder:
-        kills = drill(Path(folder), arguments.kills, random.Random(arguments.seed))
-    page = report(kills, arguments)
-    print(page)
+        rows = drill(Path(folder), arguments)
+    print(report(rows, arguments))
+    return int(any(row.wrong for row in rows))
+
+
+def drill(root: Path, arguments: argparse.Namespace) -> list[Row]:
+    """Returns what came of each fault; `root` takes the records and workdirs."""
+    undisturbed = Drill(root)
+    lengths = _undisturbed(undisturbed)
+
+    def kill(number: int) -> Row:
+        # A generator for each, so that what happens together draws the same.
+        rng = random.Random(f"{arguments.seed} {number}")
+        phase = list(PHASES)[number % len(PHASES)]
+        return _tell(_killed_and_again(undisturbed, root / f"kill{number}", phase, rng, lengths))
+
+    def fault(name: str) -> Row:
+        return _tell(meet(undisturbed, name, random.Random(f"{arguments.seed} {name}")))
+
+    rows = []
+    with ThreadPoolExecutor(arguments.together) as pool:
+        made = [pool.submit(kill, number) for number in range(arguments.kills)]
+        made += [pool.submit(fault, name) for name in arguments.faults]
+        for row in made:
+            rows.append(row.result())
+            _write(rows, arguments)
+    return rows
+
+
+def _write(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        write_bytes(arguments.output / "fault_drill.md", page.encode())
-    return int(any(kill.wrong for kill in kills))
+        write_bytes(arguments.output / "fault_drill.md", report(rows, arguments).encode())
 
 
-def drill(root: Path, count: int, rng: random.Random) -> list[Kill]:
-    """Returns what came of `count` kills; `root` takes the records and workdirs."""
-    whole = root / "whole"
-    lengths = _undisturbed(whole)
-    expected = {"prepare": _records_of(whole), "run": _run_of(whole)}
-    kills = []
-    for number in range(count):
-        phase = PHASES[number % len(PHASES)]
-        place = root / f"kill{number}"
-        command = _prepare(place) if phase == "prepare" else _train(whole, place, phase)
-        seconds = _killed(command, _begins(phase, place), rng.uniform(0, lengths[phase]))
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            wrong = f"ends with {done.returncode}: {done.stderr.strip()[-300:]}"
-        elif phase == "prepare":
-            wrong = "other records" if _records_of(place) != expected["prepare"] else ""
-        else:
-            wrong = _differs(_run_of(place), expected["run"])
-        kills.append(Kill(phase, seconds, wrong))
-        print(f"{number + 1} of {count}: {kills[-1]}", file=sys.stderr, flush=True)
-    return kills
+def _tell(row: Row) -> Row:
+    print(f"{'WRONG: ' + row.wrong if row.wrong else 'equal'} | {row}", file=sys.stderr, flush=True)
+    return row
 
 
-def report(kills: Sequence[Kill], arguments: argparse.Namespace) -> str:
-    """Returns the page of Markdown with a row for each phase."""
+def report(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
+    """Returns the page of Markdown with a row for each fault."""
     lines = [
-        "# Killed at random moments",
+        "# Killed, filled up, damaged",
         "",
-        f"{len(kills)} times SIGKILL (seed {arguments.seed}), then the same command again. Equal: "
-        "the same records, bit by bit the same parameters and losses, the same results.json as an "
-        f"undisturbed run's. By `python experiments/fault_drill.py --kills={arguments.kills} "
-        f"--seed={arguments.seed}`.",
+        f"{STEPS} steps and 40 test episodes on drawn pictures, EfficientNet-Lite0 at 65x65 with "
+        f"kept features, a checkpoint every {EVERY} steps, on the CPU. First {arguments.kills} "
+        "times SIGKILL at random moments of five phases in turn, then other faults; each time the "
+        "same command was given again. Equal: the same records, bit by bit the same parameters, "
+        "momentum and losses, the same place among the batches, and the same results.json as an "
+        "undisturbed run's. Said: the line of the command that met the fault, for SIGKILL that of "
+        "the command given again.",
         "",
-        "| phase | kills | too late | ended equal |",
-        "|---|---|---|---|",
+        f"    python experiments/fault_drill.py --kills={arguments.kills} --seed={arguments.seed} "
+        f"--together={arguments.together}",
+        "",
+        f"{sum(not row.wrong for row in rows)} of {len(rows)} ended as they should.",
+        "",
+        "| | fault | when | said | ended with | equal |",
+        "|---|---|---|---|---|---|",
     ]
-    for phase in PHASES:
-        of_phase = [kill for kill in kills if kill.phase == phase]
-        late = sum(kill.seconds is None for kill in of_phase)
-        equal = sum(not kill.wrong for kill in of_phase)
-        lines.append(f"| {phase} | {len(of_phase)} | {late} | {equal} |")
-    lines += [""] + [f"- {kill.phase}: {kill.wrong}" for kill in kills if kill.wrong]
-    return "\n".join(lines).rstrip() + "\n"
+    for number, row in enumerate(rows, 1):
+        cells = [str(number), *row[:4], row.wrong or "yes"]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
-def _prepare(place: Path) -> list[str]:
-    arguments = ["synthetic", "--train=60", "--val=30", "--size=96", "--min_area=50"]
-    return [*_python("apanet_jax.prepare"), *arguments, f"--output={place / 'records'}"]
-
-
-def _train(whole: Path, place: Path, phase: str) -> list[str]:
-    features = place if phase == "features" else whole
-    options = f"{SETTINGS},records={whole / 'records'},features.directory={features / 'features'}"
-    return [
-        *_python("apanet_jax.main"),
-        f"--config=configs/folder.py:{options}",
-        f"--workdir={place / 'run'}",
-    ]
-
-
-def _python(module: str) -> list[str]:
-    return [sys.executable, "-m", module]
-
-
-def _undisturbed(whole: Path) -> dict[str, float]:
-    """Prepares and trains without a kill; returns the phases' lengths in seconds."""
+def _undisturbed(drill: Drill) -> dict[str, float]:
+    """Makes the undisturbed run; returns how long its phases last, in seconds."""
     started = time.perf_counter()
-    _succeed(_prepare(whole))
+    status, said = finished(drill.start(drill.prepare(drill.root / "timed")))
     lengths = {"prepare": time.perf_counter() - started}
-    signs = {phase: _begins(phase, whole) for phase in PHASES[1:]}
-    seen: dict[str, float] = {}
-    process = subprocess.Popen(_train(whole, whole, "features"), stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        for phase, begins in signs.items():
-            if phase not in seen and begins():
-                seen[phase] = time.perf_counter()
-        time.sleep(_LOOK_EVERY)
-    end = time.perf_counter()
-    if process.returncode:
-        raise UserError(f"the undisturbed run ended with {process.returncode}")
-    missing = [phase for phase in signs if phase not in seen]
-    if missing:
-        raise UserError(f"the undisturbed run showed no sign of {', '.join(missing)}")
+    # Twice: the first time compiles.
+    for place in (drill.root / "compiling", drill.whole):
+        process = drill.start(drill.train(place, features=place / "features"))
+        run, seen = place / "run", {}
+        signs = {
+            "features": lambda place=place: any((place / "features").glob("*/identity.txt")),
+            "training": lambda run=run: _learns(run),
+            "checkpoint": lambda run=run: bool(_written(run, EVERY)),
+            "checkpointed": (run / "checkpoints" / str(EVERY) / "checksums.json").exists,
+            "evaluation": (run / "checkpoints" / str(STEPS) / "checksums.json").exists,
+            "results": (run / "results.json").exists,
+        }
+        while process.poll() is None:
+            for name, sign in signs.items():
+                if name not in seen and sign():
+                    seen[name] = time.perf_counter()
+            time.sleep(LOOK_EVERY)
+        status, said = finished(process)
+        if status or len(seen) < len(signs):
+            raise UserError(f"the undisturbed run ended with {status}: {said}; saw {[*seen]}")
+    drill.expected = outcome(drill.whole / "run")
     return lengths | {
         "features": seen["training"] - seen["features"],
-        "training": seen["evaluation"] - seen["training"],
-        # The folder that a checkpoint is written in is there for a moment only.
-        "checkpoint": 0.3 * (seen["evaluation"] - seen["checkpoint"]) / 4,
-        "evaluation": end - seen["evaluation"],
+        "step": seen["evaluation"] - seen["training"],
+        "checkpoint": seen["checkpointed"] - seen["checkpoint"],
+        "evaluation": seen["results"] - seen["evaluation"],
     }
 
 
-def _succeed(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
+def _learns(run: Path) -> bool:
+    """Returns whether the first step was logged."""
+    path = run / "metrics.jsonl"
+    return path.exists() and path.stat().st_size > 0
 
 
-def _begins(phase: str, place: Path) -> Callable[[], bool]:
+def _written(run: Path, step: int) -> list[Path]:
+    """Returns the folders of a checkpoint, the one it is written in too."""
+    return [p for p in (run / "checkpoints").glob(f"{step}*") if p.name.split(".")[0] == str(step)]
+
+
+def _killed_and_again(
+    drill: Drill, root: Path, phase: str, rng: random.Random, lengths: dict[str, float]
+) -> Row:
+    part, step = rng.uniform(0, 1), rng.randrange(EVERY, STEPS + 1, EVERY)
+    for number in range(_TRIES):
+        place = root / str(number)
+        command = drill.train(place)
+        if phase == "prepare":
+            command = drill.prepare(place)
+        elif phase == "features":
+            command = drill.train(place, features=place / "features")
+        delay = lengths[phase] * part * 0.6**number
+        when = f"{PHASES[phase]}, {delay:.2f} s after its start"
+        if phase == "checkpoint":
+            when = f"{PHASES[phase]} of step {step}, {delay:.3f} s after its start"
+        killed = _killed(drill, command, _begins(phase, place, step), delay)
+        # Records without the folder of their parts: only the last words were missing.
+        if killed and (phase != "prepare" or not _prepared(place)):
+            break
+        shutil.rmtree(place)
+    else:
+        return Row("SIGKILL", when, "", "", "too late each time")
+    when += _left(place)
+    if phase != "prepare":
+        ended, said, wrong = drill.again(place, command)
+        return Row("SIGKILL", when, said, f"again: {ended}", wrong)
+    status, said = finished(drill.start(command))
+    wrong = said if status else ""
+    if not status and fingerprint_of(place) != fingerprint_of(drill.whole):
+        wrong = "other records"
+    return Row("SIGKILL", when, said, f"again: ends with {status}", wrong)
+
+
+def _prepared(place: Path) -> bool:
+    return (place / "records").exists() and not (place / "records.unfinished").exists()
+
+
+def _begins(phase: str, place: Path, step: int) -> Callable[[], bool]:
     """Returns the question whether a phase has begun."""
-    run, last = place / "run", SETTINGS.partition("steps=")[2].partition(",")[0]
+    run = place / "run"
     return {
         "prepare": lambda: True,
         "features": lambda: any((place / "features").glob("*/identity.txt")),
-        "training": lambda: (run / "metrics.jsonl").exists(),
-        "checkpoint": lambda: any((run / "checkpoints").glob("*-tmp*")),
-        "evaluation": lambda: (run / "checkpoints" / last / "checksums.json").exists(),
+        "step": lambda: _learns(run),
+        "checkpoint": lambda: bool(_written(run, step)),
+        "evaluation": (run / "checkpoints" / str(STEPS) / "checksums.json").exists,
     }[phase]
 
 
-def _killed(command: Sequence[str], begins: Callable[[], bool], delay: float) -> float | None:
-    """Starts a process and kills it `delay` seconds after `begins`; None where it was done."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _killed(drill: Drill, command: Sequence[str], begins: Callable[[], bool], delay: float) -> bool:
+    """Starts a process and kills it `delay` seconds after `begins`; returns whether it could."""
+    process = drill.start(command)
     began = None
     while process.poll() is None:
         if began is None and begins():
             began = time.perf_counter()
         if began is not None and time.perf_counter() - began >= delay:
             process.kill()
-            process.wait()
-            return time.perf_counter() - began
-        time.sleep(_LOOK_EVERY)
-    return None
+            finished(process)
+            return True
+        time.sleep(LOOK_EVERY)
+    finished(process)
+    return False
 
 
-def _records_of(place: Path) -> Any:
-    return json.loads((place / "records" / "index.json").read_text())
-
-
-def _run_of(place: Path) -> dict[str, Any]:
-    """Returns what has to be the same of a run: parameters' fingerprint, losses, results."""
-    import jax
-
-    from apanet_jax import settings
-    from apanet_jax.checkpoint import Checkpoints, abstract_state
-    from apanet_jax.run import make_network
-    from apanet_jax.weights.load import fingerprint
-
-    workdir = place / "run"
-    config = settings.of_run(workdir)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        state, iterator = checkpoints.restore(
-            checkpoints.latest_step(),
-            abstract_state(make_network(config).head, config.backbone.name),
-            jax.sharding.SingleDeviceSharding(jax.devices()[0]),
-        )
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {
-        "step": int(state.step),
-        "parameters": fingerprint(state.parameters),
-        "place among the batches": iterator,
-        "losses": [(line["step"], line["loss"]) for line in lines],
-        "results": json.loads((workdir / "results.json").read_text()),
-    }
-
-
-def _differs(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    return ", ".join(f"other {name}" for name in expected if found[name] != expected[name])
+def _left(place: Path) -> str:
+    """Tells which checkpoints a killed process left, the unfinished ones too."""
+    checkpoints = place / "run" / "checkpoints"
+    if not checkpoints.exists():
+        return ""
+    whole = steps_of(place)
+    others = sum(p.name not in map(str, whole) for p in checkpoints.iterdir())
+    names = ", ".join(map(str, whole)) or "none"
+    return f"; left checkpoints {names}" + (f" and {others} unfinished" if others else "")
 
 
 def _parser() -> Parser:
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=30, help="how many (30)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--together", type=int, default=1, help="runs at a time (1)")
+    parser.add_argument(
+        "--faults", nargs="*", choices=list(FAULTS), default=list(FAULTS), help="which others (all)"
+    )
     parser.add_argument("--output", type=Path, help="folder for fault_drill.md")
     return parser
 

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 from absl import flags
 
@@ -28,3 +29,15 @@ def _set_flag(values, name, flag):
 # Scripts are processes of their own, and each has a --config: tests import several into one.
 _set_flag_once = flags.FlagValues.__setitem__
 flags.FlagValues.__setitem__ = _set_flag
+
+
+def pytest_configure(config):
+    """With --cov, commands that tests start are measured too, and workers that load pictures.
+
+    Not through the environment of pytest's own workers, which measure themselves.
+    """
+    own = hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None)
+    if own and getattr(config.option, "cov_source", None):
+        root = Path(__file__).parents[1]
+        os.environ["COVERAGE_PROCESS_START"] = str(root / "pyproject.toml")
+        os.environ["COVERAGE_FILE"] = str(root / ".coverage")

@@ -245,6 +245,38 @@ def test_a_full_disk_leaves_the_files_from_before(tmp_path):
     assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_full_disk_leaves_no_records(tmp_path):
+    source = FolderSource(trees.folder_tree(tmp_path / "mine"))
+    with full_disk(5000):
+        with pytest.raises(UserError, match="not be written to .*records: File too large") as said:
+            records.write(source, tmp_path / "records")
+    assert "\n" not in str(said.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    records.write(source, tmp_path / "records")
+
+
+def test_preparing_that_was_killed_at_its_very_end_is_done(tmp_path, monkeypatch):
+    source = FolderSource(trees.folder_tree(tmp_path / "mine"))
+    directory, removed = tmp_path / "records", shutil.rmtree
+
+    def killed(path, **given):
+        if directory.exists():
+            raise KeyboardInterrupt
+        removed(path, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            records.write(source, directory)
+    before = records.open_records(directory)
+    report = records.write(source, directory)
+    assert report.pictures == {"train": 16, "val": 12} and not report.bad
+    assert records.open_records(directory) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "records"]
+    with pytest.raises(UserError, match="is there already"):
+        records.write(source, directory)
+
+
 def writing_much(path):
     with writing(path) as file:
         file.write("x" * 2000)

