@@ -13,7 +13,7 @@ from PIL import Image
 
 from apanet_jax import report
 from apanet_jax.pages.line_chart import Line, line_chart, smoothed, thinned, ticks
-from apanet_jax.pages.overview_page import overview_page
+from apanet_jax.pages.overview_page import mean_curve, overview_page
 from apanet_jax.pages.run_page import run_page
 from apanet_jax.pages.run_record import RunRecord, duration, read_run
 from apanet_jax.paper import paper_folds, published_beside
@@ -374,6 +374,12 @@ def test_smoothing_is_a_mean_around_each_point(values, window):
     for i, (x, y) in enumerate(shown):
         around = values[max(0, i - window // 2) : i + (window - 1) // 2 + 1]
         assert x == i and y == pytest.approx(np.mean(around), abs=1e-9)
+
+
+def test_curves_of_several_runs_are_averaged_where_all_have_a_value():
+    curves = [[(10, 1.0), (20, 2.0)], [], [(10, 3.0), (20, 6.0), (30, 9.0)]]
+    assert mean_curve(curves) == [(10, 2.0), (20, 4.0)]
+    assert not mean_curve([[], []])
 
 
 @settings(deadline=None)

@@ -61,6 +61,26 @@ def percent(value: float | None) -> str:
     return "" if value is None else data(value, f"{value:.1f}")
 
 
+def heads(names: Iterable[str], words: int = 1) -> str:
+    """Returns the heads of a table's columns, which break between words only.
+
+    Args:
+      names: as text.
+      words: how many of the first columns hold words, not numbers.
+    """
+    cells = []
+    for column, name in enumerate(names):
+        kind = ' class="word"' if column < words else ""
+        parts = " ".join(f"<span>{escape(part)}</span>" for part in name.split())
+        cells.append(f"<th{kind}>{parts}</th>")
+    return f"<thead><tr>{''.join(cells)}</tr></thead>"
+
+
+def score_heads(shots: Iterable[int]) -> list[str]:
+    """Returns the heads of mIoU and FB-IoU at each shot."""
+    return [head for shot in shots for head in (f"{shot}-shot mIoU", "FB-IoU")]
+
+
 def chart_row(charts: Iterable[str]) -> str:
     """Returns charts side by side, as far as there is room."""
     found = "".join(charts)

@@ -10,7 +10,7 @@ import numpy as np
 Points = Sequence[tuple[float, float]]
 
 COLOURS = 8
-"""How many colours the style sheet has; a ninth line has the first one's."""
+"""How many colours the style sheet has; a ninth line has the first one's, and is dashed."""
 
 _WIDTH, _HEIGHT = 380, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 40
@@ -129,7 +129,7 @@ def _finite(points: Points) -> Points:
 
 def _drawn(line: Line, places: Points) -> list[str]:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    colour = f"c{line.colour % COLOURS}"
+    colour = _colour(line)
     parts = [f'<polyline class="{colour} {line.style}" points="{path}"/>']
     if line.style == "dots" or len(places) == 1:
         parts += [f'<circle class="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places]
@@ -164,6 +164,10 @@ def _number(value: float, values: Sequence[float]) -> str:
 
 
 def _legend(lines: Sequence[Line]) -> str:
-    entries = dict.fromkeys((line.name, line.colour % COLOURS) for line in lines if line.name)
-    keys = (f'<span class="key c{colour}">{escape(name)}</span>' for name, colour in entries)
+    entries = dict.fromkeys((line.name, _colour(line)) for line in lines if line.name)
+    keys = (f'<span class="key {colour}">{escape(name)}</span>' for name, colour in entries)
     return f'<p class="legend">{"".join(keys)}</p>' if entries else ""
+
+
+def _colour(line: Line) -> str:
+    return f"c{line.colour % COLOURS}" + " dashed" * (line.colour >= COLOURS)

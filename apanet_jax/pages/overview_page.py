@@ -1,13 +1,14 @@
 """The page of several runs: folds, seeds and variants."""
 
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from apanet_jax.pages import blocks
-from apanet_jax.pages.line_chart import Line, line_chart, smoothed
+from apanet_jax.pages.line_chart import Line, Points, line_chart, smoothed
 from apanet_jax.pages.run_record import RunRecord
 from apanet_jax.reporting import FoldTable, fold_notes, fold_tables
 
@@ -34,14 +35,15 @@ def overview_page(
     state = "live" if live else "done" if done == len(runs) else "stopped"
     progress = f'<progress max="{len(runs)}" value="{done}"></progress>' * (state != "done")
     variants = {folder: _variant(folder) for folder in runs}
-    data = dict.fromkeys(run.dataset for run in runs.values())
+    scored = [run for run in runs.values() if run.results]
+    data = dict.fromkeys(run.dataset for run in scored or runs.values())
     body = [
         f'<header><h1>{escape(name)}</h1><p class="soft">{len(runs)} runs on '
         f"{escape(', '.join(data))}</p>"
         f'<p class="state {state}">{done} of {len(runs)} runs are finished</p>{progress}</header>',
         blocks.section("Folds and seeds", _folds(runs, variants, name)),
-        blocks.section("Runs", _run_list(runs, links)),
         blocks.section("Training", blocks.chart_row(_charts(runs, variants))),
+        blocks.section("Runs", _run_list(runs, links)),
         blocks.section("Test episodes", blocks.picture_list(pictures)),
     ]
     return blocks.page(name, body, live=live)
@@ -66,36 +68,39 @@ def _folds(runs: Mapping[str, RunRecord], variants: Mapping[str, str], name: str
 
 
 def _charts(runs: Mapping[str, RunRecord], variants: Mapping[str, str]) -> Iterable[str]:
+    """Yields a chart of the losses and one of the validations, with a line for each variant."""
     names = variants if len(set(variants.values())) > 1 else {folder: folder for folder in runs}
-    colours = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
+    members = defaultdict(list)
+    for folder, run in runs.items():
+        members[names[folder]].append(run)
+    mean = ", mean over folds and seeds" * (len(members) < len(runs))
     for metric, title in (("loss", "Loss, smoothed"), ("validation_miou", "Validation mIoU, %")):
         lines = []
-        for folder, run in runs.items():
-            points = run.curve(metric)
+        for colour, (name, of_it) in enumerate(members.items()):
+            points = mean_curve([run.curve(metric) for run in of_it])
             if metric == "loss":
                 points = smoothed(points, max(1, len(points) // blocks.SMOOTHING))
-            name = names[folder]
-            style = "dots" if metric != "loss" and len(runs) <= 4 else "line"
-            lines.append(Line(name, points, colours[name], style))
-        yield line_chart(title, lines, x_label="step")
+            lines.append(Line(name, points, colour, "line" if metric == "loss" else "dots"))
+        yield line_chart(title + mean, lines, x_label="step")
+
+
+def mean_curve(curves: Iterable[Points]) -> Points:
+    """Returns the mean of curves, at the steps that each of them has that has any."""
+    begun = [dict(points) for points in curves if points]
+    steps = [step for step in begun[0] if all(step in curve for curve in begun)] if begun else ()
+    return [(step, statistics.mean(curve[step] for curve in begun)) for step in steps]
 
 
 def _fold_tables(tables: Sequence[FoldTable], notes: Sequence[str]) -> str:
     parts = []
     for table in tables:
-        heads = "".join(
-            f"<th{' class=word' * (i == 1)}>{escape(head)}</th>"
-            for i, head in enumerate(table.heads)
-        )
+        heads = blocks.heads(table.heads, words=2)
         lines = [
             f"<tr{kind}>{''.join(_fold_cell(i, cell) for i, cell in enumerate(cells))}</tr>"
             for kind, rows in (("", table.rows), (' class="paper"', table.published))
             for cells in rows
         ]
-        parts.append(
-            f'<table class="scores"><thead><tr>{heads}</tr></thead>'
-            f"<tbody>{''.join(lines)}</tbody></table>"
-        )
+        parts.append(f'<table class="scores">{heads}<tbody>{"".join(lines)}</tbody></table>')
     note = f'<p class="note">{escape(" ".join(notes))}</p>' if notes else ""
     return f'<div class="wide">{"".join(parts)}</div>{note}' if parts else ""
 
@@ -108,7 +113,7 @@ def _fold_cell(column: int, text: str) -> str:
 
 def _run_list(runs: Mapping[str, RunRecord], links: Mapping[str, str]) -> str:
     shots = sorted({shot for run in runs.values() for shot in run.shots()})
-    heads = "".join(f"<th>{k}-shot mIoU</th><th>FB-IoU</th>" for k in shots)
+    heads = blocks.heads(["run", "state", *blocks.score_heads(shots)], words=2)
     note = '<p class="note">Novel classes, in percent, of the last checkpoints.</p>' * bool(shots)
     lines = []
     for folder, run in runs.items():
@@ -123,8 +128,7 @@ def _run_list(runs: Mapping[str, RunRecord], links: Mapping[str, str]) -> str:
             name = f'<a href="{escape(links[folder])}">{name}</a>'
         lines.append(f'<tr><th>{name}</th><td class="word">{escape(_state(run))}</td>{cells}</tr>')
     return (
-        '<div class="wide"><table class="scores"><thead><tr><th>run</th>'
-        f'<th class="word">state</th>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        f'<div class="wide"><table class="scores">{heads}<tbody>{"".join(lines)}</tbody></table>'
         f"</div>{note}"
     )
 

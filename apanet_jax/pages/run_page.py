@@ -81,7 +81,7 @@ def _run_charts(run: RunRecord) -> Iterable[str]:
             points = smoothed(points, window)
         lines.append(Line(name, points, colour))
     smooth = any(line.style == "faint" for line in lines)
-    title = "Loss of the logged steps" + ", and smoothed" * smooth
+    title = "Loss" + ", smoothed (pale: as logged)" * smooth
     yield line_chart(title, lines, x_label="step", x_end=run.steps)
     scores = [("validation_miou", "mIoU"), ("validation_fb_iou", "FB-IoU")]
     lines = [
@@ -97,7 +97,7 @@ def _results(run: RunRecord) -> str:
     if not run.results:
         return ""
     shots = run.shots()
-    heads = "".join(f"<th>{k}-shot mIoU</th><th>FB-IoU</th>" for k in shots)
+    heads = blocks.heads(["checkpoint", *blocks.score_heads(shots)])
     lines = []
     for checkpoint in dict.fromkeys(row["checkpoint"] for row in run.results):
         of_it = {row["shot"]: row for row in run.results if row["checkpoint"] == checkpoint}
@@ -124,8 +124,8 @@ def _results(run: RunRecord) -> str:
     if any(not row.folds for row in run.published):
         notes.append("The paper tells FB-IoU as the mean over the folds only.")
     return (
-        f'<div class="wide"><table class="scores"><thead><tr><th>checkpoint</th>{heads}</tr>'
-        f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="wide"><table class="scores">{heads}'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
         f'<p class="note">{escape(" ".join(notes))}</p>'
     )
 
@@ -146,13 +146,13 @@ def _classes(run: RunRecord) -> str:
     rows = [row for row in run.results if row.get("iou_per_class")]
     if not rows:
         return ""
-    heads = "".join(f"<th>{escape(row['checkpoint'])}, {row['shot']}-shot</th>" for row in rows)
+    heads = blocks.heads(["class", *(f"{row['checkpoint']}, {row['shot']}-shot" for row in rows)])
     lines = []
     for name in dict.fromkeys(name for row in rows for name in row["iou_per_class"]):
         cells = "".join(_share(row["iou_per_class"].get(name)) for row in rows)
         lines.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
     return (
-        f'<div class="wide"><table class="scores"><thead><tr><th>class</th>{heads}</tr></thead>'
+        f'<div class="wide"><table class="scores">{heads}'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
