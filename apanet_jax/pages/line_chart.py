@@ -49,7 +49,7 @@ def line_chart(
     if not lines:
         return ""
     xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
-    x_ticks = ticks(min(0, *xs), max(xs if x_end is None else (*xs, x_end)), 5, inside=True)
+    x_ticks = ticks(min(0, *xs), max(xs if x_end is None else (*xs, x_end)), 6, inside=True)
     y_ticks = ticks(min(ys), max(ys), 5)
     x_range = min(0, *xs), max(*xs, x_end or 0, x_ticks[-1])
     y_range = y_ticks[0], y_ticks[-1]

@@ -74,14 +74,14 @@ def _charts(runs: Mapping[str, RunRecord], variants: Mapping[str, str]) -> Itera
     for folder, run in runs.items():
         members[names[folder]].append(run)
     mean = ", mean over folds and seeds" * (len(members) < len(runs))
-    for metric, title in (("loss", "Loss, smoothed"), ("validation_miou", "Validation mIoU, %")):
-        lines = []
+    for metric, title in (("loss", "Loss"), ("validation_miou", "Validation mIoU, %")):
+        lines, smooth = [], ""
         for colour, (name, of_it) in enumerate(members.items()):
             points = mean_curve([run.curve(metric) for run in of_it])
-            if metric == "loss":
-                points = smoothed(points, max(1, len(points) // blocks.SMOOTHING))
+            if metric == "loss" and (window := len(points) // blocks.SMOOTHING) > 1:
+                points, smooth = smoothed(points, window), ", smoothed"
             lines.append(Line(name, points, colour, "line" if metric == "loss" else "dots"))
-        yield line_chart(title + mean, lines, x_label="step")
+        yield line_chart(title + smooth + mean, lines, x_label="step")
 
 
 def mean_curve(curves: Iterable[Points]) -> Points:

@@ -89,7 +89,7 @@ def _run_charts(run: RunRecord) -> Iterable[str]:
         for colour, (metric, name) in enumerate(scores)
     ]
     yield line_chart("Validation, %", lines, x_label="step", x_end=run.steps)
-    pace = [Line("", run.curve("episodes_per_second"), 2)]
+    pace = [Line("", run.curve("episodes_per_second"), 6)]
     yield line_chart("Episodes a second", pace, x_label="step", x_end=run.steps)
 
 
