@@ -2,9 +2,10 @@
 
 import json
 import statistics
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tensorboardX import SummaryWriter
 
@@ -12,7 +13,7 @@ from apanet_jax.errors import UserError
 from apanet_jax.paper import PublishedRow
 from apanet_jax.whole_files import cannot_write, writing
 
-RESULTS = "results.json"
+RESULTS, METRICS = "results.json", "metrics.jsonl"
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -33,17 +34,34 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a run's `metrics.jsonl`; none where there is none."""
+    path = folder / METRICS
+    lines = []
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            # The last line of a run that was killed while it wrote.
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
 class MetricsLog:
     """Appends lines to `metrics.jsonl` and scalars to TensorBoard's event files."""
 
     def __init__(self, workdir: Path, step: int):
         """Goes on after `step`: lines of later steps, from before an interruption, are dropped."""
-        self._path = workdir / "metrics.jsonl"
+        self._path = workdir / METRICS
         with cannot_write(self._path):
-            kept = [line for line in self._lines() if line["step"] <= step]
+            kept = [line for line in read_metrics(workdir) if line["step"] <= step]
             with writing(self._path) as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)
             self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        before = kept[-1].get("seconds") if kept else None
+        self._started = time.perf_counter() - (before if isinstance(before, int | float) else 0)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -52,24 +70,17 @@ class MetricsLog:
         self._events.close()
 
     def write(self, step: int, **values: Any) -> None:
-        """Writes a line `{"step": step, **values}`; numbers go to TensorBoard too."""
+        """Writes a line `{"step": step, **values, "seconds": …}`; `values` go to TensorBoard too.
+
+        The seconds are those since training began, without the time between an interruption and
+        going on.
+        """
+        seconds = round(time.perf_counter() - self._started, 3)
         with cannot_write(self._path), self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, **values, "seconds": seconds}) + "\n")
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(name, value, step)
-
-    def _lines(self) -> Iterable[dict[str, Any]]:
-        if not self._path.exists():
-            return
-        for text in self._path.read_text(errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                # The last line of a run that was killed while it wrote.
-                continue
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
-                yield line
 
 
 def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -93,12 +104,27 @@ def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+class FoldTable(NamedTuple):
+    """A table in the shape of the paper's: a metric by shot and fold.
+
+    Attributes:
+      heads: of its columns; the first two are the metric and "checkpoint".
+      rows: the cells of each variant and checkpoint, in percent with one digit, "" where there is
+        none.
+      published: the same of the paper's rows; "*" behind a mean says that its folds' is another.
+    """
+
+    heads: list[str]
+    rows: list[list[str]]
+    published: list[list[str]]
+
+
 def fold_tables(
     results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
-) -> str:
-    """Returns Markdown tables in the shape of the paper's: mIoU and FB-IoU by shot and fold.
+) -> list[FoldTable]:
+    """Returns the tables of mIoU and of FB-IoU of several folds or seeds.
 
-    A line stands for a variant and checkpoint. Where there are several seeds, a cell is their mean,
+    A row stands for a variant and checkpoint. Where there are several seeds, a cell is their mean,
     and the means over folds carry the standard deviation over seeds.
 
     Args:
@@ -108,33 +134,53 @@ def fold_tables(
     rows = [{"variant": variant} | row for variant, rows in results.items() for row in rows]
     folds = sorted({row["fold"] for row in rows})
     shots = sorted({row["shot"] for row in rows})
-    parts = []
+    tables = []
     for metric, title in (("miou", "mIoU"), ("fb_iou", "FB-IoU")):
-        heads = [title, "checkpoint"]
+        table = FoldTable([title, "checkpoint"], [], [])
         for shot in shots:
-            heads += [f"{shot}-shot fold {fold}" for fold in folds] + ["mean"]
-        lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+            table.heads.extend([f"{shot}-shot fold {fold}" for fold in folds] + ["mean"])
         for variant, checkpoint in dict.fromkeys((r["variant"], r["checkpoint"]) for r in rows):
             cells = [variant, checkpoint]
             for shot in shots:
                 key = (variant, checkpoint, shot)
                 found = [r for r in rows if (r["variant"], r["checkpoint"], r["shot"]) == key]
                 cells += _fold_cells(found, metric, folds)
-            lines.append("| " + " | ".join(cells) + " |")
+            table.rows.append(cells)
         of_metric = [row for row in published if row.metric == metric]
         for method in dict.fromkeys(row.method for row in of_metric):
-            cells = [f"*{method}*", "*paper*"]
+            cells = [method, "paper"]
             for shot in shots:
                 row = next((r for r in of_metric if (r.method, r.shot) == (method, shot)), None)
                 cells += _published_cells(row, folds)
-            lines.append("| " + " | ".join(cells) + " |")
-        parts.append("\n".join(lines))
-    seeds = len({row["training_seed"] for row in rows})
+            table.published.append(cells)
+        tables.append(table)
+    return tables
+
+
+def fold_notes(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
+) -> list[str]:
+    """Returns what is to be said below `fold_tables`, a sentence each."""
+    notes = []
+    seeds = len({row["training_seed"] for rows in results.values() for row in rows})
     if seeds > 1:
-        parts.append(f"Means over {seeds} seeds, ± their standard deviation.")
+        notes.append(f"Means over {seeds} seeds, ± their standard deviation.")
     if any(row.mean_differs for row in published):
-        parts.append("A star marks a mean that is printed so and is not the mean of its folds.")
-    return "\n\n".join(parts)
+        notes.append("A star marks a mean that is printed so and is not the mean of its folds.")
+    return notes
+
+
+def fold_markdown(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
+) -> str:
+    """Returns `fold_tables` and `fold_notes` as Markdown."""
+    parts = []
+    for heads, rows, of_paper in fold_tables(results, published):
+        escaped = [[cell.replace("*", "\\*") for cell in cells] for cells in of_paper]
+        rows = rows + [[f"*{name}*", f"*{kind}*", *cells] for name, kind, *cells in escaped]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
+        parts.append("\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]]))
+    return "\n\n".join(parts + fold_notes(results, published))
 
 
 def _fold_cells(
@@ -160,4 +206,4 @@ def _published_cells(row: PublishedRow | None, folds: Sequence[int]) -> Iterable
     if row is None:
         return [""] * (len(folds) + 1)
     cells = [f"{row.folds[fold]:.1f}" if row.folds else "" for fold in folds]
-    return [*cells, f"{row.mean:.1f}" + "\\*" * row.mean_differs]
+    return [*cells, f"{row.mean:.1f}" + "*" * row.mean_differs]

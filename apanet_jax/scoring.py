@@ -126,17 +126,24 @@ def result(
                 for c in scores.iou_per_class
             },
         },
+        **environment(run),
+        "deterministic": config.deterministic,
+        "data_fingerprint": run.records.fingerprint,
+        "weights_fingerprint": run.weights_fingerprint,
+        "weights_origin": run.weights_origin._asdict(),
+        "config_fingerprint": run.fingerprint,
+    }
+
+
+def environment(run: Run) -> dict[str, Any]:
+    """Returns the versions and the device that a run works with."""
+    return {
         "versions": {
             "apanet_jax": __version__,
             "jax": jax.__version__,
             "flax": flax.__version__,
         },
-        "deterministic": config.deterministic,
         "device": f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}",
-        "data_fingerprint": run.records.fingerprint,
-        "weights_fingerprint": run.weights_fingerprint,
-        "weights_origin": run.weights_origin._asdict(),
-        "config_fingerprint": run.fingerprint,
     }
 
 

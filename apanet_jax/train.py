@@ -14,6 +14,7 @@ from tqdm import tqdm
 from apanet_jax import distributed, train_step
 from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.errors import Stopped, StopSignals, UserError
+from apanet_jax.report import LiveReport
 from apanet_jax.reporting import MetricsLog
 from apanet_jax.run import Run
 from apanet_jax.scoring import evaluate_parameters
@@ -93,6 +94,7 @@ class Journal:
             )
             self._opened = opened.pop_all()
         self._log: MetricsLog | None = None
+        self._report: LiveReport | None = None
 
     def __enter__(self) -> "Journal":
         return self
@@ -123,6 +125,7 @@ class Journal:
         if distributed.is_leader():
             write_json(self._workdir / "config.json", self.run.config.to_dict())
             self._log = self._opened.enter_context(MetricsLog(self._workdir, self.first))
+        self._report = self._opened.enter_context(LiveReport(run, self._workdir))
         return state, position
 
     def is_due(self, number: int) -> bool:
@@ -170,6 +173,7 @@ class Journal:
             self._note(number, validation_miou=miou, validation_fb_iou=scores.fb_iou)
         if self._saves(number):
             self._checkpoints.save(state, iterator, miou)
+        self._report.update()
         return losses.total
 
     def stop(

@@ -19,7 +19,8 @@ from apanet_jax.data import records
 from apanet_jax.errors import UserError
 from apanet_jax.paper import published_beside
 from apanet_jax.pictures import write_pictures
-from apanet_jax.reporting import RESULTS, fold_tables, read_results, results_table
+from apanet_jax.report import LiveOverview, LiveReport, report_on
+from apanet_jax.reporting import RESULTS, fold_markdown, read_results, results_table
 from apanet_jax.run import Run, make_run
 from apanet_jax.scoring import evaluate_checkpoints, trained_heads
 from apanet_jax.side_by_side import train_side_by_side
@@ -81,11 +82,17 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
     with contextlib.ExitStack() as stack:
         for part, _ in all_runs:
             stack.enter_context(sole_use(workdir / part.folder))
-        return _run_all(config, workdir, mode, all_runs)
+        folders = [(run, workdir / part.folder) for part, run in all_runs]
+        overview = stack.enter_context(LiveOverview(workdir, folders))
+        return _run_all(config, workdir, mode, all_runs, overview)
 
 
 def _run_all(
-    config: ConfigDict, workdir: Path, mode: str, all_runs: Sequence[tuple[Part, Run]]
+    config: ConfigDict,
+    workdir: Path,
+    mode: str,
+    all_runs: Sequence[tuple[Part, Run]],
+    overview: LiveOverview,
 ) -> Results:
     results = {}
     if config.sweep.side_by_side and mode != "evaluate":
@@ -100,9 +107,13 @@ def _run_all(
                 print(_headline(name, run), flush=True)
                 train(run, workdir / part.folder)
             if mode != "train":
-                results[name] = evaluate_checkpoints(run, workdir / part.folder)
+                with LiveReport(run, workdir / part.folder):
+                    results[name] = evaluate_checkpoints(run, workdir / part.folder)
+            overview.done(workdir / part.folder)
         if mode != "train" and config.evaluation.pictures:
             _draw(runs, workdir, group)
+            for part, run in runs:
+                report_on(run, workdir / part.folder, live=False)
     if results and distributed.is_leader():
         _tell(config, all_runs, results, workdir)
     return results
@@ -195,7 +206,7 @@ def _tell(
         data = done[0][1].records
         dataset = config.dataset or data.name
         beside = published_beside(dataset, config.backbone.name, data.class_names, data.folds)
-        table = fold_tables(by_variant, beside)
+        table = fold_markdown(by_variant, beside)
         with writing(workdir / "table.md") as file:
             file.write(f"Novel classes, {episodes}\n\n{table}\n")
         print(f"\nnovel classes, {episodes}\n\n{table}\n\nwritten to {workdir / 'table.md'}")

@@ -88,6 +88,10 @@ def test_a_run_leaves_what_scripts_and_people_read(prepared, tmp_path, capsys):
     assert len(pictures) == 2 and Image.open(pictures[0]).width > 4 * 200
     printed = capsys.readouterr().out
     assert "run (best)" in printed and "1-shot mIoU" in printed
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "Finished after 6 steps" in report and 'http-equiv="refresh"' not in report
+    assert all(f'value="{row["miou"]!r}"' in report for row in rows)
+    assert report.count("data:image/") == 2
 
 
 def test_variants_are_runs_of_their_own(prepared, tmp_path):
@@ -110,6 +114,10 @@ def test_folds_and_seeds_are_swept_into_one_table(prepared, tmp_path):
         (row,) = json.loads((tmp_path / name / "results.json").read_text())
         assert name == f"seed{row['training_seed']}/fold{row['fold']}"
         assert len(list((tmp_path / name / "pictures").glob("*.png"))) == 2
+        assert "Finished after 2 steps" in (tmp_path / name / "report.html").read_text()
+    overview = (tmp_path / "report.html").read_text()
+    assert "4 of 4 runs are finished" in overview and "refresh" not in overview
+    assert all(f'href="{name}/report.html"' in overview for name in folders)
     lines = (tmp_path / "table.md").read_text().splitlines()
     mean = np.mean([rows[0]["miou"] for rows in results.values()])
     cells = next(line for line in lines if line.startswith(f"| {tmp_path.name} "))

@@ -3,7 +3,7 @@
 import json
 
 from apanet_jax.paper import PublishedRow
-from apanet_jax.reporting import MetricsLog, fold_tables, results_table
+from apanet_jax.reporting import MetricsLog, fold_markdown, read_metrics, results_table
 
 
 def row(fold, seed, miou, shot=1, checkpoint="last"):
@@ -18,7 +18,7 @@ def row(fold, seed, miou, shot=1, checkpoint="last"):
 
 
 def test_a_table_over_folds_has_their_means():
-    table = fold_tables({"apanet": [row(0, 7, 40.0), row(2, 7, 50.0)]}).splitlines()
+    table = fold_markdown({"apanet": [row(0, 7, 40.0), row(2, 7, 50.0)]}).splitlines()
     assert table[0] == "| mIoU | checkpoint | 1-shot fold 0 | 1-shot fold 2 | mean |"
     assert table[2] == "| apanet | last | 40.0 | 50.0 | 45.0 |"
     assert table[4] == "| FB-IoU | checkpoint | 1-shot fold 0 | 1-shot fold 2 | mean |"
@@ -27,7 +27,7 @@ def test_a_table_over_folds_has_their_means():
 
 def test_a_table_over_seeds_has_the_spread_of_the_means_over_folds():
     rows = [row(0, 0, 40.0), row(1, 0, 50.0), row(0, 1, 42.0), row(1, 1, 52.0)]
-    table = fold_tables({"a": rows, "b": [row(0, 0, 10.0, 5), row(1, 0, 20.0, 5, "best")]})
+    table = fold_markdown({"a": rows, "b": [row(0, 0, 10.0, 5), row(1, 0, 20.0, 5, "best")]})
     # Seeds' means are 45 and 47: mean 46, standard deviation sqrt(2).
     assert "| a | last | 41.0 | 51.0 | 46.0 ± 1.4 |  |  |  |" in table
     assert "| b | last |  |  |  | 10.0 |  | 10.0 |" in table
@@ -42,7 +42,7 @@ def test_the_paper_s_rows_stand_below_ours():
         PublishedRow("III", "pascal", "fb_iou", "vgg16", "APANet", 1, (), 71.3),
     ]
     rows = [row(fold, 0, 30.0, shot) for fold in (1, 3) for shot in (1, 5)]
-    lines = fold_tables({"mine": rows}, published).splitlines()
+    lines = fold_markdown({"mine": rows}, published).splitlines()
     assert lines[3] == "| *APANet* | *paper* | 2.0 | 4.0 | 2.5 | 2.0 | 4.0 | 9.0\\* |"
     assert lines[8] == "| *APANet* | *paper* |  |  | 71.3 |  |  |  |"
     assert "A star marks" in lines[-1]
@@ -64,8 +64,19 @@ def test_metrics_go_on_after_the_step_that_was_kept(tmp_path):
     with MetricsLog(tmp_path, 2) as log:
         log.write(3, loss=9.0)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    seconds = [line.pop("seconds") for line in lines]
     assert lines == [
         {"step": 1, "loss": 1.0},
         {"step": 2, "loss": 2.0},
         {"step": 3, "loss": 9.0},
     ]
+    assert seconds == sorted(seconds) and seconds[0] >= 0
+
+
+def test_the_time_of_a_training_leaves_out_interruptions(tmp_path, monkeypatch):
+    now = iter([100.0, 107.5, 9000.0, 9001.0])
+    monkeypatch.setattr("apanet_jax.reporting.time.perf_counter", lambda: next(now))
+    for step in (1, 2):
+        with MetricsLog(tmp_path, step - 1) as log:
+            log.write(step, loss=0.5)
+    assert [line["seconds"] for line in read_metrics(tmp_path)] == [7.5, 8.5]
