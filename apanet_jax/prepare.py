@@ -10,7 +10,7 @@ from apanet_jax.data.source import Source
 from apanet_jax.data.sources.coco import CROWDS, FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
-from apanet_jax.errors import Parser, UserError, main_guard
+from apanet_jax.errors import Parser, UserError, called, main_guard
 from apanet_jax.whole_files import write_json
 
 _SHOWN = 20
@@ -96,7 +96,7 @@ def _synthetic(arguments: argparse.Namespace) -> Source:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m apanet_jax.prepare",
+        prog=called("prepare"),
         description="Checks every picture and mask of a data set and writes records to train on. "
         "An interrupted command goes on when it is given again.",
     )

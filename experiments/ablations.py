@@ -25,11 +25,11 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.compilation import keep_compiled
 from apanet_jax.errors import UserError
 from apanet_jax.run import make_run
@@ -158,7 +158,7 @@ TABLES = {
     ),
 }
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
+_CONFIG = config_flag("Settings: data, backbone, episodes.")
 _TABLES = flags.DEFINE_list(
     "table", ["4", "5", "6", "7"], "Which tables: 4, 5, 6, 7, main, hidden, beyond, rate."
 )
