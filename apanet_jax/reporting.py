@@ -1,8 +1,10 @@
 """What a run leaves for people and scripts: metrics.jsonl, TensorBoard events, results, tables."""
 
+import itertools
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from apanet_jax.paper import PublishedRow
 from apanet_jax.whole_files import cannot_write, writing
 
 RESULTS = "results.json"
+_METRICS = (("miou", "mIoU"), ("fb_iou", "FB-IoU"))
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -93,6 +96,52 @@ def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def class_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Returns a table of the novel classes' IoU in percent: a row per class, a column per shot.
+
+    A class is novel in one fold; where there are several seeds, a cell is their mean.
+
+    Args:
+      results: by the run's or the variant's name, the objects of `results.json`.
+    """
+    values = defaultdict(list)
+    for run, rows in results.items():
+        for row in rows:
+            for name, iou in row["iou_per_class"].items():
+                values[name, run, row["checkpoint"], row["shot"]].append(iou)
+    blocks = []
+    for run, checkpoint in dict.fromkeys(key[1:3] for key in values):
+        shots = sorted({key[3] for key in values if key[1:3] == (run, checkpoint)})
+        lines = [(f"{run} ({checkpoint}), IoU", *(f"{shot}-shot" for shot in shots))]
+        for name in dict.fromkeys(key[0] for key in values):
+            cells = [values.get((name, run, checkpoint, shot)) for shot in shots]
+            if any(cells):
+                lines.append((name, *(f"{statistics.mean(c):.1f}" if c else "" for c in cells)))
+        blocks.append(_aligned(lines))
+    return "\n\n".join(blocks)
+
+
+def fold_lists(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
+) -> str:
+    """Returns what `fold_tables` does in plain text, for terminals: a table per metric and shot."""
+    rows = [{"variant": variant} | row for variant, rows in results.items() for row in rows]
+    folds, blocks = sorted({row["fold"] for row in rows}), []
+    for (metric, title), shot in itertools.product(_METRICS, sorted({r["shot"] for r in rows})):
+        lines = [(f"{title}, {shot}-shot", *(f"fold {fold}" for fold in folds), "mean")]
+        for variant, checkpoint in dict.fromkeys((r["variant"], r["checkpoint"]) for r in rows):
+            key = (variant, checkpoint, shot)
+            found = [r for r in rows if (r["variant"], r["checkpoint"], r["shot"]) == key]
+            if found:
+                lines.append((f"{variant} ({checkpoint})", *_fold_cells(found, metric, folds)))
+        for row in published:
+            if (row.metric, row.shot) == (metric, shot):
+                cells = (cell.replace("\\", "") for cell in _published_cells(row, folds))
+                lines.append((f"{row.method} (paper)", *cells))
+        blocks.append(_aligned(lines))
+    return "\n\n".join([*blocks, *_remarks(rows, published)])
+
+
 def fold_tables(
     results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
 ) -> str:
@@ -109,7 +158,7 @@ def fold_tables(
     folds = sorted({row["fold"] for row in rows})
     shots = sorted({row["shot"] for row in rows})
     parts = []
-    for metric, title in (("miou", "mIoU"), ("fb_iou", "FB-IoU")):
+    for metric, title in _METRICS:
         heads = [title, "checkpoint"]
         for shot in shots:
             heads += [f"{shot}-shot fold {fold}" for fold in folds] + ["mean"]
@@ -129,12 +178,24 @@ def fold_tables(
                 cells += _published_cells(row, folds)
             lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
+    return "\n\n".join([*parts, *_remarks(rows, published)])
+
+
+def _remarks(rows: Sequence[Mapping[str, Any]], published: Sequence[PublishedRow]) -> Iterator[str]:
     seeds = len({row["training_seed"] for row in rows})
     if seeds > 1:
-        parts.append(f"Means over {seeds} seeds, ± their standard deviation.")
+        yield f"Means over {seeds} seeds, ± their standard deviation."
     if any(row.mean_differs for row in published):
-        parts.append("A star marks a mean that is printed so and is not the mean of its folds.")
-    return "\n\n".join(parts)
+        yield "A star marks a mean that is printed so and is not the mean of its folds."
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Returns cells in columns: the first to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join(
+        name.ljust(first) + "".join(f"  {c:>{w}}" for c, w in zip(cells, others, strict=True))
+        for name, *cells in lines
+    )
 
 
 def _fold_cells(
