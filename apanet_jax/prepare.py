@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from apanet_jax.errors import Parser, UserError, called, main_guard
 from apanet_jax.whole_files import write_json
 
 _SHOWN = 20
+_WIDTH = 80
 
 
 @main_guard
@@ -51,19 +53,30 @@ def report_table(report: records.Report, source: Source, shots: int, min_area: i
         "",
         f"{'class':<20}{'novel in':>9}{'train':>8}{'listed':>8}{'test':>8}{'listed':>8}",
     ]
-    few = []
+    few: dict[str, list[str]] = {"training": [], "test": []}
     for name in source.class_names:
         fold = next((str(i) for i, fold in enumerate(source.folds) if name in fold), "never")
         train, val = (report.per_class[split][name] for split in ("train", "val"))
         lines.append(f"{name:<20}{fold:>9}{train[0]:>8}{train[1]:>8}{val[0]:>8}{val[1]:>8}")
-        folds = [] if fold == "never" else [("test", val[1])]
-        few += [
-            f"{name}: {count} listed for {split}, {shots} supports and a query need {shots + 1}"
-            for split, count in [("training", train[1]), *folds]
-            if count < shots + 1
-        ]
+        if train[1] < shots + 1:
+            few["training"].append(f"{name} {train[1]}")
+        if val[1] < shots + 1 and fold != "never":
+            few["test"].append(f"{name} {val[1]}")
     lines += ["", f"listed: at least {min_area} pixels of the class"]
-    return "\n".join(lines + [f"too few  {line}" for line in few])
+    if any(few.values()):
+        lines += [f"too few listed, {shots} supports and a query need {shots + 1}:"]
+    for split, names in few.items():
+        if names:
+            lines += textwrap.wrap(
+                f"  {split:<10}{', '.join(names)}", _WIDTH, subsequent_indent=" " * 12
+            )
+    if any(few.values()):
+        hint = (
+            "Train with fewer supports (shots=1), with a smaller min_area=PIXELS, or get more "
+            "pictures."
+        )
+        lines += textwrap.wrap(hint, _WIDTH)
+    return "\n".join(lines)
 
 
 def _print_bad(report: records.Report) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from apanet_jax.__main__ import main
 from tests.scripts import ROOT
 
 TRAVELS = ("apanet_jax", "configs", "requirements", "README.md", "pyproject.toml")
@@ -23,28 +24,51 @@ def command(*arguments, **options):
     return run(sys.executable, "-m", "apanet_jax", *arguments, **options)
 
 
-def test_the_command_says_what_there_is():
-    done = command("--help")
-    assert done.returncode == 0 and not done.stderr
-    assert all(name in done.stdout for name in ("predict", "prepare", "train", "export"))
-    assert command().stdout == done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+@pytest.fixture
+def answer(monkeypatch, capsys):
+    """The status, output and errors of the command, run in this process."""
+
+    def answer(*arguments):
+        monkeypatch.setattr(sys, "argv", ["apanet-jax", *arguments])
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return answer
+
+
+def test_the_command_says_what_there_is(answer):
+    status, printed, errors = answer("--help")
+    assert status == 0 and not errors
+    assert all(name in printed for name in ("predict", "prepare", "train", "export"))
+    assert max(map(len, printed.splitlines())) <= 80
+    assert answer() == (status, printed, errors)
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("arguments", "says"),
     [
-        ("train", "--mode=train_and_evaluate|train|evaluate|verify"),
-        ("predict", "apanet-jax predict --support a.jpg"),
-        ("prepare", "labelme"),
-        ("export", "model.safetensors"),
+        (["predict"], "apanet-jax predict --support a.jpg"),
+        (["prepare"], "labelme"),
+        (["prepare", "coco_file"], "--annotations FILE"),
+        (["export"], "model.safetensors"),
     ],
 )
-def test_each_command_has_a_help_that_fits_a_terminal(name, says):
-    done = command(name, "--help", env=os.environ | {"COLUMNS": "80"})
-    assert done.returncode == 0 and says in done.stdout and not done.stderr
-    paths = (line for line in done.stdout.splitlines() if str(ROOT) in line)
-    assert max(len(line) for line in done.stdout.splitlines() if line not in paths) <= 80
+def test_each_command_has_a_help_that_fits_a_terminal(answer, arguments, says):
+    status, printed, errors = answer(*arguments, "--help")
+    assert status == 0 and says in printed and not errors
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_the_help_of_train_names_the_configs():
+    done = command("train", "--help", env=os.environ | {"COLUMNS": "80"})
+    assert done.returncode == 0 and not done.stderr
+    assert "--mode=train_and_evaluate|train|evaluate|verify" in done.stdout
+    assert all(name in done.stdout for name in ("quickstart", "folder", "pascal"))
+    *lines, where = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and where.endswith("common.py")
 
 
 @pytest.mark.parametrize(
@@ -53,14 +77,22 @@ def test_each_command_has_a_help_that_fits_a_terminal(name, says):
         (["trian"], "invalid choice: 'trian'"),
         (["prepare"], "see apanet-jax prepare --help"),
         (["predict", "--nothing"], "see apanet-jax predict --help"),
-        (["train"], "no --config"),
-        (["train", "--config=fodler"], "there are coco, compare"),
-        (["train", "--config=folder:fodl=1"], "did you mean 'fold'"),
-        (["train", "--config=configs/folder.py:records=nowhere"], "holds no records"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(arguments, says, tmp_path):
-    done = command(*arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+def test_a_wrong_command_line_is_one_line(answer, arguments, says):
+    status, printed, errors = answer(*arguments)
+    assert status == 2 and not printed and says in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config=fodler"], "there are coco, compare"),
+        (["--config=configs/folder.py:fodl=1"], "did you mean 'fold'"),
+    ],
+)
+def test_a_wrong_config_is_one_line(arguments, says, tmp_path):
+    done = command("train", *arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert says in done.stderr and done.stderr.count("\n") == 1
 
@@ -71,7 +103,7 @@ def test_a_config_of_ones_own_goes_before_the_one_of_that_name(tmp_path):
         "def get_config(options=''):\n    return folder.get_config('records=mine,' + options)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for name, records in (("folder.py", "mine"), ("folder", ""), ("configs/folder.py", "")):
+    for name, records in (("folder.py", "mine"), ("folder", ".")):
         done = command("train", f"--config={name}:fold=1", cwd=tmp_path, env=environment)
         assert f"data.records='{records}' holds no records" in done.stderr
 
@@ -142,7 +174,7 @@ def test_an_installed_wheel_works_from_an_empty_folder(wheel, tmp_path):
     done = installed("prepare", "synthetic", *drawn)
     assert done.returncode == 0, done.stderr
     options = (
-        "records=records,min_area=20,image_size=65,longer_side=65,channels=8,steps=2,"
+        "records=records,devices=1,min_area=20,image_size=65,longer_side=65,channels=8,steps=2,"
         "training.batch_size=2,episodes=4,evaluation.batch_size=2,shots=1,pictures=1"
     )
     done = installed("train", f"--config=folder:{options}", "--workdir=run")
