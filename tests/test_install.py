@@ -170,7 +170,7 @@ def test_an_installed_wheel_works_from_an_empty_folder(wheel, tmp_path):
 
     assert "apanet-jax predict" in installed("--help").stdout
     assert str(packages) in installed("train", "--help").stdout
-    drawn = ["--train=40", "--val=30", "--size=64", "--output=records"]
+    drawn = ["--train=60", "--val=60", "--size=64", "--output=records"]
     done = installed("prepare", "synthetic", *drawn)
     assert done.returncode == 0, done.stderr
     options = (
