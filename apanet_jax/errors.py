@@ -54,6 +54,12 @@ def status_of(error: BaseException) -> int:
     return 1
 
 
+def called(command: str) -> str:
+    """Returns how a command is being called: `apanet-jax COMMAND`, or as a module of that name."""
+    console = f"apanet-jax {command}"
+    return console if sys.argv[0] == console else f"python -m apanet_jax.{command}"
+
+
 def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
     """Wraps a command's entry point: prints a `UserError` as one line and exits with status 2.
 

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from apanet_jax import settings
 from apanet_jax.checkpoint import Checkpoints, abstract_state
-from apanet_jax.errors import Parser, UserError, main_guard
+from apanet_jax.errors import Parser, UserError, called, main_guard
 from apanet_jax.model_card import model_card
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Parameters
@@ -19,6 +19,10 @@ from apanet_jax.run import make_network
 from apanet_jax.weights.head import head_tensors
 from apanet_jax.whole_files import cannot_write, write_bytes
 
+_DESCRIPTION = (
+    "Saves a trained head for others: model.safetensors with PyTorch's names and layouts, the "
+    "settings, and a model card."
+)
 WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", settings.FILE
 
 
@@ -92,9 +96,11 @@ def restore_head(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m apanet_jax.export", description=__doc__.partition(":")[0])
-    parser.add_argument("--workdir", required=True, help="of a trained run, with its config.json")
-    parser.add_argument("--output", required=True, help="folder for the files")
+    parser = Parser(prog=called("export"), description=_DESCRIPTION)
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="of a trained run, with its config.json"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
     parser.add_argument(
         "--checkpoint",
         choices=["best", "last"],

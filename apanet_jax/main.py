@@ -1,18 +1,28 @@
-"""Trains and evaluates: `python -m apanet_jax.main --config=configs/quickstart.py`."""
+"""Trains a head on some classes, and scores it on others that it never saw.
+
+    apanet-jax train --config=quickstart
+    apanet-jax train --config=folder:records=RECORDS,fold=0 --workdir=WORKDIR
+
+`python -m apanet_jax.main` is the same. The first draws its own data; the
+second takes what `apanet-jax prepare` wrote to RECORDS. Settings go behind the
+colon by their last name (fold=2,num_clusters=0,steps=3000) or as flags of their
+own (--config.training.steps=3000). The same command again goes on with a run
+that was stopped.
+"""
 
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings: configs/NAME.py, with options behind a colon (fold=2,shot=5)."
-)
+_CONFIG = config_flag("The settings: a config's name or file, and options behind a colon.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run is kept; an existing run goes on. Default: runs/NAME."
+    "workdir",
+    None,
+    "Where the run is kept; an existing run goes on. Default: runs/NAME of the config.",
 )
 _MODE = flags.DEFINE_enum(
     "mode",

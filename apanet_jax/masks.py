@@ -192,12 +192,18 @@ def _of_labelme(content, picture, path, chosen, name) -> Label:
     covered = np.zeros((height, width), bool)
     for shape in content["shapes"]:
         if shape["label"] == label:
-            covered |= _shape_mask(shape, height, width)
+            covered |= outline_of_shape(shape, height, width)
     return covered.astype(np.uint8)
 
 
-def _shape_mask(shape: dict[str, Any], height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """Draws one of LabelMe's shapes; whole numbers are the corners of pixels, as in COCO."""
+def outline_of_shape(
+    shape: dict[str, Any], height: int, width: int
+) -> Bool[np.ndarray, "height width"]:
+    """Draws one of LabelMe's shapes; whole numbers are the corners of pixels, as in COCO.
+
+    Raises:
+      ValueError, KeyError, TypeError: it is none, or encloses nothing.
+    """
     kind, points = shape.get("shape_type", "polygon"), np.array(shape["points"], np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError("a shape's points are no list of [x, y]")
@@ -243,12 +249,19 @@ def _of_coco(content, picture, path, chosen, name) -> Label:
     wanted = [x for x, of in zip(mine, labels, strict=True) if of == wanted]
     # Crowds first: what is drawn on its own lies on top.
     for annotation in sorted(wanted, key=lambda x: not x.get("iscrowd")):
-        covered = _outline(annotation["segmentation"], height, width)
+        covered = outline_of_annotation(annotation["segmentation"], height, width)
         label[covered] = IGNORE if annotation.get("iscrowd") else 1
     return label
 
 
-def _outline(outline: Any, height: int, width: int) -> np.ndarray:
+def outline_of_annotation(
+    outline: Any, height: int, width: int
+) -> Bool[np.ndarray, "height width"]:
+    """Draws a segmentation of COCO's: polygons, or run lengths, compressed or not.
+
+    Raises:
+      ValueError, KeyError, TypeError: it is none.
+    """
     if isinstance(outline, list):
         return outline_mask([np.array(x, np.float64) for x in outline], height, width)
     counts = outline["counts"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from apanet_jax.errors import Parser, UserError, main_guard
+from apanet_jax.errors import Parser, UserError, called, main_guard
 from apanet_jax.picture_files import find_pictures, open_picture, read_picture
 from apanet_jax.prediction_files import (
     CONTACT_PICTURES,
@@ -23,21 +23,23 @@ from apanet_jax.prediction_files import (
 from apanet_jax.whole_files import cannot_write, write_bytes, write_json
 
 _DETAILS = """\
-MASK is a picture (white on black, a palette with one id, or a cut-out with transparency), LabelMe's
-JSON or COCO's. Where it holds several things, write which: MASK.png:3, MASK.json:beetle. QUERY is a
-file, a folder, or a pattern in quotes.
+MASK is a picture (white on black, a palette with one id, or a cut-out with
+transparency), LabelMe's JSON or COCO's. Where it holds several things, write
+which: MASK.png:3, MASK.json:beetle. QUERY is a file, a folder, or a pattern in
+quotes.
 
-DIR then holds, for each NAME of a query: NAME_mask.png (255 where the thing is),
-NAME_probability.png (128: as likely as not) and NAME_overlay.png. With --class these are
-NAME_CLASS_mask.png and so on, and NAME_labels.png tells the classes apart (1: the first one given,
-2: the next). results.json says of every query and class whether it was found; contact.png shows
-the supports and the first 24 queries.
+DIR then holds, for each NAME of a query: NAME_mask.png (255 where the thing
+is), NAME_probability.png (128: as likely as not) and NAME_overlay.png. With
+--class these are NAME_CLASS_mask.png and so on, and NAME_labels.png tells the
+classes apart (1: the first one given, 2: the next). results.json says of every
+query and class whether it was found; contact.png shows the supports and the
+first 24 queries.
 
 examples:
-  python -m apanet_jax.predict --support a.jpg a_mask.png --support b.jpg b.json \\
+  %(prog)s --support a.jpg a_mask.png --support b.jpg b.json \\
       --output=found photos
-  python -m apanet_jax.predict --class beetle a.jpg a_mask.png --class leaf a.jpg leaf.png \\
-      --output=found "trap/*.jpg"
+  %(prog)s --class beetle a.jpg a_mask.png \\
+      --class leaf a.jpg leaf.png --output=found "trap/*.jpg"
 """
 
 
@@ -176,7 +178,7 @@ def _file_name(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m apanet_jax.predict",
+        prog=called("predict"),
         description=__doc__,
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,17 +2,20 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from apanet_jax.data import records
 from apanet_jax.data.source import Source
+from apanet_jax.data.sources.annotated import coco_file, labelme
 from apanet_jax.data.sources.coco import CROWDS, FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
-from apanet_jax.errors import Parser, UserError, main_guard
+from apanet_jax.errors import Parser, UserError, called, main_guard
 
 _SHOWN = 20
+_WIDTH = 80
 
 
 @main_guard
@@ -48,19 +51,30 @@ def report_table(report: records.Report, source: Source, shots: int, min_area: i
         "",
         f"{'class':<20}{'novel in':>9}{'train':>8}{'listed':>8}{'test':>8}{'listed':>8}",
     ]
-    few = []
+    few: dict[str, list[str]] = {"training": [], "test": []}
     for name in source.class_names:
         fold = next((str(i) for i, fold in enumerate(source.folds) if name in fold), "never")
         train, val = (report.per_class[split][name] for split in ("train", "val"))
         lines.append(f"{name:<20}{fold:>9}{train[0]:>8}{train[1]:>8}{val[0]:>8}{val[1]:>8}")
-        folds = [] if fold == "never" else [("test", val[1])]
-        few += [
-            f"{name}: {count} listed for {split}, {shots} supports and a query need {shots + 1}"
-            for split, count in [("training", train[1]), *folds]
-            if count < shots + 1
-        ]
+        if train[1] < shots + 1:
+            few["training"].append(f"{name} {train[1]}")
+        if val[1] < shots + 1 and fold != "never":
+            few["test"].append(f"{name} {val[1]}")
     lines += ["", f"listed: at least {min_area} pixels of the class"]
-    return "\n".join(lines + [f"too few  {line}" for line in few])
+    if any(few.values()):
+        lines += [f"too few listed, {shots} supports and a query need {shots + 1}:"]
+    for split, names in few.items():
+        if names:
+            lines += textwrap.wrap(
+                f"  {split:<10}{', '.join(names)}", _WIDTH, subsequent_indent=" " * 12
+            )
+    if any(few.values()):
+        hint = (
+            "Train with fewer supports (shots=1), with a smaller min_area=PIXELS, or get more "
+            "pictures."
+        )
+        lines += textwrap.wrap(hint, _WIDTH)
+    return "\n".join(lines)
 
 
 def _print_bad(report: records.Report) -> None:
@@ -94,7 +108,7 @@ def _synthetic(arguments: argparse.Namespace) -> Source:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m apanet_jax.prepare",
+        prog=called("prepare"),
         description="Checks every picture and mask of a data set and writes records to train on. "
         "An interrupted command goes on when it is given again.",
     )
@@ -143,10 +157,43 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         required=True,
         type=Path,
+        metavar="DIR",
         help="holds JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt, "
         "classes.txt and folds.json",
     )
     folder.set_defaults(source_of=lambda a: FolderSource(a.source))
+
+    of_labelme = kinds.add_parser("labelme", help="your own pictures, with LabelMe's JSON beside")
+    of_labelme.add_argument(
+        "--source", required=True, type=Path, metavar="DIR", help="holds them, in folders or not"
+    )
+    of_labelme.set_defaults(source_of=lambda a: labelme(a.source, folds=a.folds, test=a.test))
+
+    of_coco = kinds.add_parser("coco_file", help="your own pictures, with one JSON as COCO's")
+    of_coco.add_argument(
+        "--images", required=True, type=Path, metavar="DIR", help="what file_name starts from"
+    )
+    of_coco.add_argument(
+        "--annotations", required=True, type=Path, metavar="FILE", help="the JSON of all pictures"
+    )
+    of_coco.set_defaults(
+        source_of=lambda a: coco_file(a.images, a.annotations, folds=a.folds, test=a.test)
+    )
+    for kind in (of_labelme, of_coco):
+        kind.add_argument(
+            "--folds",
+            default="4",
+            metavar="N|FILE",
+            help="how many, the classes are dealt to them in turn (4); or a JSON list of folds, "
+            "each the list of its novel classes",
+        )
+        kind.add_argument(
+            "--test",
+            default="4",
+            metavar="N|FILE",
+            help="every Nth picture is for testing (4); or a file of their names, one a line, "
+            "without ending",
+        )
 
     synthetic = kinds.add_parser("synthetic", help="generated pictures of 20 classes in 4 folds")
     synthetic.add_argument("--seed", type=int, default=0, help="which pictures (0)")
@@ -155,15 +202,23 @@ def _parser() -> argparse.ArgumentParser:
     synthetic.add_argument("--size", type=int, default=256, help="side in pixels (256)")
     synthetic.set_defaults(source_of=_synthetic)
 
-    for kind in (pascal, coco, folder, synthetic):
-        kind.add_argument("--output", required=True, type=Path, help="where the records go")
+    for kind in (pascal, coco, folder, of_labelme, of_coco, synthetic):
+        kind.add_argument(
+            "--output", required=True, type=Path, metavar="RECORDS", help="where the records go"
+        )
         kind.add_argument(
             "--skip_bad", action="store_true", help="leave out pictures that cannot be used"
         )
         kind.add_argument("--overwrite", action="store_true", help="replace what is there")
-        kind.add_argument("--shots", type=int, default=5, help="supports to have enough for (5)")
         kind.add_argument(
-            "--min_area", type=int, default=2048, help="pixels that put a picture on a list (2048)"
+            "--shots", type=int, default=5, metavar="K", help="supports to have enough for (5)"
+        )
+        kind.add_argument(
+            "--min_area",
+            type=int,
+            default=2048,
+            metavar="PIXELS",
+            help="of a class, which put a picture on its list (2048)",
         )
     return parser
 

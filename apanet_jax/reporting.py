@@ -1,8 +1,10 @@
 """What a run leaves for people and scripts: metrics.jsonl, TensorBoard events, results, tables."""
 
+import itertools
 import json
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from apanet_jax.paper import PublishedRow
 from apanet_jax.whole_files import cannot_write, writing
 
 RESULTS, METRICS = "results.json", "metrics.jsonl"
+_SCORES = (("miou", "mIoU"), ("fb_iou", "FB-IoU"))
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -119,6 +122,51 @@ class FoldTable(NamedTuple):
     published: list[list[str]]
 
 
+def class_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Returns a table of the novel classes' IoU in percent: a row per class, a column per shot.
+
+    A class is novel in one fold; where there are several seeds, a cell is their mean.
+
+    Args:
+      results: by the run's or the variant's name, the objects of `results.json`.
+    """
+    values = defaultdict(list)
+    for run, rows in results.items():
+        for row in rows:
+            for name, iou in row["iou_per_class"].items():
+                values[name, run, row["checkpoint"], row["shot"]].append(iou)
+    blocks = []
+    for run, checkpoint in dict.fromkeys(key[1:3] for key in values):
+        shots = sorted({key[3] for key in values if key[1:3] == (run, checkpoint)})
+        lines = [(f"{run} ({checkpoint}), IoU", *(f"{shot}-shot" for shot in shots))]
+        for name in dict.fromkeys(key[0] for key in values):
+            cells = [values.get((name, run, checkpoint, shot)) for shot in shots]
+            if any(cells):
+                lines.append((name, *(f"{statistics.mean(c):.1f}" if c else "" for c in cells)))
+        blocks.append(_aligned(lines))
+    return "\n\n".join(blocks)
+
+
+def fold_lists(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
+) -> str:
+    """Returns what `fold_tables` does in plain text, for terminals: a table per metric and shot."""
+    rows = [{"variant": variant} | row for variant, rows in results.items() for row in rows]
+    folds, blocks = sorted({row["fold"] for row in rows}), []
+    for (metric, title), shot in itertools.product(_SCORES, sorted({r["shot"] for r in rows})):
+        lines = [(f"{title}, {shot}-shot", *(f"fold {fold}" for fold in folds), "mean")]
+        for variant, checkpoint in dict.fromkeys((r["variant"], r["checkpoint"]) for r in rows):
+            key = (variant, checkpoint, shot)
+            found = [r for r in rows if (r["variant"], r["checkpoint"], r["shot"]) == key]
+            if found:
+                lines.append((f"{variant} ({checkpoint})", *_fold_cells(found, metric, folds)))
+        for row in published:
+            if (row.metric, row.shot) == (metric, shot):
+                lines.append((f"{row.method} (paper)", *_published_cells(row, folds)))
+        blocks.append(_aligned(lines))
+    return "\n\n".join([*blocks, *fold_notes(results, published)])
+
+
 def fold_tables(
     results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
 ) -> list[FoldTable]:
@@ -135,7 +183,7 @@ def fold_tables(
     folds = sorted({row["fold"] for row in rows})
     shots = sorted({row["shot"] for row in rows})
     tables = []
-    for metric, title in (("miou", "mIoU"), ("fb_iou", "FB-IoU")):
+    for metric, title in _SCORES:
         table = FoldTable([title, "checkpoint"], [], [])
         for shot in shots:
             table.heads.extend([f"{shot}-shot fold {fold}" for fold in folds] + ["mean"])
@@ -181,6 +229,15 @@ def fold_markdown(
         lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
         parts.append("\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]]))
     return "\n\n".join(parts + fold_notes(results, published))
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Returns cells in columns: the first to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join(
+        name.ljust(first) + "".join(f"  {c:>{w}}" for c, w in zip(cells, others, strict=True))
+        for name, *cells in lines
+    )
 
 
 def _fold_cells(

@@ -1,6 +1,7 @@
 """Training of one run, and what it leaves in its workdir on the way."""
 
 import contextlib
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,13 @@ class Journal:
             self._note(number, validation_miou=miou, validation_fb_iou=scores.fb_iou)
         if self._saves(number):
             self._checkpoints.save(state, iterator, miou)
+            if not sys.stderr.isatty():
+                # There is no bar in a file.
+                validated = "" if miou is None else f", validation mIoU {miou:.1f}"
+                print(
+                    f"step {number} of {self.run.steps}: loss {losses.total:.3f}{validated}",
+                    flush=True,
+                )
         self._report.update()
         return losses.total
 

@@ -10,6 +10,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,7 +21,14 @@ from apanet_jax.errors import UserError
 from apanet_jax.paper import published_beside
 from apanet_jax.pictures import write_pictures
 from apanet_jax.report import LiveOverview, LiveReport, report_on
-from apanet_jax.reporting import RESULTS, fold_markdown, read_results, results_table
+from apanet_jax.reporting import (
+    RESULTS,
+    class_table,
+    fold_lists,
+    fold_markdown,
+    read_results,
+    results_table,
+)
 from apanet_jax.run import Run, make_run
 from apanet_jax.scoring import evaluate_checkpoints, trained_heads
 from apanet_jax.side_by_side import train_side_by_side
@@ -208,13 +216,17 @@ def _tell(
         beside = published_beside(dataset, config.backbone.name, data.class_names, data.folds)
         table = fold_markdown(by_variant, beside)
         with writing(workdir / "table.md") as file:
-            file.write(f"Novel classes, {episodes}\n\n{table}\n")
-        print(f"\nnovel classes, {episodes}\n\n{table}\n\nwritten to {workdir / 'table.md'}")
+            file.write(f"Novel classes, {episodes}\n\n{table}\n\n")
+            file.write(indent(class_table(by_variant), " " * 4) + "\n")
+        print(f"\nnovel classes, {episodes}\n\n{fold_lists(by_variant, beside)}")
+        print(f"\n{class_table(by_variant)}\n\ntable: {workdir / 'table.md'}")
     else:
         print(f"\nnovel classes of fold {config.fold}, {episodes}\n\n{results_table(results)}")
+        print(f"\n{class_table(results)}")
     if config.evaluation.pictures:
-        groups = dict.fromkeys(part.group for part, _ in done)
-        print("\npictures: " + ", ".join(str(workdir / group / "pictures") for group in groups))
+        print()
+        for group in dict.fromkeys(part.group for part, _ in done):
+            print(f"pictures: {workdir / group / 'pictures'}")
 
 
 def _generate(config: ConfigDict, workdir: Path) -> None:

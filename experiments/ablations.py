@@ -27,11 +27,11 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.compilation import keep_compiled
 from apanet_jax.errors import UserError
 from apanet_jax.run import make_run
@@ -212,7 +212,7 @@ TABLES = {
     ),
 }
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
+_CONFIG = config_flag("Settings: data, backbone, episodes.")
 _TABLES = flags.DEFINE_list("table", ["4", "5", "6", "7"], f"Which tables: {', '.join(TABLES)}.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where runs and tables are kept.")
 _FOLDS = flags.DEFINE_list("folds", [], "Which folds; all, unless the config names some.")

@@ -33,10 +33,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from apanet_jax import settings, train_step
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.errors import UserError
 from apanet_jax.evaluate import score
 from apanet_jax.models.network import Batch, Network, Parameters
@@ -45,7 +45,7 @@ from apanet_jax.weights.load import load_backbone
 from apanet_jax.whole_files import write_bytes, write_json
 from experiments.measuring import environment
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: network, size, batches.")
+_CONFIG = config_flag("Settings: network, size, batches.")
 _CLUSTERS = flags.DEFINE_list("clusters", ["0", "3", "5"], "Numbers of clusters, 0: no branch.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timed turns.", lower_bound=1)
 _SHOT = flags.DEFINE_integer("shot", 1, "Supports an episode.", lower_bound=1)

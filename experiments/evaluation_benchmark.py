@@ -28,12 +28,12 @@ import jax
 import numpy as np
 import torch
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.data.episodes import Episode
 from apanet_jax.metrics import EpisodeCounts
 from apanet_jax.run import Run, forget_test_features, make_run
@@ -42,7 +42,7 @@ from apanet_jax.whole_files import write_json
 from experiments.measuring import environment
 from experiments.torch_peer import TorchPeer
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
+_CONFIG = config_flag("Settings: data, backbone, episodes.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 2, "How often each path runs.", lower_bound=1)
 _SAMPLE = flags.DEFINE_integer("sample", 40, "Episodes of the slower paths.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "Write the result there, too.")

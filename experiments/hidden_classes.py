@@ -44,13 +44,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax import drawing
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.data.folds import novel_classes
 from apanet_jax.data.records import Records, RecordSplit, open_records
 from apanet_jax.data.sources import pascal
@@ -65,7 +65,7 @@ BASE, HIDDEN = drawing.GIVEN, drawing.PREDICTION
 _SIDE, _CAPTION_LETTERS, _COLOURS = 256, 58, 128
 _UNITS = ("pictures", "labels", "pixels")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data and folds.")
+_CONFIG = config_flag("Settings: data and folds.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for tables, chart and pictures.")
 _PICTURES = flags.DEFINE_integer("pictures", 4, "Training pictures to show of each fold.", 1)
 

@@ -24,19 +24,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax import settings
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.data.sources.pascal import CLASS_NAMES as PASCAL_CLASSES
 from apanet_jax.errors import UserError
 from apanet_jax.paper import PublishedRow, paper_folds, published, published_beside
 from apanet_jax.reporting import read_results
 from apanet_jax.whole_files import cannot_write, write_json, writing
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the runs of --run.")
+_CONFIG = config_flag("Settings of the runs of --run.")
 _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Where results are; may be repeated.")
 _RUN = flags.DEFINE_bool("run", False, "Run what has no results in the workdir yet.")
 _BASELINE = flags.DEFINE_bool("baseline", False, "Of --run: the baseline, too.")

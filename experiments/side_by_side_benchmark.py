@@ -19,18 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apanet_jax import train_step
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.run import Run, make_run
 from apanet_jax.train import training_key, transformation
 from apanet_jax.whole_files import write_json
 from experiments.measuring import environment
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, head.")
+_CONFIG = config_flag("Settings: data, backbone, head.")
 _HEADS = flags.DEFINE_integer("heads", 4, "How many.", lower_bound=2)
 _STEPS = flags.DEFINE_integer("steps", 10, "Of a repetition.", lower_bound=1)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "How often.", lower_bound=1)

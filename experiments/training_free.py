@@ -24,11 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import Array, Float
-from ml_collections import config_flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.command_line import config_of, run_command
+from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.errors import UserError
 from apanet_jax.evaluate import count_episodes, score
 from apanet_jax.metrics import EpisodeCounts, SummedCounts, count_pixels
@@ -52,7 +51,7 @@ THRESHOLDS = {
 }
 TRAINING_EPISODES = 400
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: data, backbone, episodes.")
+_CONFIG = config_flag("Settings: data, backbone, episodes.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.")
 
 

@@ -234,7 +234,7 @@ BAD_FILES = {
     "no fold": ("folds.json", b"[]", "expected a list of folds"),
     "an empty fold": ("folds.json", b'[["class1"], []]', "expected a list of folds"),
     "a fold of an unknown class": ("folds.json", b'[["class9"]]', "'class9'"),
-    "a fold of numbers": ("folds.json", b"[[1]]", "names 1, which is not in classes.txt"),
+    "a fold of numbers": ("folds.json", b"[[1]]", "names 1, which is none of the classes"),
     "a class in two folds": ("folds.json", b'[["class1"], ["class1"]]', "one fold only"),
 }
 

@@ -1,6 +1,7 @@
 """The prepare command as its user meets it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -23,7 +24,8 @@ def test_folder(tmp_path, capsys):
     assert run("folder", "--source", source, "--output", tmp_path / "out", "--min_area=50") == 0
     printed = capsys.readouterr().out
     assert "mine: 6 training and 4 test pictures" in printed and "class3" in printed
-    assert "too few  class1" in printed
+    assert "too few listed, 5 supports and a query need 6:" in printed
+    assert re.search(r"^  test      class1 \d, class2 \d", printed, re.M)
     assert max(map(len, printed.splitlines())) <= 80 + len(str(tmp_path))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["pictures"] == {"train": 6, "val": 4}

@@ -3,7 +3,14 @@
 import json
 
 from apanet_jax.paper import PublishedRow
-from apanet_jax.reporting import MetricsLog, fold_markdown, read_metrics, results_table
+from apanet_jax.reporting import (
+    MetricsLog,
+    class_table,
+    fold_lists,
+    fold_markdown,
+    read_metrics,
+    results_table,
+)
 
 
 def row(fold, seed, miou, shot=1, checkpoint="last"):
@@ -53,6 +60,44 @@ def test_a_table_of_one_fold_has_a_row_per_checkpoint():
     lines = results_table({"apanet": rows}).splitlines()
     assert lines[1].split() == ["apanet", "(last)", "30.0", "50.0", "35.0", "55.0"]
     assert lines[2].split() == ["apanet", "(best)", "31.0", "51.0"]
+
+
+def test_the_lists_for_a_terminal_say_what_the_tables_say_in_80_columns():
+    rows = [
+        row(fold, seed, 30.0 + fold, shot)
+        for fold in range(4)
+        for seed in (0, 1)
+        for shot in (1, 5)
+    ]
+    published = [
+        PublishedRow("I", "pascal", "miou", "vgg16", "APANet", 5, (1.0, 2.0, 3.0, 4.0), 9.0)
+    ]
+    lines = fold_lists({"fem_complement": rows}, published).splitlines()
+    assert lines[0].split() == ["mIoU,", "1-shot", *"fold 0 fold 1 fold 2 fold 3 mean".split()]
+    ours = "fem_complement (last) 30.0 31.0 32.0 33.0 31.5 ± 0.0"
+    assert " ".join(lines[1].split()) == ours
+    assert " ".join(lines[5].split()) == "APANet (paper) 1.0 2.0 3.0 4.0 9.0*"
+    assert max(map(len, lines)) <= 80
+    assert "Means over 2 seeds" in lines[-3] and "A star marks" in lines[-1]
+
+
+def test_a_class_has_the_mean_over_seeds_at_each_shot():
+    rows = [
+        row(0, seed, 0.0, shot) | {"iou_per_class": {"bee": 10.0 * shot + seed, "ant": 5.0}}
+        for seed in (0, 1)
+        for shot in (1, 5)
+    ]
+    other = [row(1, 0, 0.0, 1) | {"iou_per_class": {"wasp": 7.0}}]
+    lines = class_table({"apanet": rows + other, "baseline": other}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["apanet", "(last),", "IoU", "1-shot", "5-shot"],
+        ["bee", "10.5", "50.5"],
+        ["ant", "5.0", "5.0"],
+        ["wasp", "7.0"],
+        [],
+        ["baseline", "(last),", "IoU", "1-shot"],
+        ["wasp", "7.0"],
+    ]
 
 
 def test_metrics_go_on_after_the_step_that_was_kept(tmp_path):

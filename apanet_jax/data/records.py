@@ -197,7 +197,7 @@ def open_records(directory: Path) -> Records:
     if not (directory / _INDEX).exists():
         raise UserError(
             f"data.records={str(directory)!r} holds no records: make them with python -m "
-            "apanet_jax.prepare {pascal,coco,folder,synthetic} … --output=DIR and name that DIR"
+            "apanet_jax.prepare KIND … --output=DIR (--help lists the kinds) and name that DIR"
         )
     try:
         index = _read_index(directory)

@@ -43,7 +43,7 @@ class FolderSource:
         self.name = name or self._directory.resolve().name
         self.origin = str(self._directory.resolve())
         self.class_names = _read_classes(self._directory / "classes.txt")
-        self.folds = _read_folds(self._directory / "folds.json", self.class_names)
+        self.folds = read_folds(self._directory / "folds.json", self.class_names)
 
     def names(self, split: Split) -> list[str]:
         """Returns the names in `ImageSets/Segmentation/SPLIT.txt`."""
@@ -79,7 +79,12 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return names
 
 
-def _read_folds(path: Path, class_names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+def read_folds(path: Path, class_names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Reads a `folds.json`: for each fold the names of its novel classes.
+
+    Raises:
+      UserError: it cannot be read, or names what is no class, or a class twice.
+    """
     try:
         folds = json.loads(path.read_text())
     except OSError as error:
@@ -94,7 +99,7 @@ def _read_folds(path: Path, class_names: tuple[str, ...]) -> tuple[tuple[str, ..
     flat = [name for fold in folds for name in fold]
     unknown = [name for name in flat if name not in class_names]
     if unknown:
-        raise UserError(f"{path} names {unknown[0]!r}, which is not in classes.txt")
+        raise UserError(f"{path} names {unknown[0]!r}, which is none of the classes")
     if len(set(flat)) < len(flat):
         raise UserError(f"{path}: a class can be novel in one fold only")
     return tuple(tuple(fold) for fold in folds)
