@@ -65,11 +65,13 @@ def write_parts(source: Source, directory: Path) -> dict[Split, list[Part]]:
     Parts are taken over if they come from a source of the same origin, lists and classes, and if
     their first picture is still the same; other pictures of a finished part are not read again.
     """
+    # Read before anything is made: a list may be one that cannot be used.
+    identity = _identity(source)
     if (directory / _SOURCE).exists() and not comes_from(source, directory):
         print(f"{directory} comes from another source: starting anew", flush=True)
         shutil.rmtree(directory)
     (directory / _PARTS).mkdir(parents=True, exist_ok=True)
-    (directory / _SOURCE).write_text(_identity(source))
+    (directory / _SOURCE).write_text(identity)
     return {split: _write_split(source, split, directory / _PARTS) for split in SPLITS}
 
 
