@@ -18,7 +18,7 @@ from safetensors.numpy import save as save_safetensors
 from apanet_jax.data.episode_files import read_episodes
 from apanet_jax.data.folds import base_classes
 from apanet_jax.data.source import read_image_size, read_label, read_names
-from apanet_jax.data.sources.folder import _read_classes, _read_folds
+from apanet_jax.data.sources.folder import _read_classes, read_folds
 from apanet_jax.errors import UserError
 from apanet_jax.settings import of_run
 from apanet_jax.weights.files import read_tensors
@@ -199,7 +199,7 @@ def test_folds(tmp_path):
     @given((anything | folds).map(lambda x: json.dumps(x).encode()) | st.binary(max_size=40))
     def check(content):
         path.write_bytes(content)
-        read = only_user_errors(_read_folds, path, CLASSES)
+        read = only_user_errors(read_folds, path, CLASSES)
         if read is None:
             return
         flat = [name for fold in read for name in fold]
