@@ -5,6 +5,7 @@ features a margin: how much more it looks like the class than like what surround
 """
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +26,12 @@ from apanet_jax.weights.load import load_backbone
 
 STRIDE = 8
 """Pixels from one cell of the features to the next; the first is centred on the first pixel."""
+
+GENERAL_HEAD = Path(__file__).parent / "general_head"
+"""The head that comes with the package; configs/general.py says how it was trained."""
+
+DECISION = "decision.json"
+"""Beside a head: its `Decision`, and the size of pictures that this holds for."""
 
 _BACKBONE = "efficientnet_lite0"
 
@@ -123,7 +130,7 @@ class HeadMatcher:
     The margin is its logit of the foreground above that of the background.
     """
 
-    decision = Decision(threshold=0.0, presence=0.0, scale=1.0)
+    uncalibrated = Decision(threshold=0.0, presence=0.0, scale=1.0)
     adapts = False
 
     def __init__(
@@ -132,6 +139,7 @@ class HeadMatcher:
         parameters: Parameters,
         backbone_parameters: Parameters,
         size: int,
+        decision: Decision | None = None,
     ):
         """Makes a matcher of a network.
 
@@ -140,8 +148,9 @@ class HeadMatcher:
           parameters: of the head.
           backbone_parameters: of the backbone.
           size: see `Matcher`; the head was trained at its run's `image_size`.
+          decision: see `Matcher`; None: what training made likelier.
         """
-        self.size = size
+        self.size, self.decision = size, decision or self.uncalibrated
         self._network, self._parameters = network, parameters
         self._backbone_parameters = backbone_parameters
         self._features = jax.jit(network.features)
@@ -178,7 +187,7 @@ def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
 
     Args:
       workdir: of a single run, with its config.json and checkpoints, or of an exported head.
-      size: see `Matcher`; None: the run's `image_size`.
+      size: see `Matcher`; None: what the head's `DECISION` says, else the run's `image_size`.
 
     Raises:
       UserError: there is none.
@@ -198,7 +207,28 @@ def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
     backbone_parameters, _, _, parameters = load_parameters(config, network.head, data_mesh(1))
     if parameters is None:
         _, _, parameters = export.restore_head(workdir, network.head, config, "last")
-    return HeadMatcher(network, parameters, backbone_parameters, size or config.image_size)
+    calibrated = _calibrated(workdir / DECISION)
+    return HeadMatcher(
+        network,
+        parameters,
+        backbone_parameters,
+        size or calibrated.get("size", config.image_size),
+        Decision(**calibrated["decision"]) if calibrated else None,
+    )
+
+
+def _calibrated(path: Path) -> dict[str, Any]:
+    """Returns what a head's `DECISION` holds; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        decision = {name: float(content["decision"][name]) for name in Decision._fields}
+        return {"size": int(content["size"]), "decision": decision}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} holds no size and decision: {error!r}; export the head again, or remove it"
+        ) from error
 
 
 def cell_shares(

@@ -17,6 +17,7 @@ from apanet_jax.data.transforms import fit_square
 from apanet_jax.errors import UserError
 from apanet_jax.masks import label_of_values, read_mask
 from apanet_jax.matchers import (
+    GENERAL_HEAD,
     STRIDE,
     Cells,
     Decision,
@@ -36,23 +37,30 @@ Pictured = Image | str | os.PathLike
 """A picture: an array (RGB or gray, 0 to 255), or a file."""
 
 
-def load(workdir: str | os.PathLike | None = None, *, size: int | None = None) -> "Segmenter":
+def load(
+    workdir: str | os.PathLike | None = None, *, size: int | None = None, trained: bool = True
+) -> "Segmenter":
     """Returns a segmenter that waits for its supports.
 
     Args:
       workdir: of a run that trained a head, or a folder that `apanet_jax.export` wrote. None: the
-        match with prototypes, that nothing trained.
-      size: longer side at which pictures are looked at, in pixels. None: 385, or what the head was
-        trained at. Larger sides find smaller things, and take longer.
+        head that comes with the package, trained on drawn pictures.
+      size: longer side at which pictures are looked at, in pixels. None: what the head's
+        decision.json says, else what it was trained at; 385 without a head. Larger sides find
+        smaller things, and take longer.
+      trained: whether to use a head at all. False: the match with prototypes, which nothing
+        trained.
 
     Raises:
       UserError: there is no such head, or the weights are not installed.
     """
+    if workdir is not None and not trained:
+        raise UserError(f"a head ({workdir}) and none at once: give a workdir, or trained=False")
     if size is not None and size < _SMALLEST_SIZE:
         raise UserError(f"size {size}: expected at least {_SMALLEST_SIZE} pixels")
-    if workdir is None:
+    if not trained:
         return Segmenter(PrototypeMatcher(size) if size else PrototypeMatcher())
-    return Segmenter(trained_matcher(Path(workdir), size))
+    return Segmenter(trained_matcher(GENERAL_HEAD if workdir is None else Path(workdir), size))
 
 
 class Answer:
