@@ -230,7 +230,7 @@ def decide(matcher: Matcher, features: Sequence[Any], labels: Sequence[np.ndarra
       features: of each support.
       labels: `[size, size]` of each, see `Matcher.learn`.
     """
-    decision = matcher.decision
+    decision = matcher.decision(len(features))
     if len(features) < 2 or not matcher.adapts:
         return decision
     sums = np.zeros((len(_THRESHOLDS), 2))

@@ -14,6 +14,7 @@ what it needs to decide (`matchers.Decision`) beside the head:
     they are not.
   scale: with it the margins are the log-odds that a pixel is of the thing, by maximum likelihood on
     pictures that show it (Platt, with the threshold held at 0).
+Both are for the number of supports: with more of them scores are lower.
 """
 
 import sys
@@ -36,19 +37,22 @@ from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
 from apanet_jax.data.transforms import IGNORE, binary_label
 from apanet_jax.errors import UserError
-from apanet_jax.matchers import DECISION, Decision
+from apanet_jax.matchers import DECISION
 from apanet_jax.segmenter import Segmenter
 from apanet_jax.whole_files import write_bytes, write_json
 
-SHOTS = (1, 5)
 PIXELS = 300
 """Drawn from each picture for the scale."""
 
 _SOURCE = flags.DEFINE_multi_string("source", [], "A data set in the VOC layout.")
 _OUTPUT = flags.DEFINE_string("output", None, "FILE.md; FILE.json comes beside it.")
-_CALIBRATE = flags.DEFINE_string("calibrate", None, "A head, whose decision.json is written.")
+_CALIBRATE = flags.DEFINE_string(
+    "calibrate", None, "A head; its decision.json is written, for --size."
+)
 _SIZES = flags.DEFINE_multi_integer("size", [193, 289, 385], "Pictures are looked at so large.")
 _QUERIES = flags.DEFINE_integer("queries", 10, "With the thing, and as many without, a class.")
+_SHOTS = flags.DEFINE_multi_integer("shot", [1, 5], "Supports of a class.")
+_METHODS = flags.DEFINE_multi_enum("method", ["head", "untrained"], ["head", "untrained"], "How.")
 _GAP = flags.DEFINE_integer("gap", 0, "Names left out between supports and queries.")
 _MIN_AREA = flags.DEFINE_integer("min_area", 1000, "Pixels of the thing that count as shown.")
 _DRAWN = flags.DEFINE_integer("drawn", 240, "Pictures that are drawn for --calibrate.")
@@ -61,7 +65,7 @@ class Task(NamedTuple):
 
     Attributes:
       class_id: 1 for the first.
-      supports: as many as the largest of `SHOTS`.
+      supports: as many as the largest `--shot`.
       shown: queries that show the thing.
       absent: queries without a pixel of it.
     """
@@ -114,10 +118,10 @@ def tasks_of(pictures: Sequence[Labelled], class_ids: Sequence[int], gap: int = 
     tasks = []
     for class_id in class_ids:
         area = [np.count_nonzero(label == class_id) for _, label in pictures]
-        supports = [int(i) for i in first if area[i] >= _MIN_AREA.value][: max(SHOTS)]
+        supports = [int(i) for i in first if area[i] >= _MIN_AREA.value][: max(_SHOTS.value)]
         shown = [int(i) for i in second if area[i] >= _MIN_AREA.value][: _QUERIES.value]
         absent = [int(i) for i in second if area[i] == 0][: _QUERIES.value]
-        if len(supports) == max(SHOTS) and shown:
+        if len(supports) == max(_SHOTS.value) and shown:
             tasks.append(Task(class_id, supports, shown, absent))
     return tasks
 
@@ -168,18 +172,18 @@ def look(
     return seen
 
 
-def measure(source: Source, trained: bool, size: int, pictures, tasks) -> list[dict[str, Any]]:
+def measure(source: Source, method: str, size: int, pictures, tasks) -> list[dict[str, Any]]:
     """Returns a row for each class and number of supports."""
-    segmenter = seeing_once(apanet_jax.load(size=size, trained=trained))
+    segmenter = seeing_once(apanet_jax.load(size=size, trained=method == "head"))
     rows = []
     for task in tasks:
-        for shot in SHOTS:
+        for shot in _SHOTS.value:
             seen = look(segmenter, pictures, task, shot, lambda *_: None)
             rows.append(
                 {
                     "source": source.name,
                     "class": source.class_names[task.class_id - 1],
-                    "trained": trained,
+                    "method": method,
                     "size": size,
                     "shot": shot,
                     "queries": [x._asdict() for x in seen],
@@ -209,7 +213,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         if absent:
             false.append(np.mean(absent))
     means = {"miou": miou, "miou_found": miou_found, "found": found, "false": false}
-    return {name: 100 * float(np.mean(values)) for name, values in means.items()}
+    return {name: 100 * float(np.mean(values or [np.nan])) for name, values in means.items()}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -219,14 +223,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "it is not |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    keys = ("source", "size", "shot", "trained")
+    keys = ("source", "size", "shot", "method")
     for group in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        name, size, shot, trained = group
         means = summary([row for row in rows if tuple(row[key] for key in keys) == group])
-        numbers = " | ".join(f"{value:.1f}" for value in means.values())
-        lines.append(
-            f"| {name} | {size} | {shot} | {'head' if trained else 'untrained'} | {numbers} |"
-        )
+        numbers = ("–" if np.isnan(value) else f"{value:.1f}" for value in means.values())
+        lines.append(f"| {' | '.join([*map(str, group), *numbers])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -236,30 +237,29 @@ def calibrate(head: Path, size: int) -> dict[str, Any]:
     pictures = read(source)
     tasks = tasks_of(pictures, [source.class_names.index(name) + 1 for name in FOLDS[0]])
     segmenter = seeing_once(apanet_jax.load(head, size=size))
-    segmenter.matcher.decision = Decision(threshold=0.0, presence=0.0, scale=1.0)
-    rng, margins, labels, seen = np.random.default_rng(1), [], [], []
+    decisions, errors = {}, {}
+    for shot in _SHOTS.value:
+        rng, margins, labels, seen = np.random.default_rng(1), [], [], []
 
-    def keep(margin, truth):
-        chosen = rng.choice(np.flatnonzero(truth != IGNORE), PIXELS)
-        margins.append(margin.ravel()[chosen])
-        labels.append(truth.ravel()[chosen] == 1)
+        def keep(margin, truth, rng=rng, margins=margins, labels=labels):
+            chosen = rng.choice(np.flatnonzero(truth != IGNORE), PIXELS)
+            margins.append(margin.ravel()[chosen])
+            labels.append(truth.ravel()[chosen] == 1)
 
-    for task in tasks:
-        for shot in SHOTS:
+        for task in tasks:
             seen += look(segmenter, pictures, task, shot, keep)
-    presence, missed, false = best_presence(seen)
-    fit = LogisticRegression(fit_intercept=False, C=np.inf)
-    fit.fit(np.concatenate(margins)[:, None], np.concatenate(labels))
-    return {
-        "size": size,
-        "decision": {
+        presence, missed, false = best_presence(seen)
+        fit = LogisticRegression(fit_intercept=False, C=np.inf)
+        fit.fit(np.concatenate(margins)[:, None], np.concatenate(labels))
+        decisions[shot] = {
             "threshold": 0.0,
             "presence": round(presence, 3),
             "scale": round(1 / float(fit.coef_[0, 0]), 3),
-        },
-        "drawn": {"shown": sum(x.shown for x in seen), "absent": sum(not x.shown for x in seen)}
-        | {"missed": round(missed, 3), "false": round(false, 3)},
-    }
+        }
+        shown = sum(x.shown for x in seen)
+        errors[shot] = {"shown": shown, "absent": len(seen) - shown}
+        errors[shot] |= {"missed": round(missed, 3), "found wrongly": round(false, 3)}
+    return {"size": size, "decisions": decisions, "on drawn pictures": errors}
 
 
 def best_presence(seen: Sequence[Seen]) -> tuple[float, float, float]:
@@ -277,9 +277,8 @@ def main() -> None:
     """Measures, or calibrates."""
     if _CALIBRATE.value:
         head = Path(_CALIBRATE.value)
-        for size in _SIZES.value:
-            content = calibrate(head, size)
-            print(content, flush=True)
+        content = calibrate(head, _SIZES.value[0])
+        print(content)
         write_json(head / DECISION, content)
         return
     if not _SOURCE.value or not _OUTPUT.value:
@@ -290,8 +289,8 @@ def main() -> None:
         pictures = read(source)
         tasks = tasks_of(pictures, range(1, len(source.class_names) + 1), _GAP.value)
         for size in _SIZES.value:
-            for trained in (True, False):
-                rows += measure(source, trained, size, pictures, tasks)
+            for method in _METHODS.value:
+                rows += measure(source, method, size, pictures, tasks)
                 write_json(output.with_suffix(".json"), rows)
                 write_bytes(output, table(rows).encode())
                 print(table(rows), flush=True)

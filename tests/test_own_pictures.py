@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.own_pictures import SHOTS, Seen, best_presence, summary, table, tasks_of
+from experiments.own_pictures import Seen, best_presence, summary, table, tasks_of
 from tests import trees
 from tests.scripts import run_script
 
@@ -17,9 +17,9 @@ def parsed():
         flags.FLAGS(["own_pictures"])
 
 
-def row(*seen, trained=True):
+def row(*seen, method="head"):
     queries = [x._asdict() for x in seen]
-    return {"source": "a", "size": 65, "shot": 1, "trained": trained, "queries": queries}
+    return {"source": "a", "size": 65, "shot": 1, "method": method, "queries": queries}
 
 
 def test_shares_and_ious_are_counted_for_each_class_and_averaged():
@@ -59,7 +59,7 @@ def test_supports_stand_apart_from_queries():
         label[:, : rng.choice([0, 10, 40])] = 1
         pictures.append((np.zeros((40, 40, 3), np.uint8), label))
     (task,) = tasks_of(pictures, [1, 2], gap=20)
-    assert len(task.supports) == max(SHOTS) and task.shown and task.absent
+    assert len(task.supports) == 5 and task.shown and task.absent
     queries = task.shown + task.absent
     assert min(queries) - max(task.supports) >= 20
     area = [(label == 1).sum() for _, label in pictures]
@@ -75,5 +75,5 @@ def test_a_folder_becomes_a_table(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.md").read_text().count("| mine | 65 |") == 4
     rows = json.loads((tmp_path / "out.json").read_text())
-    assert {row["trained"] for row in rows} == {True, False}
+    assert {row["method"] for row in rows} == {"head", "untrained"}
     assert run_script("own_pictures.py").returncode == 2

@@ -25,7 +25,10 @@ from apanet_jax.segmenter import Segmenter, upsample
 class ColourMatcher:
     """Looks for the mean colour of the foreground: 1 less the distance, with no network."""
 
-    size, decision, adapts = 256, Decision(0.0, 0.0, 0.1), False
+    size, adapts = 256, False
+
+    def decision(self, shots):
+        return Decision(0.0, 0.0, 0.1)
 
     def embed(self, square):
         return square[::8, ::8].astype(float) / 255
@@ -124,15 +127,18 @@ def test_a_head_s_decision_lies_beside_it(tmp_path):
     with pytest.raises(UserError, match="none at once"):
         apanet_jax.load("mine", trained=False)
     head = Path(shutil.copytree(GENERAL_HEAD, tmp_path / "head"))
-    content = {"size": 97, "decision": {"threshold": 0.5, "presence": 3, "scale": 2}}
+    first = {"threshold": 0.5, "presence": 3, "scale": 2}
+    content = {"size": 97, "decisions": {"1": first, "5": first | {"presence": 1}}}
     (head / DECISION).write_text(json.dumps(content))
     matcher = apanet_jax.load(head).matcher
-    assert matcher.size == 97 and matcher.decision == (0.5, 3.0, 2.0)
+    assert matcher.size == 97
+    assert matcher.decision(1) == matcher.decision(2) == (0.5, 3.0, 2.0)
+    assert matcher.decision(4) == matcher.decision(9) == (0.5, 1.0, 2.0)
     assert apanet_jax.load(head, size=65).matcher.size == 65
     (head / DECISION).unlink()
     matcher = apanet_jax.load(head).matcher
-    assert matcher.size == 193 and matcher.decision == (0.0, 0.0, 1.0)
-    for damaged in ("{", "[]", '{"size": 97}', '{"size": "x", "decision": {}}'):
+    assert matcher.size == 193 and matcher.decision(5) == (0.0, 0.0, 1.0)
+    for damaged in ("{", "[]", '{"size": 97}', '{"size": "x", "decisions": {}}'):
         (head / DECISION).write_text(damaged)
         with pytest.raises(UserError, match="decision.json holds no size"):
             apanet_jax.load(head)
