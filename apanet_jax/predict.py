@@ -31,8 +31,9 @@ quotes.
 DIR then holds, for each NAME of a query: NAME_mask.png (255 where the thing
 is), NAME_probability.png (128: as likely as not) and NAME_overlay.png. With
 --class these are NAME_CLASS_mask.png and so on, and NAME_labels.png tells the
-classes apart (1: the first one given, 2: the next). results.json says of every
-query and class whether it was found; contact.png shows the supports and the
+classes apart (1: the first one given, 2: the next). A mask says where the thing
+is if it is there; results.json says of every query and class whether it was
+found, a guess of its own; contact.png shows the supports and the
 first 24 queries.
 
 examples:

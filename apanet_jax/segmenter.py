@@ -82,9 +82,7 @@ class Answer:
         return upsample(self._cells[index], self._size) - self._decisions[index].threshold
 
     def mask(self, index: int) -> Bool[np.ndarray, "height width"]:
-        """Returns where a class is; nowhere if it was not found."""
-        if not self.found[index]:
-            return np.zeros(self._size, bool)
+        """Returns where a class is, if it is there: `found` is a guess of its own."""
         return self.margin(index) > 0
 
     def probability(self, index: int) -> Float[np.ndarray, "height width"]:
@@ -95,7 +93,7 @@ class Answer:
     def labels(self) -> UInt8[np.ndarray, "height width"]:
         """Returns a label map: 1 + the class with the largest margin, 0 where none is above 0."""
         labels, best = np.zeros(self._size, np.uint8), np.zeros(self._size, np.float32)
-        for index in np.flatnonzero(self.found):
+        for index in range(len(self.found)):
             margin = self.margin(index)
             labels[margin > best] = index + 1
             best = np.maximum(best, margin)
