@@ -195,8 +195,8 @@ def measure(source: Source, method: str, size: int, pictures, tasks) -> list[dic
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Returns the means over classes, in percent, of one method's rows at a size and a shot.
 
-    `miou` counts the queries that show the thing, found or not; `miou_found` as `predict` answers,
-    with an empty mask where it was not found. A class that is in all pictures has no false ones.
+    `miou` counts the queries that show the thing, found or not; `miou_found` takes the mask for
+    empty where it was not found. A class that is in all pictures has no false ones.
     """
     miou, miou_found, found, false = [], [], [], []
     for row in rows:
@@ -219,8 +219,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the summaries as Markdown, in percent."""
     lines = [
-        "| source | size | supports | | mIoU | mIoU as answered | found where it is | found where "
-        "it is not |",
+        "| source | size | supports | | mIoU | mIoU of what was found | found where it is "
+        "| found where it is not |",
         "|---|---|---|---|---|---|---|---|",
     ]
     keys = ("source", "size", "shot", "method")
