@@ -18,7 +18,7 @@ _COMMANDS = {
 _START = """\
 start here:
   apanet-jax predict --support a.jpg a_mask.png --output=found photos
-      nothing is trained: one to five pictures with a mask are enough
+      needs no training: one to five pictures with a mask are enough
   apanet-jax train --config=quickstart
       draws its own data, trains on 15 classes and tests on 5 others
 

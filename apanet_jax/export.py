@@ -17,7 +17,7 @@ from apanet_jax.models.network import Parameters
 from apanet_jax.reporting import RESULTS, read_results
 from apanet_jax.run import make_network
 from apanet_jax.weights.head import head_tensors
-from apanet_jax.whole_files import cannot_write, write_bytes
+from apanet_jax.whole_files import cannot_write, write_bytes, write_json
 
 _DESCRIPTION = (
     "Saves a trained head for others: model.safetensors with PyTorch's names and layouts, the "
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
-    """Writes a run's head as safetensors, its settings, and a model card.
+    """Writes a run's head as safetensors, its settings (without paths), and a model card.
 
     Tensors have PyTorch's names and layouts, see `weights.head`. The backbone is not in there: it
     is frozen, and the card says which it is.
@@ -63,7 +63,7 @@ def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
     with cannot_write(output):
         output.mkdir(parents=True, exist_ok=True)
     write_bytes(output / WEIGHTS, save(tensors, metadata))
-    write_bytes(output / SETTINGS, (workdir / SETTINGS).read_bytes())
+    write_json(output / SETTINGS, settings.without_paths(config).to_dict())
     write_bytes(output / CARD, card.encode())
     return output
 

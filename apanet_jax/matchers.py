@@ -5,7 +5,8 @@ features a margin: how much more it looks like the class than like what surround
 """
 
 import functools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +26,12 @@ from apanet_jax.weights.load import load_backbone
 
 STRIDE = 8
 """Pixels from one cell of the features to the next; the first is centred on the first pixel."""
+
+GENERAL_HEAD = Path(__file__).parent / "general_head"
+"""The head that comes with the package; configs/general.py says how it was trained."""
+
+DECISION = "decision.json"
+"""Beside a head: the size of pictures it is for, and its `Decision` by the number of supports."""
 
 _BACKBONE = "efficientnet_lite0"
 
@@ -51,13 +58,14 @@ class Matcher(Protocol):
     Attributes:
       size: side of the square that pictures are fitted into, in pixels; 1 more than a multiple of
         8 leaves nothing over.
-      decision: what holds where the supports cannot tell better.
       adapts: whether the threshold is adapted to the supports, where there are several.
     """
 
     size: int
-    decision: Decision
     adapts: bool
+
+    def decision(self, shots: int) -> Decision:
+        """Returns what holds with so many supports where they cannot tell better."""
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Any:
         """Returns a picture's features."""
@@ -84,9 +92,6 @@ class PrototypeMatcher:
     weights of ImageNet, averaged over the supports. Nothing is trained.
     """
 
-    # 0 is the threshold that experiments/training_free.py chooses on base classes. The scale is for
-    # showing margins as probabilities, and was not calibrated.
-    decision = Decision(threshold=0.0, presence=0.0, scale=0.05)
     adapts = True
 
     def __init__(self, size: int = 385, *, weights: str = "pip"):
@@ -104,6 +109,11 @@ class PrototypeMatcher:
                 module.apply({"params": parameters}, image[None])
             )[0]
         )
+
+    def decision(self, shots: int) -> Decision:
+        # 0 is the threshold that experiments/training_free.py chooses on base classes. The scale is
+        # for showing margins as probabilities, and was not calibrated.
+        return Decision(threshold=0.0, presence=0.0, scale=0.05)
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Float[Array, "h w c"]:
         return self._embed(self._parameters, square)
@@ -123,7 +133,6 @@ class HeadMatcher:
     The margin is its logit of the foreground above that of the background.
     """
 
-    decision = Decision(threshold=0.0, presence=0.0, scale=1.0)
     adapts = False
 
     def __init__(
@@ -132,6 +141,7 @@ class HeadMatcher:
         parameters: Parameters,
         backbone_parameters: Parameters,
         size: int,
+        decisions: Mapping[int, Decision] | None = None,
     ):
         """Makes a matcher of a network.
 
@@ -140,13 +150,18 @@ class HeadMatcher:
           parameters: of the head.
           backbone_parameters: of the backbone.
           size: see `Matcher`; the head was trained at its run's `image_size`.
+          decisions: calibrated, by the number of supports; None: what training made likelier.
         """
-        self.size = size
+        self.size, self._decisions = size, decisions or {1: Decision(0.0, 0.0, 1.0)}
         self._network, self._parameters = network, parameters
         self._backbone_parameters = backbone_parameters
         self._features = jax.jit(network.features)
         self._last_block = jax.jit(network.masked_last_block)
         self._compare = _compiled_head(network.head.for_inference)
+
+    def decision(self, shots: int) -> Decision:
+        nearest = min(self._decisions, key=lambda calibrated: abs(calibrated - shots))
+        return self._decisions[nearest]
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> backbones.Features:
         return self._features(self._backbone_parameters, square[None])
@@ -178,7 +193,7 @@ def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
 
     Args:
       workdir: of a single run, with its config.json and checkpoints, or of an exported head.
-      size: see `Matcher`; None: the run's `image_size`.
+      size: see `Matcher`; None: what the head's `DECISION` says, else the run's `image_size`.
 
     Raises:
       UserError: there is none.
@@ -198,7 +213,25 @@ def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
     backbone_parameters, _, _, parameters = load_parameters(config, network.head, data_mesh(1))
     if parameters is None:
         _, _, parameters = export.restore_head(workdir, network.head, config, "last")
-    return HeadMatcher(network, parameters, backbone_parameters, size or config.image_size)
+    chosen, decisions = _calibrated(workdir / DECISION) or (config.image_size, None)
+    return HeadMatcher(network, parameters, backbone_parameters, size or chosen, decisions)
+
+
+def _calibrated(path: Path) -> tuple[int, dict[int, Decision]] | None:
+    """Returns a head's size and decisions, where it has a `DECISION`."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        decisions = {
+            int(shots): Decision(*(float(values[name]) for name in Decision._fields))
+            for shots, values in content["decisions"].items()
+        }
+        return int(content["size"]), decisions
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} holds no size and decisions: {error!r}; export the head again, or remove it"
+        ) from error
 
 
 def cell_shares(

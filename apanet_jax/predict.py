@@ -31,8 +31,9 @@ quotes.
 DIR then holds, for each NAME of a query: NAME_mask.png (255 where the thing
 is), NAME_probability.png (128: as likely as not) and NAME_overlay.png. With
 --class these are NAME_CLASS_mask.png and so on, and NAME_labels.png tells the
-classes apart (1: the first one given, 2: the next). results.json says of every
-query and class whether it was found; contact.png shows the supports and the
+classes apart (1: the first one given, 2: the next). A mask says where the thing
+is if it is there; results.json says of every query and class whether it was
+found, a guess of its own; contact.png shows the supports and the
 first 24 queries.
 
 examples:
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     supports = [(None, *pair) for pair in arguments.support] + arguments.classes
     if not supports:
         raise UserError("no support: give --support IMAGE MASK, or --class NAME IMAGE MASK")
+    if arguments.workdir and arguments.untrained:
+        raise UserError("--workdir and --untrained together: look with a head, or without")
     if arguments.support and arguments.classes:
         raise UserError("--support and --class together: name every support's class, or none")
     files = class_files([name for name, *_ in supports])
@@ -74,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from apanet_jax.compilation import DIRECTORY, keep_compiled
 
     keep_compiled(DIRECTORY)
-    segmenter = apanet_jax.load(arguments.workdir, size=arguments.size)
+    segmenter = apanet_jax.load(
+        arguments.workdir, size=arguments.size, trained=not arguments.untrained
+    )
     names, images, masks = zip(*supports, strict=True)
     segmenter.fit(images, masks, None if names[0] is None else names)
     with cannot_write(output):
@@ -157,7 +162,7 @@ def _predict_all(segmenter, files, queries, supports, output, arguments) -> list
         if len(cells) < CONTACT_PICTURES:
             cells.append((caption(answer, query.name), thumbnail))
     settings = {
-        "workdir": arguments.workdir,
+        "head": None if arguments.untrained else arguments.workdir or "general_head",
         "size": segmenter.matcher.size,
         "supports": [[name, str(image), str(mask)] for name, image, mask in supports],
         "classes": [
@@ -204,14 +209,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workdir",
         metavar="DIR",
-        help="of a run that trained a head, or an exported head; default: nothing trained, the "
-        "match with prototypes",
+        help="of a run that trained a head, or an exported head; default: the head that comes with "
+        "this package, trained on drawn pictures",
+    )
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="without a head: every place is compared with the supports' foreground and background",
     )
     parser.add_argument(
         "--size",
         type=int,
         metavar="PIXELS",
-        help="longer side at which pictures are looked at (385, or what the head was trained at): "
+        help="longer side at which pictures are looked at (default: what the head is for): "
         "larger finds smaller things, and takes longer",
     )
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="pictures to look at")

@@ -17,6 +17,7 @@ from apanet_jax.data.transforms import fit_square
 from apanet_jax.errors import UserError
 from apanet_jax.masks import label_of_values, read_mask
 from apanet_jax.matchers import (
+    GENERAL_HEAD,
     STRIDE,
     Cells,
     Decision,
@@ -36,23 +37,30 @@ Pictured = Image | str | os.PathLike
 """A picture: an array (RGB or gray, 0 to 255), or a file."""
 
 
-def load(workdir: str | os.PathLike | None = None, *, size: int | None = None) -> "Segmenter":
+def load(
+    workdir: str | os.PathLike | None = None, *, size: int | None = None, trained: bool = True
+) -> "Segmenter":
     """Returns a segmenter that waits for its supports.
 
     Args:
       workdir: of a run that trained a head, or a folder that `apanet_jax.export` wrote. None: the
-        match with prototypes, that nothing trained.
-      size: longer side at which pictures are looked at, in pixels. None: 385, or what the head was
-        trained at. Larger sides find smaller things, and take longer.
+        head that comes with the package, trained on drawn pictures.
+      size: longer side at which pictures are looked at, in pixels. None: what the head's
+        decision.json says, else what it was trained at; 385 without a head. Larger sides find
+        smaller things, and take longer.
+      trained: whether to use a head at all. False: the match with prototypes, which nothing
+        trained.
 
     Raises:
       UserError: there is no such head, or the weights are not installed.
     """
+    if workdir is not None and not trained:
+        raise UserError(f"a head ({workdir}) and none at once: give a workdir, or trained=False")
     if size is not None and size < _SMALLEST_SIZE:
         raise UserError(f"size {size}: expected at least {_SMALLEST_SIZE} pixels")
-    if workdir is None:
+    if not trained:
         return Segmenter(PrototypeMatcher(size) if size else PrototypeMatcher())
-    return Segmenter(trained_matcher(Path(workdir), size))
+    return Segmenter(trained_matcher(GENERAL_HEAD if workdir is None else Path(workdir), size))
 
 
 class Answer:
@@ -74,9 +82,7 @@ class Answer:
         return upsample(self._cells[index], self._size) - self._decisions[index].threshold
 
     def mask(self, index: int) -> Bool[np.ndarray, "height width"]:
-        """Returns where a class is; nowhere if it was not found."""
-        if not self.found[index]:
-            return np.zeros(self._size, bool)
+        """Returns where a class is, if it is there: `found` is a guess of its own."""
         return self.margin(index) > 0
 
     def probability(self, index: int) -> Float[np.ndarray, "height width"]:
@@ -87,7 +93,7 @@ class Answer:
     def labels(self) -> UInt8[np.ndarray, "height width"]:
         """Returns a label map: 1 + the class with the largest margin, 0 where none is above 0."""
         labels, best = np.zeros(self._size, np.uint8), np.zeros(self._size, np.float32)
-        for index in np.flatnonzero(self.found):
+        for index in range(len(self.found)):
             margin = self.margin(index)
             labels[margin > best] = index + 1
             best = np.maximum(best, margin)
@@ -222,7 +228,7 @@ def decide(matcher: Matcher, features: Sequence[Any], labels: Sequence[np.ndarra
       features: of each support.
       labels: `[size, size]` of each, see `Matcher.learn`.
     """
-    decision = matcher.decision
+    decision = matcher.decision(len(features))
     if len(features) < 2 or not matcher.adapts:
         return decision
     sums = np.zeros((len(_THRESHOLDS), 2))

@@ -112,6 +112,14 @@ def _literal(text: str):
         return text
 
 
+def without_paths(config: ConfigDict) -> ConfigDict:
+    """Returns a copy that names no file of this machine's data, features or checkpoints."""
+    copy = config.copy_and_resolve_references()
+    copy.data.records = copy.features.directory = ""
+    copy.evaluation.checkpoint = copy.evaluation.list = ""
+    return copy
+
+
 def fingerprint(config: ConfigDict, *others: str) -> str:
     """Returns a hash of the settings that a run's parameters depend on, and of `others`."""
     kept = {k: v for k, v in flat_fields(config) if not k.startswith(NOT_OF_THE_RESULT)}

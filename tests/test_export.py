@@ -48,7 +48,8 @@ def test_an_exported_head_scores_what_the_run_scored(trained, tmp_path):
     with pytest.raises(SystemExit, match="0"):
         export.main(arguments)
     config = saved.get_config(
-        f"{tmp_path / 'config.json'},checkpoint={tmp_path / 'model.safetensors'}"
+        f"{tmp_path / 'config.json'},checkpoint={tmp_path / 'model.safetensors'},"
+        f"records={root / 'records'}"
     )
     (row,) = variants.run_all(config, tmp_path / "elsewhere", "evaluate")["elsewhere"]
     (last,) = [r for r in rows if r["checkpoint"] == "last"]
@@ -69,7 +70,8 @@ def test_the_card_is_read_by_people_and_hubs(trained, tmp_path):
     for name, tensor in tensors.items():
         assert f"| `{name}` | {list(tensor.shape)} |" in text
     assert "chosen on episodes of these very classes" in text
-    assert json.loads((tmp_path / "config.json").read_text())["fold"] == 0
+    settings = (tmp_path / "config.json").read_text()
+    assert json.loads(settings)["fold"] == 0 and str(root) not in settings
 
 
 def test_what_cannot_be_exported_is_explained(trained, tmp_path):

@@ -50,10 +50,31 @@ def test_masks_probabilities_overlays_and_what_was_found(folder):
     probability = np.array(Image.open(out / "with_probability.png"))
     np.testing.assert_array_equal(probability[mask == 255] >= 127, True)
     assert not np.array(Image.open(out / "without_mask.png")).any()
-    rows = json.loads((out / "results.json").read_text())["queries"]
+    results = json.loads((out / "results.json").read_text())
+    assert results["head"] == "general_head"
+    rows = results["queries"]
     found, missed = (row["classes"][0] for row in rows)
     assert found["found"] and not missed["found"] and found["score"] > missed["score"]
     assert found["area"] == (mask > 0).sum() and missed["area"] == 0
+
+
+def test_it_says_which_head_it_looked_with(folder, monkeypatch):
+    asked = []
+
+    def load(*arguments, **named):
+        asked.append((arguments, named["trained"]))
+        return Segmenter(ColourMatcher())
+
+    monkeypatch.setattr(apanet_jax, "load", load)
+    out, support = folder / "out", ["--support", *given(folder), folder / "new"]
+    for options, head, trained in (
+        ([], "general_head", True),
+        (["--workdir", "mine"], "mine", True),
+        (["--untrained"], None, False),
+    ):
+        assert run(*options, *support, "--output", out) == 0
+        assert json.loads((out / "results.json").read_text())["head"] == head
+        assert asked.pop() == (("mine" if head == "mine" else None,), trained)
 
 
 def test_classes_have_masks_of_their_own_and_one_label_map(folder):
@@ -85,6 +106,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
     for arguments, message in (
         ([new], "no support"),
         ([*support, "--class", "a", image, mask, new], "--support and --class"),
+        ([*support, "--workdir", folder, "--untrained", new], "--workdir and --untrained"),
         (["--support", image, folder / "none.png", new], "no foreground"),
         (["--support", image, folder / "small.png", new], "must be of one size"),
         ([*support, *support, new], "given twice"),
