@@ -148,6 +148,7 @@ def test_pickles_are_read_by_a_reader_that_knows_few_names():
     assert "find_class" in {f.name for f in reader.body if isinstance(f, ast.FunctionDef)}
 
 
+@pytest.mark.slow
 def test_preparing_training_and_testing_ask_no_network(tmp_path):
     tree = trees.folder_tree(tmp_path / "mine")
     command = [sys.executable, "-c", RUN, str(tree), str(tmp_path)]

@@ -41,7 +41,11 @@ def test_shapes_are_those_of_the_table(name, stem):
     assert {f.dtype for f in features} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50", "vgg16"])
+@pytest.mark.parametrize(
+    "name",
+    ["efficientnet_lite0"]
+    + [pytest.param(x, marks=pytest.mark.slow) for x in ("resnet50", "vgg16")],
+)
 def test_half_precision_and_last_block(name):
     images = np.random.default_rng(0).integers(0, 256, (1, 33, 49, 3), np.uint8)
     variables = {"params": load_backbone(name, "random")}
