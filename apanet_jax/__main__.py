@@ -14,6 +14,7 @@ _COMMANDS = {
     "prepare": ("prepare", "checks pictures and masks, writes them as records"),
     "train": ("main", "trains on records, scores on classes that were never seen"),
     "export": ("export", "writes a trained head for others, with a model card"),
+    "report": ("report", "writes a run's page, report.html, again"),
 }
 _START = """\
 start here:

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from apanet_jax import distributed, settings
-from apanet_jax.errors import Parser, UserError, main_guard
+from apanet_jax.errors import Parser, UserError, called, main_guard
 from apanet_jax.pages.overview_page import overview_page
 from apanet_jax.pages.run_page import run_page
 from apanet_jax.pages.run_record import RunRecord, pictures_in, read_run
@@ -189,7 +189,7 @@ def _told(folder: Path, write: Callable[[], None]) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m apanet_jax.report", description=__doc__.partition(":")[0])
+    parser = Parser(prog=called("report"), description=__doc__.partition(":")[0])
     parser.add_argument("--workdir", required=True, help="of a run, or of several below it")
     return parser
 

@@ -42,7 +42,7 @@ def answer(monkeypatch, capsys):
 def test_the_command_says_what_there_is(answer):
     status, printed, errors = answer("--help")
     assert status == 0 and not errors
-    assert all(name in printed for name in ("predict", "prepare", "train", "export"))
+    assert all(name in printed for name in ("predict", "prepare", "train", "export", "report"))
     assert max(map(len, printed.splitlines())) <= 80
     assert answer() == (status, printed, errors)
 
@@ -54,6 +54,7 @@ def test_the_command_says_what_there_is(answer):
         (["prepare"], "labelme"),
         (["prepare", "coco_file"], "--annotations FILE"),
         (["export"], "model.safetensors"),
+        (["report"], "--workdir WORKDIR"),
     ],
 )
 def test_each_command_has_a_help_that_fits_a_terminal(answer, arguments, says):
