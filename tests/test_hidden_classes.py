@@ -301,7 +301,7 @@ def test_a_sheet_tints_base_and_hidden_objects(prepared):
             ["--config=configs/folder.py:records={records},min_area=300"],
             "pictures with at least 300",
         ),
-        (["{config}", "--output={records}/index.json"], "cannot be written to"),
+        (["{config}", "--output={records}/index.json"], "cannot be written"),
         (["{config}", "more"], "unexpected argument"),
     ],
 )
