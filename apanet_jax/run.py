@@ -200,7 +200,9 @@ class Run:
           episodes: how many.
         """
         mine = distributed.share(episodes)
-        counts, class_id = self._count(distributed.local(parameters, self.mesh), shot, mine)
+        # A head may have been trained on other devices.
+        own = jax.device_put(distributed.local(parameters, self.mesh), replicated(self.local_mesh))
+        counts, class_id = self._count(own, shot, mine)
         gather = functools.partial(distributed.gathered, count=episodes)
         return EpisodeCounts(*map(gather, counts)), gather(class_id)
 
