@@ -55,6 +55,9 @@ NAMES = (OURS, PUBLISHED, PLAIN, SAME_INPUT)
 DEVIATION = 255 * np.array([0.229, 0.224, 0.225], np.float32)
 CORES = 16
 
+_TICKS = os.sysconf("SC_CLK_TCK")
+"""Ticks of the clock of processor time, a second."""
+
 _SOURCE = flags.DEFINE_string("source", None, "A folder in VOC's layout.")
 _RECORDS = flags.DEFINE_string("records", None, "What prepare made of it.")
 _SIZE = flags.DEFINE_integer("size", 473, "Side of the crops.", lower_bound=33)
@@ -144,7 +147,8 @@ def rate(loaded: Iterator, first: int, count: int) -> tuple[float, float]:
     seconds, used = time.perf_counter() - started, processor_seconds() - used
     loaded.close()
     episodes = count * _BATCH.value
-    return episodes / seconds, episodes / used
+    # Of few small pictures the clock of processor time may not have ticked.
+    return episodes / seconds, episodes / max(used, 1 / _TICKS)
 
 
 def processor_seconds() -> float:
@@ -152,7 +156,7 @@ def processor_seconds() -> float:
 
     def of(process: int) -> float:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return (int(fields[11]) + int(fields[12])) / _TICKS
 
     tasks = Path("/proc/self/task").glob("*/children")
     children = [int(child) for task in tasks for child in task.read_text().split()]
