@@ -40,7 +40,8 @@ class KMeans:
       n_init: how often to start anew; the lowest inertia wins. Given centres are tried once.
       max_iter: rounds at most, at least 1.
       tol: stop where the squared movement of all centres together is at most `tol` times the mean
-        variance of a feature (of the rows made unit vectors, for the cosine); 0: where none moves.
+        variance of a feature over the rows (made unit vectors, for the cosine), without weights;
+        0: where none moves.
       random_state: a seed; the same one gives the same result. None: another one each time.
 
     Attributes:
@@ -255,7 +256,8 @@ def _moments(features, weights, metric="euclidean"):
 def _fit(features, weights, start, tol, max_iter, metric):
     if metric == "cosine":
         start = unit(start)
-    variance = _moments(features, weights, metric)[1] / features.shape[1]
+    # Of the rows as they are, whatever their weights: scikit-learn stops by it too.
+    variance = _moments(features, jnp.ones_like(weights), metric)[1] / features.shape[1]
 
     def run(plan, features, weights, start, tolerance, rounds):
         make = functools.partial(lloyd, rounds=rounds, metric=metric, plan=plan)

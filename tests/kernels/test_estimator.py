@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans as Reference
 from sklearn.preprocessing import normalize
@@ -18,6 +18,7 @@ def blobs(seed, rows=60, features=4, clusters=3, spread=1.0):
 
 
 @settings(max_examples=15, deadline=None)
+@example(232, True, 1e-2)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from([0.0, 1e-2]))
 def test_agrees_with_scikit_learn(seed, weighted, tol):
     X = blobs(seed, spread=2.0)
