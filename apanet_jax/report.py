@@ -165,7 +165,12 @@ class LiveOverview:
 
 def _record(run: Run, folder: Path, live: bool) -> RunRecord:
     return read_run(
-        folder, config=run.config, steps=run.steps, live=live, environment=environment(run)
+        folder,
+        config=run.config,
+        steps=run.steps,
+        live=live,
+        environment=environment(run),
+        records=run.records,
     )
 
 

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
+from apanet_jax.data.records import Records
 from apanet_jax.errors import UserError
-from apanet_jax.paper import PublishedRow
+from apanet_jax.paper import PublishedRow, published_beside
 from apanet_jax.whole_files import cannot_write, writing
 
 RESULTS, METRICS = "results.json", "metrics.jsonl"
@@ -105,6 +107,13 @@ def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 line += f"{row['miou']:14.1f}{row['fb_iou']:9.1f}" if row else " " * 23
             lines.append(line)
     return "\n".join(lines)
+
+
+def published_beside_run(config: ConfigDict, records: Records) -> tuple[PublishedRow, ...]:
+    """Returns the paper's rows that runs of `config` on `records` compare with; or none."""
+    return published_beside(
+        config.dataset or records.name, config.backbone.name, records.class_names, records.folds
+    )
 
 
 class FoldTable(NamedTuple):

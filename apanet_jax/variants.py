@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from apanet_jax import distributed, settings
 from apanet_jax.data import records
 from apanet_jax.errors import UserError
-from apanet_jax.paper import published_beside
 from apanet_jax.pictures import write_pictures
 from apanet_jax.report import LiveOverview, LiveReport, report_on
 from apanet_jax.reporting import (
@@ -26,6 +25,7 @@ from apanet_jax.reporting import (
     class_table,
     fold_lists,
     fold_markdown,
+    published_beside_run,
     read_results,
     results_table,
 )
@@ -211,9 +211,7 @@ def _tell(
         by_variant = defaultdict(list)
         for (part, _), rows in zip(done, results.values(), strict=True):
             by_variant[part.variant or workdir.name] += rows
-        data = done[0][1].records
-        dataset = config.dataset or data.name
-        beside = published_beside(dataset, config.backbone.name, data.class_names, data.folds)
+        beside = published_beside_run(config, done[0][1].records)
         table = fold_markdown(by_variant, beside)
         with writing(workdir / "table.md") as file:
             file.write(f"Novel classes, {episodes}\n\n{table}\n\n")

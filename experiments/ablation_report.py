@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from apanet_jax.errors import UserError
 from apanet_jax.paper import published_ablations
+from apanet_jax.reporting import read_results
 from apanet_jax.whole_files import write_json, writing
 from experiments.paired import difference, read_sums
 
@@ -99,7 +100,7 @@ def _lines(table: Table, row: Row, workdir: Path, block: int) -> Sequence[dict[s
     """Returns a row's numbers, for each number of shots."""
     baseline = row.against or table.baseline
     folders = finished(workdir, row.run)
-    results = {key: json.loads((p / "results.json").read_text()) for key, p in folders.items()}
+    results = {key: read_results(p) for key, p in folders.items()}
     pairs = _pairs(workdir, row.run, baseline) if row.run != baseline else {}
     rows_of_paper = {(p.table, p.row): p for p in published_ablations()}
     published = rows_of_paper.get((table.paper, row.paper))

@@ -1,6 +1,5 @@
 """Runs of seconds, through the commands a user gives, and what two of them must share."""
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from flax.traverse_util import flatten_dict
 from apanet_jax import settings
 from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.errors import UserError
+from apanet_jax.reporting import read_metrics, read_results
 from apanet_jax.run import make_network
 from apanet_jax.weights.load import fingerprint
 
@@ -118,15 +118,13 @@ def outcome(workdir: Path) -> Outcome:
         state, position = checkpoints.restore(checkpoints.latest_step(), like, sharding)
     state = jax.device_get(state)
     leaves = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(state)}
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    results = json.loads((workdir / "results.json").read_text())
     return Outcome(
         int(state.step),
         fingerprint(state.parameters),
         fingerprint(leaves),
         position,
-        [(line["step"], line["loss"]) for line in lines],
-        [{k: v for k, v in row.items() if k != "device"} for row in results],
+        [(line["step"], line["loss"]) for line in read_metrics(workdir)],
+        [{k: v for k, v in row.items() if k != "device"} for row in read_results(workdir)],
         flatten_dict(state.parameters, sep="/"),
     )
 

@@ -132,7 +132,7 @@ def finished(tmp_path):
 
 
 def run_of(config, steps=60):
-    return SimpleNamespace(config=config, steps=steps, mesh=data_mesh(1))
+    return SimpleNamespace(config=config, steps=steps, mesh=data_mesh(1), records=None)
 
 
 def command(*arguments):

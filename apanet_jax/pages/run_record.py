@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from apanet_jax import settings
-from apanet_jax.data.records import open_records
+from apanet_jax.data.records import Records, open_records
 from apanet_jax.errors import UserError
-from apanet_jax.paper import PublishedRow, published_beside
-from apanet_jax.reporting import RESULTS, read_metrics, read_results
+from apanet_jax.paper import PublishedRow
+from apanet_jax.reporting import RESULTS, published_beside_run, read_metrics, read_results
 
 _RECENT = 20
 """Logged steps that the time left is reckoned from."""
@@ -124,6 +124,7 @@ def read_run(
     steps: int | None = None,
     live: bool = False,
     environment: Mapping[str, Any] | None = None,
+    records: Records | None = None,
 ) -> RunRecord:
     """Reads what a run left in its folder.
 
@@ -131,6 +132,7 @@ def read_run(
       folder: the run's.
       config: its settings; None: those that it left there.
       steps, live, environment: see `RunRecord`.
+      records: the data set, where it is open; None: it is opened, for the paper's rows.
 
     Raises:
       UserError: there is no run, or a file of it cannot be read.
@@ -150,7 +152,7 @@ def read_run(
         metrics=read_metrics(folder),
         results=results,
         pictures=_pictures(folder) if results and not live else (),
-        published=published_rows(config) if results else (),
+        published=_published_rows(config, records) if results else (),
         steps=steps or config.training.steps or None,
         live=live,
         environment=environment or {},
@@ -162,14 +164,13 @@ def pictures_in(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted((folder / "pictures").glob("episode_*.png")))
 
 
-def published_rows(config: ConfigDict) -> tuple[PublishedRow, ...]:
+def _published_rows(config: ConfigDict, records: Records | None) -> tuple[PublishedRow, ...]:
     """Returns the paper's rows beside runs of `config`; none without the records' folds."""
     try:
-        data = open_records(Path(config.data.records))
+        data = records or open_records(Path(config.data.records))
     except UserError:
         return ()
-    dataset = config.dataset or data.name
-    return published_beside(dataset, config.backbone.name, data.class_names, data.folds)
+    return published_beside_run(config, data)
 
 
 def duration(seconds: float) -> str:
