@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from absl import flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -41,3 +42,16 @@ def pytest_configure(config):
         root = Path(__file__).parents[1]
         os.environ["COVERAGE_PROCESS_START"] = str(root / "pyproject.toml")
         os.environ["COVERAGE_FILE"] = str(root / ".coverage")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The records of a small tree, which each module of tests has for itself."""
+    # Not before the variables above are set: they import jax.
+    from apanet_jax.data import records
+    from apanet_jax.data.sources.folder import FolderSource
+    from tests import trees
+
+    root = tmp_path_factory.mktemp("prepared")
+    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    return root / "records"

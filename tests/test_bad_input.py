@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 from apanet_jax import export, prepare, variants
 from apanet_jax.checkpoint import Checkpoints
 from apanet_jax.data import parts, records
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.errors import main_guard
 from apanet_jax.run import make_run
 from apanet_jax.train import Journal
@@ -281,13 +280,6 @@ def test_arguments_of_prepare(tmp_path, capsys, monkeypatch, case):
 
 
 # Settings, through what `main` does with them.
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("prepared")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return root / "records"
 
 
 def start(prepared, options, workdir, mode="train", module=folder):

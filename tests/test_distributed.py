@@ -13,14 +13,11 @@ import pytest
 
 from apanet_jax import distributed
 from apanet_jax.compilation import make_deterministic
-from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator, batches
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.errors import UserError
 from apanet_jax.run import make_run
 from apanet_jax.train import train
 from configs import folder
-from tests import trees
 
 LOSSES_AGREE_TO = 1e-5
 """Relative: devices sum what belongs to a batch in another order."""
@@ -30,13 +27,6 @@ TINY = (
     "checkpoint_every=2,log_every=1,episodes=7,evaluation.batch_size=2,shots=1+2,weights=random,"
     "validation_episodes=5,every=4,pictures=1,views=1,write_episodes=True,compilation_cache="
 )
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("distributed")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return root / "records"
 
 
 def free_port() -> int:

@@ -7,14 +7,11 @@ import pytest
 
 from apanet_jax import engine
 from apanet_jax import run as runs
-from apanet_jax.data import records
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.errors import UserError
 from apanet_jax.feature_store import FeatureStore
 from apanet_jax.run import make_run
 from apanet_jax.train_step import create_state, optimizer, poly_schedule
 from configs import folder
-from tests import trees
 
 TINY = (
     "min_area=50,image_size=65,longer_side=65,channels=8,evaluation.batch_size=8,shots=1+3,"
@@ -23,13 +20,6 @@ TINY = (
 EPISODES = 21
 
 MASKED = "masked_support=True,priors=high,prior_scale=1.0"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("engine")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return root / "records"
 
 
 def run_of(prepared, options):

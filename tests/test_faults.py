@@ -45,13 +45,6 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("faults")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return root / "records"
-
-
-@pytest.fixture(scope="module")
 def run(prepared):
     run = make_run(folder.get_config(f"{TINY},records={prepared}"))
     run.kept_training_features()

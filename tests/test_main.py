@@ -15,7 +15,6 @@ from PIL import Image
 from apanet_jax import settings, variants
 from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.errors import UserError
 from apanet_jax.evaluate import count_episodes, make_count
@@ -32,13 +31,6 @@ TINY = (
     "checkpoint_every=2,log_every=2,episodes=6,evaluation.batch_size=2,shots=1+2,devices=1,"
     "validation_episodes=4,pictures=2"
 )
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("main")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return root / "records"
 
 
 def config_of(prepared, options=""):

@@ -9,12 +9,9 @@ import jax
 import pytest
 
 from apanet_jax import engine, evaluate, train_step, variants
-from apanet_jax.data import records
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.run import forget_test_features, make_run
 from apanet_jax.train import train
 from configs import folder
-from tests import trees
 
 OPTIONS = (
     "min_area=50,image_size=65,longer_side=65,channels=8,steps=4,training.batch_size=2,"
@@ -30,13 +27,6 @@ MAKERS = (
     (engine, "_compiled_parts"),
     (engine, "_compiled_comparison"),
 )
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sanitised")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return root / "records"
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,8 @@ import pytest
 
 from apanet_jax import variants
 from apanet_jax.checkpoint import Checkpoints
-from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
-from apanet_jax.data.sources.folder import FolderSource
 from configs import folder
-from tests import trees
 
 pytestmark = pytest.mark.slow
 
@@ -20,13 +17,6 @@ TINY = (
     "checkpoint_every=2,log_every=2,episodes=6,evaluation.batch_size=2,shots=1,devices=1,"
     "validation_episodes=4,pictures=0"
 )
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("side_by_side")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return root / "records"
 
 
 @pytest.fixture(scope="module")
