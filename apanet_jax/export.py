@@ -14,8 +14,8 @@ from apanet_jax.errors import Parser, UserError, called, main_guard
 from apanet_jax.model_card import model_card
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Parameters
+from apanet_jax.networks import make_network
 from apanet_jax.reporting import RESULTS, read_results
-from apanet_jax.run import make_network
 from apanet_jax.weights.head import head_tensors
 from apanet_jax.whole_files import cannot_write, write_bytes, write_json
 

@@ -199,7 +199,7 @@ def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
       UserError: there is none.
     """
     from apanet_jax import export, settings
-    from apanet_jax.run import load_parameters, make_network
+    from apanet_jax.networks import load_parameters, make_network
     from apanet_jax.train_step import data_mesh
 
     if not workdir.is_dir():

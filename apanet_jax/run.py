@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
@@ -49,11 +48,10 @@ from apanet_jax.errors import UserError
 from apanet_jax.evaluate import count_episodes, make_count
 from apanet_jax.feature_store import FeatureStore
 from apanet_jax.metrics import EpisodeCounts
-from apanet_jax.models import backbones
-from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network, Parameters
+from apanet_jax.networks import load_parameters, make_network
 from apanet_jax.train_step import data_mesh, replicated
-from apanet_jax.weights import load, pfenet
+from apanet_jax.weights import load
 
 _LABEL_BUCKET = 32
 
@@ -407,41 +405,6 @@ def training_lists(config: ConfigDict, records: Records) -> EpisodeLists:
     return with_hidden_share(base, split, novel, config.data.hidden_share, seed=config.seed)
 
 
-def make_network(config: ConfigDict) -> Network:
-    """Returns the network that the config describes."""
-    model = config.model
-    backbone = backbones.create(
-        config.backbone.name,
-        stem=config.backbone.stem,
-        dtype=jnp.dtype(config.backbone.dtype),
-    )
-    head = APANet(
-        channels=model.channels,
-        comparison=model.comparison,
-        pyramid_bins=tuple(model.pyramid_bins),
-        agnostic_levels=model.agnostic_levels,
-        num_clusters=model.num_clusters,
-        regions=model.regions,
-        foreground_prototypes=model.foreground_prototypes,
-        negatives=model.negatives,
-        resemblance_limit=model.resemblance_limit,
-        priors=tuple(model.priors),
-        block4_channels=backbones.spec(config.backbone.name).block4_channels,
-        agnostic_prior=model.agnostic_prior,
-        unit_features=model.unit_features,
-        prior_scale=model.prior_scale,
-        stretch_prior=model.stretch_prior,
-        shared_reduction=model.shared_reduction,
-        reduction_bias=model.comparison != "fem",
-        reduction_dropout=model.reduction_dropout,
-        comparison_dropout=model.comparison_dropout,
-        cluster_features=model.cluster_features,
-        kmeans_rounds=model.kmeans_rounds,
-        kmeans_init=model.kmeans_init,
-    )
-    return Network(backbone, head, masked_support=model.masked_support)
-
-
 def forget_test_features() -> None:
     """Frees what this process has embedded of test pictures."""
     _EMBEDDED.clear()
@@ -451,42 +414,6 @@ def augmentation(config: ConfigDict) -> Augmentation:
     """Returns the transforms of training pictures that the config describes."""
     given = config.augmentation.to_dict()
     return Augmentation(size=config.image_size, **given)
-
-
-def load_parameters(
-    config: ConfigDict, head: APANet, mesh: Mesh
-) -> tuple[Parameters, load.Origin, str, Parameters | None]:
-    """Returns the backbone's parameters, origin and fingerprint, and a given checkpoint's head.
-
-    A checkpoint may hold the backbone too, and that one is taken unless the config names another.
-    """
-    backbone, checkpoint = config.backbone, config.evaluation.checkpoint
-    given_backbone, given_head = None, None
-    if checkpoint:
-        given_backbone, given_head = pfenet.load_checkpoint(
-            checkpoint, backbone.name, head, stem=backbone.stem
-        )
-        given_head = jax.device_put(given_head, replicated(mesh))
-    if given_backbone is not None and not backbone.weights:
-        origin = load.origin_of(Path(checkpoint), checkpoint)
-        return (*_placed(given_backbone, origin, mesh), given_head)
-    source = backbone.weights or load.default_source(backbone.name)
-    return (*_loaded_backbone(backbone.name, source, backbone.stem, mesh), given_head)
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded_backbone(
-    name: str, source: str, stem: str, mesh: Mesh
-) -> tuple[Parameters, load.Origin, str]:
-    """Loads a backbone onto the devices once for all the runs of a command."""
-    return _placed(*load.load_with_origin(name, source, stem=stem), mesh)
-
-
-def _placed(
-    weights: Parameters, origin: load.Origin, mesh: Mesh
-) -> tuple[Parameters, load.Origin, str]:
-    """Puts parameters onto the devices; returns them with their origin and fingerprint."""
-    return jax.device_put(weights, replicated(mesh)), origin, load.fingerprint(weights)
 
 
 def _apart(config: ConfigDict) -> Apart | None:

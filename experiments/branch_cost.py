@@ -40,7 +40,7 @@ from apanet_jax.command_line import config_flag, config_of, run_command
 from apanet_jax.errors import UserError
 from apanet_jax.evaluate import score
 from apanet_jax.models.network import Batch, Network, Parameters
-from apanet_jax.run import make_network
+from apanet_jax.networks import make_network
 from apanet_jax.weights.load import load_backbone
 from apanet_jax.whole_files import write_bytes, write_json
 from experiments.measuring import environment

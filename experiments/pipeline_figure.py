@@ -15,7 +15,7 @@ from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import at_size
 from apanet_jax.models.prior import prior_mask
-from apanet_jax.run import make_network
+from apanet_jax.networks import make_network
 from apanet_jax.weights.load import default_source, load_backbone
 from configs import folder
 

@@ -15,8 +15,8 @@ from flax.traverse_util import flatten_dict
 from apanet_jax import settings
 from apanet_jax.checkpoint import Checkpoints, abstract_state
 from apanet_jax.errors import UserError
+from apanet_jax.networks import make_network
 from apanet_jax.reporting import read_metrics, read_results
-from apanet_jax.run import make_network
 from apanet_jax.weights.load import fingerprint
 
 ROOT = Path(__file__).parents[1]

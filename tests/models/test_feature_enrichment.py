@@ -8,7 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate
 
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.feature_enrichment import level_size
-from apanet_jax.run import make_network
+from apanet_jax.networks import make_network
 from apanet_jax.settings import with_options
 from apanet_jax.train_step import losses
 from apanet_jax.weights import pfenet
