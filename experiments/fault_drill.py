@@ -78,7 +78,9 @@ def drill(root: Path, arguments: argparse.Namespace) -> list[Row]:
         made = [pool.submit(kill, number) for number in range(arguments.kills)]
         made += [pool.submit(fault, name) for name in arguments.faults]
         for row in made:
-            rows.append(row.result())
+            # What a command says names files of this drill alone.
+            found = row.result()
+            rows.append(found._replace(said=found.said.replace(f"{root}/", "")))
             _write(rows, arguments)
     return rows
 
