@@ -20,6 +20,7 @@ from apanet_jax.prediction_files import (
     file_names,
     row,
 )
+from apanet_jax.support_folders import Support, folder_supports
 from apanet_jax.whole_files import cannot_write, write_bytes, write_json
 
 _DETAILS = """\
@@ -39,6 +40,7 @@ first 24 queries.
 examples:
   %(prog)s --support a.jpg a_mask.png --support b.jpg b.json \\
       --output=found photos
+  %(prog)s --supports=beetles --output=found photos
   %(prog)s --class beetle a.jpg a_mask.png \\
       --class leaf a.jpg leaf.png --output=found "trap/*.jpg"
 """
@@ -60,13 +62,9 @@ class Query(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the arguments say; returns the command's status."""
     arguments = _parser().parse_intermixed_args(argv)
-    supports = [(None, *pair) for pair in arguments.support] + arguments.classes
-    if not supports:
-        raise UserError("no support: give --support IMAGE MASK, or --class NAME IMAGE MASK")
+    supports = _supports(arguments)
     if arguments.workdir and arguments.untrained:
         raise UserError("--workdir and --untrained together: look with a head, or without")
-    if arguments.support and arguments.classes:
-        raise UserError("--support and --class together: name every support's class, or none")
     files = class_files([name for name, *_ in supports])
     queries = named(find_pictures(arguments.queries))
     output = Path(arguments.output)
@@ -127,6 +125,23 @@ def class_files(names: Sequence[str | None]) -> dict[str, str]:
     return files
 
 
+def _supports(arguments: argparse.Namespace) -> list[Support]:
+    supports = [Support(None, *map(Path, pair)) for pair in arguments.support]
+    supports += [Support(name, *map(Path, pair)) for name, *pair in arguments.classes]
+    for folder in arguments.supports:
+        supports += folder_supports(Path(folder))
+    if not supports:
+        raise UserError(
+            "no support: give --support IMAGE MASK, --class NAME IMAGE MASK, or --supports DIR"
+        )
+    if len({support.name is None for support in supports}) > 1:
+        raise UserError(
+            "some supports with a class and some without (--support and --class together): name "
+            "every support's class, or none"
+        )
+    return supports
+
+
 def _check(queries, supports, output, files) -> None:
     """Refuses what is no picture at all, and results that would take a given file's place.
 
@@ -135,7 +150,7 @@ def _check(queries, supports, output, files) -> None:
     for query in queries:
         open_picture(query.path).close()
     given = {query.path.resolve() for query in queries}
-    given |= {Path(path).resolve() for _, *paths in supports for path in paths}
+    given |= {path.resolve() for _, *paths in supports for path in paths}
     made = [name for query in queries for name in file_names(query.name, files)]
     for name, count in Counter(made).items():
         if count > 1:
@@ -195,6 +210,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar=("IMAGE", "MASK"),
         help="a picture and where the thing is in it; once for each, five are better than one",
+    )
+    parser.add_argument(
+        "--supports",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder of them: a.jpg with a_mask.png, a.png or a.json beside it; or a folder of "
+        "these for each class, named like it",
     )
     parser.add_argument(
         "--class",

@@ -86,6 +86,24 @@ def test_classes_have_masks_of_their_own_and_one_label_map(folder):
     assert (folder / "out" / "with_leaf_mask.png").exists()
 
 
+def test_supports_in_folders_give_what_they_give_by_name(folder):
+    by_name, by_folder = folder / "by_name", folder / "by_folder"
+    for name in ("red", "green"):
+        for place, path in zip(
+            (f"{name}.png", f"{name}_mask.png"), given(folder, name), strict=True
+        ):
+            (folder / "supports" / name).mkdir(parents=True, exist_ok=True)
+            (folder / "supports" / name / place).write_bytes(path.read_bytes())
+    classes = [x for name in ("green", "red") for x in ("--class", name, *given(folder, name))]
+    assert run(*classes, "--output", by_name, folder / "new") == 0
+    assert run("--supports", folder / "supports", "--output", by_folder, folder / "new") == 0
+    for path in by_name.glob("*_labels.png"):
+        assert path.read_bytes() == (by_folder / path.name).read_bytes()
+    one = folder / "one"
+    assert run("--supports", folder / "supports" / "red", "--output", one, folder / "new") == 0
+    assert (one / "with_mask.png").exists()
+
+
 def test_turned_pictures_are_looked_at_upright(folder):
     image, _ = scene(RED, RIGHT)
     exif = Image.Exif()
@@ -106,6 +124,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
     for arguments, message in (
         ([new], "no support"),
         ([*support, "--class", "a", image, mask, new], "--support and --class"),
+        ([*support, "--supports", folder / "none", new], "is no folder"),
         ([*support, "--workdir", folder, "--untrained", new], "--workdir and --untrained"),
         (["--support", image, folder / "none.png", new], "no foreground"),
         (["--support", image, folder / "small.png", new], "must be of one size"),
