@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import cv2
 import jax
@@ -22,6 +22,7 @@ from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet, PictureFeatures
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.models.prior import contrast_margin, contrast_prototypes
+from apanet_jax.presence import Appearance, Cells, Decision
 from apanet_jax.weights.load import load_backbone
 
 STRIDE = 8
@@ -34,22 +35,6 @@ DECISION = "decision.json"
 """Beside a head: the size of pictures it is for, and its `Decision` by the number of supports."""
 
 _BACKBONE = "efficientnet_lite0"
-
-Cells = Float[np.ndarray, "height width"]
-
-
-class Decision(NamedTuple):
-    """How margins become an answer.
-
-    Attributes:
-      threshold: above it a pixel is of the class.
-      presence: a picture shows the class if its score is above this.
-      scale: of the margins: (margin - threshold) / scale is the log-odds of the class.
-    """
-
-    threshold: float
-    presence: float
-    scale: float
 
 
 class Matcher(Protocol):
@@ -69,6 +54,9 @@ class Matcher(Protocol):
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Any:
         """Returns a picture's features."""
+
+    def appearance(self, features: Any) -> Appearance:
+        """Returns those of a picture's features that tell whether a thing is the same."""
 
     def learn(self, features: Sequence[Any], labels: Sequence[np.ndarray]) -> Any:
         """Returns a class, learned from supports' features and labels.
@@ -113,10 +101,13 @@ class PrototypeMatcher:
     def decision(self, shots: int) -> Decision:
         # 0 is the threshold that experiments/training_free.py chooses on base classes. The scale is
         # for showing margins as probabilities, and was not calibrated.
-        return Decision(threshold=0.0, presence=0.0, scale=0.05)
+        return Decision(threshold=0.0, scale=0.05, peak_weight=20.0)
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Float[Array, "h w c"]:
         return self._embed(self._parameters, square)
+
+    def appearance(self, features) -> Appearance:
+        return np.asarray(features)
 
     def learn(self, features, labels) -> Float[Array, "shots prototypes channels"]:
         return jnp.stack(
@@ -152,7 +143,7 @@ class HeadMatcher:
           size: see `Matcher`; the head was trained at its run's `image_size`.
           decisions: calibrated, by the number of supports; None: what training made likelier.
         """
-        self.size, self._decisions = size, decisions or {1: Decision(0.0, 0.0, 1.0)}
+        self.size, self._decisions = size, decisions or {1: Decision(threshold=0.0, scale=1.0)}
         self._network, self._parameters = network, parameters
         self._backbone_parameters = backbone_parameters
         self._features = jax.jit(network.features)
@@ -165,6 +156,9 @@ class HeadMatcher:
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> backbones.Features:
         return self._features(self._backbone_parameters, square[None])
+
+    def appearance(self, features: backbones.Features) -> Appearance:
+        return np.asarray(features.block4[0])
 
     def learn(self, features, labels) -> tuple[PictureFeatures, UInt8[np.ndarray, "1 shots s s"]]:
         for label in labels:
@@ -224,7 +218,7 @@ def _calibrated(path: Path) -> tuple[int, dict[int, Decision]] | None:
     try:
         content = json.loads(path.read_text())
         decisions = {
-            int(shots): Decision(*(float(values[name]) for name in Decision._fields))
+            int(shots): Decision(**{name: float(value) for name, value in values.items()})
             for shots, values in content["decisions"].items()
         }
         return int(content["size"]), decisions

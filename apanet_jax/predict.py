@@ -173,7 +173,7 @@ def _predict_all(segmenter, files, queries, supports, output, arguments) -> list
         made, thumbnail = contents(answer, picture.image, query.name, files)
         for name, content in made.items():
             write_bytes(output / name, content)
-        rows.append(row(answer, picture.image, query.path, query.name, files, segmenter))
+        rows.append(row(answer, picture.image, query.path, query.name, files))
         if len(cells) < CONTACT_PICTURES:
             cells.append((caption(answer, query.name), thumbnail))
     settings = {

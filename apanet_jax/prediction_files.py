@@ -15,7 +15,7 @@ from apanet_jax.masks import read_mask
 from apanet_jax.picture_files import read_picture
 
 if TYPE_CHECKING:
-    from apanet_jax.segmenter import Answer, Segmenter
+    from apanet_jax.segmenter import Answer
 
 CONTACT_PICTURES = 24
 _CONTACT_SUPPORTS, _COLUMNS = 6, 6
@@ -64,7 +64,6 @@ def row(
     path: Path,
     name: str,
     files: Mapping[str, str],
-    segmenter: "Segmenter",
 ) -> dict[str, Any]:
     """Returns what results.json says of a query."""
     height, width = image.shape[:2]
@@ -76,7 +75,6 @@ def row(
                 "class": class_name or None,
                 "found": bool(answer.found[index]),
                 "score": round(float(answer.scores[index]), 4),
-                "threshold": segmenter.decisions_[index].presence,
                 "area": area,
                 "share": round(area / (height * width), 6),
                 "mask": f"{name}{part}_mask.png",

@@ -19,16 +19,14 @@ from apanet_jax.masks import label_of_values, read_mask
 from apanet_jax.matchers import (
     GENERAL_HEAD,
     STRIDE,
-    Cells,
-    Decision,
     Matcher,
     PrototypeMatcher,
     cell_shares,
     trained_matcher,
 )
 from apanet_jax.picture_files import Picture, read_picture
+from apanet_jax.presence import Cells, Decision, likeness, look_of, peak
 
-SCORE_QUANTILE = 0.99
 _SMALLEST_SIZE = 65
 _THRESHOLDS = np.round(np.arange(-0.1, 0.16, 0.02), 2)
 
@@ -67,19 +65,29 @@ class Answer:
     """What was found in a picture, computed at its own size when it is asked for.
 
     Attributes:
-      scores: `[classes]`, the margin that a hundredth of the picture exceeds.
-      found: `[classes]`, whether the score is high enough that the thing is there.
+      peaks: `[classes]`, the margin that a hundredth of the picture exceeds.
+      likenesses: `[classes]`, see `presence.likeness`.
+      scores: `[classes]`, how likely the picture shows each class, if half of the pictures do.
+      found: `[classes]`, whether that is more likely than not.
     """
 
-    def __init__(self, cells: Sequence[Cells], decisions: Sequence[Decision], size):
+    def __init__(
+        self,
+        cells: Sequence[Cells],
+        likenesses: Sequence[float],
+        decisions: Sequence[Decision],
+        size: tuple[int, int],
+    ):
         """Makes an answer of the margins `[h, w]` of each class at the features' cells."""
         self._cells, self._decisions, self._size = cells, decisions, size
-        self.scores = np.array([np.quantile(x, SCORE_QUANTILE) for x in cells])
-        self.found = self.scores > [decision.presence for decision in decisions]
+        self.peaks, self.likenesses = np.array([peak(x) for x in cells]), np.array(likenesses)
+        signs = zip(decisions, self.peaks, self.likenesses, strict=True)
+        self.scores = np.array([decision.presence(*pair) for decision, *pair in signs])
+        self.found = self.scores > 0.5
 
     def margin(self, index: int) -> Float[np.ndarray, "height width"]:
         """Returns by how much each pixel is above the threshold of a class."""
-        return upsample(self._cells[index], self._size) - self._decisions[index].threshold
+        return self._upsampled(index) - self._decisions[index].threshold
 
     def mask(self, index: int) -> Bool[np.ndarray, "height width"]:
         """Returns where a class is, if it is there: `found` is a guess of its own."""
@@ -87,8 +95,7 @@ class Answer:
 
     def probability(self, index: int) -> Float[np.ndarray, "height width"]:
         """Returns how likely each pixel is of a class, as if the class were in the picture."""
-        log_odds = self.margin(index) / self._decisions[index].scale
-        return 1 / (1 + np.exp(-np.clip(log_odds, -30, 30)))
+        return self._decisions[index].probability(self._upsampled(index))
 
     def labels(self) -> UInt8[np.ndarray, "height width"]:
         """Returns a label map: 1 + the class with the largest margin, 0 where none is above 0."""
@@ -98,6 +105,9 @@ class Answer:
             labels[margin > best] = index + 1
             best = np.maximum(best, margin)
         return labels
+
+    def _upsampled(self, index: int) -> Float[np.ndarray, "height width"]:
+        return upsample(self._cells[index], self._size)
 
 
 class Segmenter:
@@ -160,12 +170,15 @@ class Segmenter:
             if key not in embedded:
                 embedded[key] = self.matcher.embed(square)
             supports[name].append((key, embedded[key], square_label))
-        learned, decisions = [], []
+        learned, looks, decisions = [], [], []
         for of_class in supports.values():
             _, features, labels = zip(*of_class, strict=True)
             learned.append(self.matcher.learn(features, labels))
+            shares = zip(*map(cell_shares, labels), strict=True)
+            looks.append(look_of([self.matcher.appearance(x) for x in features], *shares))
             decisions.append(decide(self.matcher, features, labels))
-        self.classes_, self._learned, self.decisions_ = order, learned, decisions
+        self._learned, self._looks = learned, looks
+        self.classes_, self.decisions_ = order, decisions
         return self
 
     def answers(self, images: Iterable[Pictured]) -> Iterator[Answer]:
@@ -198,10 +211,7 @@ class Segmenter:
         return [np.stack([x.margin(i) for i in indices]) for x in self.answers(images)]
 
     def scores(self, images: Iterable[Pictured]) -> Float[np.ndarray, "pictures classes"]:
-        """Returns how sure it is that each picture shows each class: see `Answer`.
-
-        A class counts as found above its `decisions_[i].presence`.
-        """
+        """Returns how likely each picture shows each class: see `Answer`."""
         scores = [answer.scores for answer in self.answers(images)]
         return np.array(scores).reshape(-1, len(self.classes_))
 
@@ -215,7 +225,12 @@ class Segmenter:
         rows, columns = _cells_inside((height, width), self.matcher.size)
         margins = [np.asarray(self.matcher.margins(features, x)) for x in self._learned]
         inside = [x[:rows, :columns].astype(np.float32) for x in margins]
-        return Answer(inside, self.decisions_, (height, width))
+        appearance = self.matcher.appearance(features)[:rows, :columns]
+        likenesses = [
+            likeness(look, appearance, cells, decision.threshold)
+            for look, cells, decision in zip(self._looks, inside, self.decisions_, strict=True)
+        ]
+        return Answer(inside, likenesses, self.decisions_, (height, width))
 
 
 def decide(matcher: Matcher, features: Sequence[Any], labels: Sequence[np.ndarray]) -> Decision:
@@ -242,7 +257,7 @@ def decide(matcher: Matcher, features: Sequence[Any], labels: Sequence[np.ndarra
         hits, false = (above * foreground).sum((1, 2)), (above * background).sum((1, 2))
         sums += np.stack([hits / area, (area + false) / area], -1)
     best = _THRESHOLDS[np.argmax(sums[:, 0] / sums[:, 1])]
-    return decision._replace(threshold=float(best), presence=float(best))
+    return decision._replace(threshold=float(best))
 
 
 def upsample(cells: Cells, size: tuple[int, int]) -> Float[np.ndarray, "height width"]:

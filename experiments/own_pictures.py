@@ -9,12 +9,11 @@ thing, on `--min_area` pixels or more, and some without a pixel of it. FILE.md i
 it lies FILE.json with what was counted in each query.
 
 `--calibrate` looks at drawn pictures of the classes that the head was not trained on, and writes
-what it needs to decide (`matchers.Decision`) beside the head:
-  presence: the score with the smallest mean of two shares: things missed, and things found where
-    they are not.
+what it needs to decide (`presence.Decision`) beside the head:
+  bias, peak_weight, likeness_weight: logistic regression of whether a picture shows the thing.
   scale: with it the margins are the log-odds that a pixel is of the thing, by maximum likelihood on
     pictures that show it (Platt, with the threshold held at 0).
-Both are for the number of supports: with more of them scores are lower.
+All are for the number of supports: with more of them margins are lower.
 """
 
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -38,6 +38,7 @@ from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
 from apanet_jax.data.transforms import IGNORE, binary_label
 from apanet_jax.errors import UserError
 from apanet_jax.matchers import DECISION
+from apanet_jax.presence import Decision
 from apanet_jax.segmenter import Segmenter
 from apanet_jax.whole_files import write_bytes, write_json
 
@@ -81,19 +82,26 @@ class Seen(NamedTuple):
 
     Attributes:
       shown: whether the thing is there.
-      found: whether the segmenter says so.
-      score: see `segmenter.Answer`.
+      score: how likely that is, see `segmenter.Answer`.
+      peak: likewise.
+      likeness: likewise.
       area: pixels of the thing.
       common: pixels of it above the threshold.
       either: pixels of the thing or above the threshold; ignored ones count nowhere.
     """
 
     shown: bool
-    found: bool
     score: float
+    peak: float
+    likeness: float
     area: int
     common: int
     either: int
+
+    @property
+    def found(self) -> bool:
+        """Whether the segmenter says that it is there."""
+        return self.score > 0.5
 
 
 def read(source: Source) -> list[Labelled]:
@@ -167,8 +175,8 @@ def look(
         area = int(np.count_nonzero(truth == 1))
         common = int(np.count_nonzero(above & (truth == 1)))
         either = int(np.count_nonzero((above & counted) | (truth == 1)))
-        score, found = float(answer.scores[0]), bool(answer.found[0])
-        seen.append(Seen(shown, found, score, area, common, either))
+        signs = (float(x[0]) for x in (answer.scores, answer.peaks, answer.likenesses))
+        seen.append(Seen(shown, *signs, area, common, either))
     return seen
 
 
@@ -186,7 +194,7 @@ def measure(source: Source, method: str, size: int, pictures, tasks) -> list[dic
                     "method": method,
                     "size": size,
                     "shot": shot,
-                    "queries": [x._asdict() for x in seen],
+                    "queries": [x._asdict() | {"found": x.found} for x in seen],
                 }
             )
     return rows
@@ -196,7 +204,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Returns the means over classes, in percent, of one method's rows at a size and a shot.
 
     `miou` counts the queries that show the thing, found or not; `miou_found` takes the mask for
-    empty where it was not found. A class that is in all pictures has no false ones.
+    empty where it was not found. A class that is in all pictures has no false ones. `roc` is the
+    area under the ROC curve of the scores of all classes' queries.
     """
     miou, miou_found, found, false = [], [], [], []
     for row in rows:
@@ -212,7 +221,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         found.append(np.mean([x["found"] for x in shown]))
         if absent:
             false.append(np.mean(absent))
-    means = {"miou": miou, "miou_found": miou_found, "found": found, "false": false}
+    queries = [x for row in rows for x in row["queries"]]
+    shown = [x["shown"] for x in queries]
+    both = 0 < sum(shown) < len(shown)
+    roc = roc_auc_score(shown, [x["score"] for x in queries]) if both else np.nan
+    means = {"miou": miou, "miou_found": miou_found, "found": found, "false": false, "roc": roc}
     return {name: 100 * float(np.mean(values or [np.nan])) for name, values in means.items()}
 
 
@@ -220,8 +233,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the summaries as Markdown, in percent."""
     lines = [
         "| source | size | supports | | mIoU | mIoU of what was found | found where it is "
-        "| found where it is not |",
-        "|---|---|---|---|---|---|---|---|",
+        "| found where it is not | area under the ROC curve of the scores |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     keys = ("source", "size", "shot", "method")
     for group in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
@@ -248,29 +261,26 @@ def calibrate(head: Path, size: int) -> dict[str, Any]:
 
         for task in tasks:
             seen += look(segmenter, pictures, task, shot, keep)
-        presence, missed, false = best_presence(seen)
         fit = LogisticRegression(fit_intercept=False, C=np.inf)
         fit.fit(np.concatenate(margins)[:, None], np.concatenate(labels))
+        shown = np.array([x.shown for x in seen])
+        signs = np.array([[x.peak, x.likeness] for x in seen])
+        whole = LogisticRegression(class_weight="balanced", C=np.inf).fit(signs, shown)
+        found = whole.predict(signs)
+        numbers = 0.0, 1 / fit.coef_[0, 0], whole.intercept_[0], *whole.coef_[0]
         decisions[shot] = {
-            "threshold": 0.0,
-            "presence": round(presence, 3),
-            "scale": round(1 / float(fit.coef_[0, 0]), 3),
+            name: round(float(x), 3) for name, x in zip(Decision._fields, numbers, strict=True)
         }
-        shown = sum(x.shown for x in seen)
-        errors[shot] = {"shown": shown, "absent": len(seen) - shown}
-        errors[shot] |= {"missed": round(missed, 3), "found wrongly": round(false, 3)}
+        errors[shot] = {
+            "shown": int(shown.sum()),
+            "absent": int((~shown).sum()),
+            "missed": round(float((~found[shown]).mean()), 3),
+            "found wrongly": round(float(found[~shown].mean()), 3),
+            "area under the ROC curve": round(
+                float(roc_auc_score(shown, whole.decision_function(signs))), 3
+            ),
+        }
     return {"size": size, "decisions": decisions, "on drawn pictures": errors}
-
-
-def best_presence(seen: Sequence[Seen]) -> tuple[float, float, float]:
-    """Returns the score with the smallest mean of both errors, and these: missed, wrongly found."""
-    score, shown = np.array([x.score for x in seen]), np.array([x.shown for x in seen])
-    ordered = np.unique(score)
-    middles = (ordered[1:] + ordered[:-1]) / 2
-    missed = np.array([(score[shown] <= middle).mean() for middle in middles])
-    false = np.array([(score[~shown] > middle).mean() for middle in middles])
-    best = np.argmin(missed + false)
-    return float(middles[best]), float(missed[best]), float(false[best])
 
 
 def main() -> None:

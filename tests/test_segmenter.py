@@ -14,11 +14,11 @@ from apanet_jax.errors import UserError
 from apanet_jax.matchers import (
     DECISION,
     GENERAL_HEAD,
-    Decision,
     HeadMatcher,
     PrototypeMatcher,
     cell_shares,
 )
+from apanet_jax.presence import Decision
 from apanet_jax.segmenter import Segmenter, upsample
 
 
@@ -28,10 +28,13 @@ class ColourMatcher:
     size, adapts = 256, False
 
     def decision(self, shots):
-        return Decision(0.0, 0.0, 0.1)
+        return Decision(0.0, 0.1)
 
     def embed(self, square):
         return square[::8, ::8].astype(float) / 255
+
+    def appearance(self, features):
+        return features
 
     def learn(self, features, labels):
         inside = [x[y[::8, ::8] == 1] for x, y in zip(features, labels, strict=True)]
@@ -61,7 +64,7 @@ def test_one_thing_is_found_where_it_is_and_nothing_where_it_is_not():
     assert (found & truth).sum() / (found | truth).sum() > 0.8
     assert not nothing.any()
     scores = segmenter.scores([other, without])
-    assert scores.shape == (2, 1) and scores[0, 0] > 0 > scores[1, 0]
+    assert scores.shape == (2, 1) and scores[0, 0] > 0.5 > scores[1, 0]
     assert segmenter.predict_margins([other])[0].shape == (1, *truth.shape)
 
 
@@ -127,17 +130,18 @@ def test_a_head_s_decision_lies_beside_it(tmp_path):
     with pytest.raises(UserError, match="none at once"):
         apanet_jax.load("mine", trained=False)
     head = Path(shutil.copytree(GENERAL_HEAD, tmp_path / "head"))
-    first = {"threshold": 0.5, "presence": 3, "scale": 2}
-    content = {"size": 97, "decisions": {"1": first, "5": first | {"presence": 1}}}
+    first = Decision(threshold=0.5, scale=2, bias=-1, peak_weight=3, likeness_weight=4)
+    other = first._replace(bias=1)
+    content = {"size": 97, "decisions": {"1": first._asdict(), "5": other._asdict()}}
     (head / DECISION).write_text(json.dumps(content))
     matcher = apanet_jax.load(head).matcher
     assert matcher.size == 97
-    assert matcher.decision(1) == matcher.decision(2) == (0.5, 3.0, 2.0)
-    assert matcher.decision(4) == matcher.decision(9) == (0.5, 1.0, 2.0)
+    assert matcher.decision(1) == matcher.decision(2) == first
+    assert matcher.decision(4) == matcher.decision(9) == other
     assert apanet_jax.load(head, size=65).matcher.size == 65
     (head / DECISION).unlink()
     matcher = apanet_jax.load(head).matcher
-    assert matcher.size == 193 and matcher.decision(5) == (0.0, 0.0, 1.0)
+    assert matcher.size == 193 and matcher.decision(5) == Decision(threshold=0.0, scale=1.0)
     for damaged in ("{", "[]", '{"size": 97}', '{"size": "x", "decisions": {}}'):
         (head / DECISION).write_text(damaged)
         with pytest.raises(UserError, match="decision.json holds no size"):
