@@ -1,8 +1,10 @@
 """Eight simulated devices on the CPU, for the tests that spread a batch; set before jax starts."""
 
 import atexit
+import gc
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -42,6 +44,24 @@ def pytest_configure(config):
         root = Path(__file__).parents[1]
         os.environ["COVERAGE_PROCESS_START"] = str(root / "pyproject.toml")
         os.environ["COVERAGE_FILE"] = str(root / ".coverage")
+
+
+MOST_MAPPINGS = 20_000
+"""Linux lets a process have 65,530 of them, and a compilation that needs more ends it with a
+segmentation fault. Each compiled program keeps a few."""
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Lets go of compiled programs before they are too many for one process."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if "jax" in sys.modules and mappings.exists():
+        with mappings.open("rb") as lines:
+            count = sum(1 for _ in lines)
+        if count > MOST_MAPPINGS:
+            sys.modules["jax"].clear_caches()
+            gc.collect()
 
 
 @pytest.fixture(scope="module")
