@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 PEAK_QUANTILE = 0.99
-_LEAST_SPREAD = 0.1
+_LEAST_SPREAD = 0.5
 
 Cells = Float[np.ndarray, "height width"]
 Appearance = Float[np.ndarray, "height width channels"]
@@ -88,7 +88,8 @@ def likeness(look: Look, appearance: Appearance, margins: Cells, threshold: floa
 
     The mean features of the cells above the threshold (or of the highest hundredth, where that is
     below it) have a mean cosine c to the supports' foregrounds; the likeness is (c - a) / (1 - a)
-    with a = `look.alike`. So 0 is as alike as the supports are, and 1 the same again.
+    with a = `look.alike`, but no more than twice c - a, where the supports are hardly different. So
+    0 is as alike as the supports are, and 1 the same again.
     """
     marked = margins > min(threshold, peak(margins))
     found = _mean(appearance, marked | (margins == margins.max()))
