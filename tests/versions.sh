@@ -22,6 +22,6 @@ uv pip freeze --quiet --python "$environment/venv" |
 python -m pytest -q -m "not slow" tests/data tests/test_checkpoint.py tests/test_engine.py \
     tests/test_verify.py tests/test_segmenter.py tests/test_report.py tests/weights/test_origin.py
 python -m apanet_jax.main --workdir="$environment/run" --config=configs/quickstart.py:\
-generate=60,image_size=65,longer_side=65,steps=8,checkpoint_every=4,episodes=8,\
+generate=300,image_size=65,longer_side=65,steps=8,checkpoint_every=4,episodes=8,\
 compilation_cache="$environment/cache"
 python -m apanet_jax.main --workdir="$environment/run" --mode=verify
