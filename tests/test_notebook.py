@@ -139,5 +139,5 @@ def test_pascal_is_taken_where_it_lies_and_a_command_that_fails_stops_it(tmp_pat
     with pytest.raises(CellExecutionError, match="ended with status 2"):
         executed(notebook, tmp_path, **settings)
     text = Outputs(notebook, "pascal").text
-    assert "14 test pictures" in text and "error: config.fold is 9" in text
+    assert "14 test pictures" in text and "has no fold 9" in text
     assert not Outputs(notebook, "results").text
