@@ -12,7 +12,7 @@ import numpy as np
 from jax import export
 from PIL import Image, ImageOps
 
-BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+BILINEAR = Image.Resampling.BILINEAR
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("program", type=Path)
@@ -34,17 +34,20 @@ def inside(picture):
     return [max(int(n * size / max(picture.size) + 1e-6) // 8 * 8, 8) for n in picture.size]
 
 
-def square(picture, resample=BILINEAR, outside=0):
+def square(picture, outside=0):
     """Returns a picture in the top left of a square, resized as OpenCV does: without smoothing."""
     (width, height), (w, h) = picture.size, inside(picture)
-    affine = (width / w, 0, 0, 0, height / h, 0)
-    pixels = np.asarray(picture.transform((w, h), Image.Transform.AFFINE, affine, resample))
+    if picture.mode == "L":  # A mask: the nearest pixel.
+        pixels = np.asarray(picture)[np.arange(h)[:, None] * height // h, np.arange(w) * width // w]
+    else:
+        affine = (width / w, 0, 0, 0, height / h, 0)
+        pixels = np.asarray(picture.transform((w, h), Image.Transform.AFFINE, affine, BILINEAR))
     borders = ((0, size - h), (0, size - w), (0, 0))[: pixels.ndim]
     return np.pad(pixels, borders, constant_values=outside)
 
 
 supports = [square(read(image, "RGB")) for image, _ in given.support]
-masks = [square(read(m, "L").point(lambda x: x > 127), NEAREST, 255) for _, m in given.support]
+masks = [square(read(mask, "L").point(lambda x: x > 127), 255) for _, mask in given.support]
 if len(masks) != shots or not all((mask[::8, ::8] == 1).any() for mask in masks):
     parser.error(f"the program takes {shots} supports, each with a thing that is no mere speck")
 photos = [read(path, "RGB") for path in given.photos]
