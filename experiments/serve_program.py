@@ -57,6 +57,8 @@ log_odds = program.call(*map(np.stack, ([square(photo) for photo in photos], sup
 given.output.mkdir(parents=True, exist_ok=True)
 for path, photo, odds in zip(given.photos, photos, np.asarray(log_odds), strict=True):
     width, height = inside(photo)
-    odds = Image.fromarray(odds[:height, :width]).resize(photo.size, BILINEAR)
+    # The last cell inside lies 7 pixels before the edge; what is beyond it looks outside.
+    odds = np.pad(odds[: height - 7, : width - 7], (0, 7), mode="edge")
+    odds = Image.fromarray(odds).resize(photo.size, BILINEAR)
     mask = Image.fromarray(np.uint8(255) * (np.asarray(odds) > 0))
     mask.save(given.output / f"{path.stem}_mask.png")
