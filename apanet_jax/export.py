@@ -1,4 +1,7 @@
-"""Saves a trained head for others: `python -m apanet_jax.export --workdir=DIR --output=DIR`."""
+"""Saves a trained head for others: `python -m apanet_jax.export --workdir=DIR --output=DIR`.
+
+With `--program` also the whole network, as one file that runs without this package.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -10,62 +13,140 @@ from safetensors.numpy import save
 
 from apanet_jax import settings
 from apanet_jax.checkpoint import Checkpoints, abstract_state
+from apanet_jax.compilation import DIRECTORY, keep_compiled
 from apanet_jax.errors import Parser, UserError, called, main_guard
-from apanet_jax.model_card import model_card
+from apanet_jax.matchers import DECISION, GENERAL_HEAD, HeadMatcher, trained_matcher
+from apanet_jax.model_card import model_card, with_program
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Parameters
 from apanet_jax.networks import make_network
+from apanet_jax.program import PLATFORMS, check_program, describe, make_program
 from apanet_jax.reporting import RESULTS, read_results
 from apanet_jax.weights.head import head_tensors
-from apanet_jax.whole_files import cannot_write, write_bytes, write_json
+from apanet_jax.whole_files import cannot_write, json_bytes, write_bytes
 
 _DESCRIPTION = (
     "Saves a trained head for others: model.safetensors with PyTorch's names and layouts, the "
-    "settings, and a model card."
+    "settings, and a model card; with --program also the whole network, to serve."
 )
-WEIGHTS, CARD, SETTINGS = "model.safetensors", "README.md", settings.FILE
+WEIGHTS, CARD, SETTINGS, PROGRAM = "model.safetensors", "README.md", settings.FILE, "program.jax"
+SIZES, SHOTS = (65, 4097), (1, 100)
+"""Smallest and largest square of a program, in pixels, and number of its supports."""
 
 
 @main_guard
 def main(argv: Sequence[str] | None = None) -> None:
-    """Exports the run that the arguments name."""
+    """Exports the head that the arguments name."""
     arguments = _parser().parse_args(argv)
-    output = export(Path(arguments.workdir), Path(arguments.output), arguments.checkpoint)
+    if not arguments.program and (arguments.size, arguments.shots) != (None, None):
+        raise UserError("--size and --shots are of the program: add --program, or leave them out")
+    for name, least, most in (("size", *SIZES), ("shots", *SHOTS)):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value <= most:
+            raise UserError(f"--{name}={value}: expected {least} to {most}")
+    keep_compiled(DIRECTORY)
+    output = export(
+        Path(arguments.workdir),
+        Path(arguments.output),
+        arguments.checkpoint,
+        program=arguments.program,
+        size=arguments.size,
+        shots=arguments.shots,
+    )
     print(f"{output / WEIGHTS} holds the head, {output / CARD} says what it is")
 
 
-def export(workdir: Path, output: Path, checkpoint: str | None = None) -> Path:
-    """Writes a run's head as safetensors, its settings (without paths), and a model card.
+def export(
+    workdir: Path,
+    output: Path,
+    checkpoint: str | None = None,
+    *,
+    program: bool = False,
+    size: int | None = None,
+    shots: int | None = None,
+) -> Path:
+    """Writes a head as safetensors, its settings (without paths), and a model card.
 
     Tensors have PyTorch's names and layouts, see `weights.head`. The backbone is not in there: it
     is frozen, and the card says which it is.
 
     Args:
-      workdir: of a single run.
-      output: folder of the three files; it is made where it is missing.
+      workdir: of a single run, or of a head that was exported before, whose files are copied.
+      output: folder of the files; it is made where it is missing.
       checkpoint: "best" on validation, or "last"; None: the best where there is one.
+      program: whether to write the whole network too, see `program.make_program`.
+      size: side of the program's squares, in pixels; None: as `matchers.trained_matcher` chooses.
+      shots: number of the program's supports; None: as many as the head was trained with.
 
     Returns:
       `output`.
 
     Raises:
-      UserError: there is no such run or checkpoint, or it cannot be written.
+      UserError: there is no such run or checkpoint, it cannot be written, or the program does not
+        give what the network gives; files are written after all that, each whole or not at all.
     """
     config = settings.of_run(workdir)
     settings.check(config)
+    if not program and (output / PROGRAM).exists():
+        raise UserError(
+            f"{output / PROGRAM} is of an earlier export, perhaps of another head: add --program "
+            "to write it again, or remove it"
+        )
+    if (workdir / WEIGHTS).is_file():
+        if checkpoint:
+            raise UserError(f"--checkpoint={checkpoint}: {workdir} is an exported head, not a run")
+        files = _files_of_head(workdir)
+    else:
+        checkpoint, files = _files_of_run(workdir, config, checkpoint)
+    described = None
+    if program:
+        matcher = trained_matcher(workdir, size, checkpoint=checkpoint)
+        files[PROGRAM], described = _program(matcher, shots or config.shot)
+    files[CARD] = with_program(files[CARD].decode(), described).encode()
+    with cannot_write(output):
+        output.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_bytes(output / name, content)
+    return output
+
+
+def _files_of_run(
+    workdir: Path, config: ConfigDict, checkpoint: str | None
+) -> tuple[str, dict[str, bytes]]:
+    """Returns the checkpoint that is taken, and the content of the files by their names."""
     head = make_network(config).head
     name, step, parameters = restore_head(workdir, head, config, checkpoint)
     tensors = head_tensors(parameters, head)
     scored = read_results(workdir) if (workdir / RESULTS).exists() else []
     results = [row for row in scored if row["checkpoint"] == name]
-    card = model_card(config, tensors, results, name, step)
     metadata = {"format": "pt", "checkpoint": name, "step": str(step)}
-    with cannot_write(output):
-        output.mkdir(parents=True, exist_ok=True)
-    write_bytes(output / WEIGHTS, save(tensors, metadata))
-    write_json(output / SETTINGS, settings.without_paths(config).to_dict())
-    write_bytes(output / CARD, card.encode())
-    return output
+    return name, {
+        WEIGHTS: save(tensors, metadata),
+        SETTINGS: json_bytes(settings.without_paths(config).to_dict()),
+        CARD: model_card(config, tensors, results, name, step).encode(),
+    }
+
+
+def _files_of_head(folder: Path) -> dict[str, bytes]:
+    """Returns the files of an exported head."""
+    if not (folder / CARD).is_file():
+        raise UserError(f"{folder} holds an exported head without its {CARD}: export it again")
+    names = [WEIGHTS, SETTINGS, CARD] + [DECISION] * (folder / DECISION).is_file()
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def _program(matcher: HeadMatcher, shots: int) -> tuple[bytes, str]:
+    """Makes and checks a program; returns it with what the card says of it."""
+    print(f"making the program: {matcher.size}x{matcher.size} pixels, {shots} supports", flush=True)
+    made = make_program(matcher, shots)
+    print("comparing it with the network", flush=True)
+    difference = check_program(made, matcher, shots)
+    print(
+        f"{PROGRAM}: {len(made) / 1e6:.1f} MB for {', '.join(PLATFORMS)}; its log-odds differ from "
+        f"the network's by {difference.largest:.1e} at most, of {difference.magnitude:.1f}, on "
+        f"{difference.pictures} drawn pictures"
+    )
+    return made, describe(made, matcher, shots, difference)
 
 
 def restore_head(
@@ -98,13 +179,34 @@ def restore_head(
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog=called("export"), description=_DESCRIPTION)
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="of a trained run, with its config.json"
+        "--workdir",
+        metavar="DIR",
+        default=str(GENERAL_HEAD),
+        help="of a trained run, or an exported head; default: the head that comes with the package",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
     parser.add_argument(
         "--checkpoint",
         choices=["best", "last"],
-        help="which; default: the best on validation where there is one, else the last",
+        help="which of a run; default: the best on validation where there is one, else the last",
+    )
+    parser.add_argument(
+        "--program",
+        action="store_true",
+        help=f"also write {PROGRAM}, the whole network as StableHLO for {', '.join(PLATFORMS)}, "
+        "which needs jax and not this package",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="side of the program's square pictures; default: the head's own",
+    )
+    parser.add_argument(
+        "--shots",
+        type=int,
+        metavar="NUMBER",
+        help="the program's supports; default: as many as the head was trained with",
     )
     return parser
 

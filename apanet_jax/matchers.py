@@ -122,6 +122,11 @@ class HeadMatcher:
     """Looks for a thing with a head that a run has trained.
 
     The margin is its logit of the foreground above that of the background.
+
+    Attributes:
+      network: backbone and head.
+      parameters: of the head.
+      backbone_parameters: of the backbone.
     """
 
     adapts = False
@@ -144,8 +149,8 @@ class HeadMatcher:
           decisions: calibrated, by the number of supports; None: what training made likelier.
         """
         self.size, self._decisions = size, decisions or {1: Decision(threshold=0.0, scale=1.0)}
-        self._network, self._parameters = network, parameters
-        self._backbone_parameters = backbone_parameters
+        self.network, self.parameters = network, parameters
+        self.backbone_parameters = backbone_parameters
         self._features = jax.jit(network.features)
         self._last_block = jax.jit(network.masked_last_block)
         self._compare = _compiled_head(network.head.for_inference)
@@ -155,7 +160,7 @@ class HeadMatcher:
         return self._decisions[nearest]
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> backbones.Features:
-        return self._features(self._backbone_parameters, square[None])
+        return self._features(self.backbone_parameters, square[None])
 
     def appearance(self, features: backbones.Features) -> Appearance:
         return np.asarray(features.block4[0])
@@ -172,22 +177,25 @@ class HeadMatcher:
         return support, np.stack(labels)[None]
 
     def margins(self, features, learned) -> Float[Array, "h w"]:
-        return self._compare(self._parameters, self._network.of_pictures(features), *learned)
+        return self._compare(self.parameters, self.network.of_pictures(features), *learned)
 
     def _support(self, features, label) -> PictureFeatures:
-        seen = self._network.of_pictures(features)
-        if seen.high is None or not self._network.masked_support:
+        seen = self.network.of_pictures(features)
+        if seen.high is None or not self.network.masked_support:
             return seen
-        masked = self._last_block(self._backbone_parameters, features.block4, label[None])
+        masked = self._last_block(self.backbone_parameters, features.block4, label[None])
         return seen._replace(high=masked)
 
 
-def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
-    """Returns the newest head of a run, or the one that `apanet_jax.export` wrote.
+def trained_matcher(
+    workdir: Path, size: int | None = None, *, checkpoint: str = "last"
+) -> HeadMatcher:
+    """Returns a head of a run, or the one that `apanet_jax.export` wrote.
 
     Args:
       workdir: of a single run, with its config.json and checkpoints, or of an exported head.
       size: see `Matcher`; None: what the head's `DECISION` says, else the run's `image_size`.
+      checkpoint: which of a run's: the newest, or "best" on validation.
 
     Raises:
       UserError: there is none.
@@ -206,7 +214,7 @@ def trained_matcher(workdir: Path, size: int | None = None) -> HeadMatcher:
     network = make_network(config)
     backbone_parameters, _, _, parameters = load_parameters(config, network.head, data_mesh(1))
     if parameters is None:
-        _, _, parameters = export.restore_head(workdir, network.head, config, "last")
+        _, _, parameters = export.restore_head(workdir, network.head, config, checkpoint)
     chosen, decisions = _calibrated(workdir / DECISION) or (config.image_size, None)
     return HeadMatcher(network, parameters, backbone_parameters, size or chosen, decisions)
 

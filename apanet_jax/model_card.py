@@ -1,5 +1,6 @@
 """The model card of an exported head: what it is, what it scores, how to use it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ seen = torch.cat([reduced, prototype.expand_as(reduced), prior], 1)
 hidden = conv2d(seen, t["compare.0.weight"], t["compare.0.bias"], padding=1).relu()
 logits = conv2d(hidden, t["compare.3.weight"], t["compare.3.bias"])  # background, foreground
 ```"""
+
+_PROGRAM, _LIMITS = "## Program", "## Limits"
 
 _CARD = """\
 ---
@@ -108,6 +111,20 @@ def model_card(
         tensors=_rows([(f"`{name}`", list(x.shape)) for name, x in tensors.items()]),
         size=config.image_size,
     )
+
+
+def with_program(card: str, described: str | None) -> str:
+    """Returns a card that describes this program and no other, or none.
+
+    Args:
+      card: what `model_card` returned, or what this function made of it.
+      described: what the section says; None: there is no program.
+    """
+    card = re.sub(rf"^{_PROGRAM}\n.*?(?=^## )", "", card, flags=re.MULTILINE | re.DOTALL)
+    if described is None:
+        return card
+    before, limits, after = card.partition(_LIMITS)
+    return f"{before}{_PROGRAM}\n\n{described}\n{limits}{after}"
 
 
 def _header(title: str, dataset: str, results: Sequence[Mapping[str, Any]]) -> str:

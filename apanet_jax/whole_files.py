@@ -44,7 +44,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON; see `write_bytes`."""
-    write_bytes(path, (json.dumps(value, indent=2, default=list) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Returns `value` as the JSON that `write_json` writes."""
+    return (json.dumps(value, indent=2, default=list) + "\n").encode()
 
 
 @contextlib.contextmanager

@@ -526,7 +526,7 @@ def test_exporting_what_is_no_trained_run(tmp_path, capsys, case):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "--workdir"),
+        ([], "--output"),
         (["--workdir=run"], "--output"),
         (["--workdir=run", "--output=out", "--checkpoint=first"], "first"),
         (["--workdir=run", "--output=out", "--chekpoint=last"], "--chekpoint=last"),

@@ -110,7 +110,7 @@ def test_it_runs_from_top_to_bottom(tmp_path):
 
     found = Outputs(done, "predict")
     (sheet,) = found.pictures
-    assert min(sheet.size) > 200 and "| with_5.png |" in found.text and "threshold" in found.text
+    assert min(sheet.size) > 200 and "| with_5.png |" in found.text
 
     assert "36 training and 12 test pictures" in Outputs(done, "prepare").text
     trained = Outputs(done, "train")
