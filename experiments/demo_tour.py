@@ -8,9 +8,10 @@ It takes a sample and looks; then it uploads the supports, paints over the middl
 mouse, uploads the queries and looks again; then what a visitor gets wrong. It ends with 1 unless
 masks appear each time, every mistake is told on the page, nothing is wider than a phone, and no
 request leaves this machine. DIR then holds pictures of the page at the widths of a desk and a
-phone.
+phone, and demo.png for the README.
 """
 
+import io
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from absl import flags
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -41,6 +43,7 @@ _FLAGS = (
 _WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
 _PATIENCE = 120_000
 """Milliseconds for anything to appear."""
+_README_WIDTH, _README_HEIGHT = 800, 1560
 _LOCAL = ("127.0.0.1", "localhost")
 
 
@@ -67,9 +70,7 @@ def main() -> int:
         if not line.startswith("open "):
             raise UserError(f"the page did not start: {server.stderr.read()}")
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=_CHROMIUM.value, args=list(_FLAGS)
-            )
+            browser = playwright.chromium.launch(executable_path=_CHROMIUM.value, args=list(_FLAGS))
             for name, (width, height) in _WIDTHS.items():
                 page = browser.new_page(viewport={"width": width, "height": height})
                 wrong += [f"{name}: {x}" for x in _tour(page, line.split()[1], output, name)]
@@ -101,6 +102,8 @@ def _tour(page: Any, address: str, output: Path, name: str) -> list[str]:
     page.screenshot(path=output / f"{name}_filled.png", full_page=True)
     wrong += _look(page, 4)
     page.screenshot(path=output / f"{name}_sample.png", full_page=True)
+    if name == "desk":
+        _save_small(page.screenshot(full_page=True), output / "demo.png")
 
     page.get_by_role("button", name="Start over").click()
     _says(page, "to-paint", "Choose pictures that show the thing")
@@ -140,7 +143,7 @@ def _look(page: Any, count: int) -> list[str]:
     """Presses the button; returns what is wrong with what appears."""
     begun = time.monotonic()
     page.click("#find")
-    page.wait_for_selector("#results p.words b")
+    page.wait_for_selector("#results .cards.done")
     print(f"{count} pictures in {time.monotonic() - begun:.1f} s")
     cards = page.locator("#results .card")
     if cards.count() != count:
@@ -151,10 +154,10 @@ def _look(page: Any, count: int) -> list[str]:
 
 def _paint(page: Any) -> None:
     """Paints over the middle of the picture in the editor."""
-    page.wait_for_selector("#editor canvas")
-    page.locator("#editor canvas").scroll_into_view_if_needed()
+    canvas = page.locator("#editor canvas").first
+    canvas.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
-    box = page.locator("#editor canvas").bounding_box()
+    box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     reach = min(box["width"], box["height"]) / 8
     page.mouse.move(x - reach, y - reach)
@@ -163,6 +166,14 @@ def _paint(page: Any) -> None:
         page.mouse.move(x + reach * (-1) ** step, y + reach * (step / 4 - 1), steps=6)
     page.mouse.up()
     page.wait_for_timeout(1500)
+
+
+def _save_small(screenshot: bytes, path: Path) -> None:
+    """Saves the upper part of a picture of the page, small enough for a README."""
+    with Image.open(io.BytesIO(screenshot)) as opened:
+        upper = opened.convert("RGB").crop((0, 0, opened.width, _README_HEIGHT))
+    upper.thumbnail((_README_WIDTH, _README_HEIGHT))
+    upper.quantize(96).save(path, optimize=True)
 
 
 def _says(page: Any, where: str, text: str) -> None:

@@ -31,10 +31,18 @@ Mask = Bool[np.ndarray, "height width"]
 
 
 class Support(NamedTuple):
-    """A picture that shows the thing; `mask` says where, None as long as nothing is painted."""
+    """A picture that shows the thing.
+
+    Attributes:
+      name: of its file.
+      image: the picture.
+      before: what was painted before the editor showed it last, None if nothing.
+      mask: all that is painted, None if nothing.
+    """
 
     name: str
     image: Image
+    before: Mask | None = None
     mask: Mask | None = None
 
 
@@ -108,21 +116,35 @@ def with_painted(given: Given, editor: Mapping[str, Any] | None) -> Given:
 
     Args:
       given: so far.
-      editor: its value; `layers` are RGBA, opaque where something is painted.
+      editor: its value; `layers` are RGBA, opaque where something was painted in it.
     """
     if not given.supports:
         return given
     support = given.supports[given.current]
     height, width = support.image.shape[:2]
-    mask = np.zeros((height, width), bool)
+    mask = np.zeros((height, width), bool) if support.before is None else support.before.copy()
     for layer in (editor or {}).get("layers") or ():
         alpha = layer[..., 3]
         if alpha.shape != mask.shape:
             alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_NEAREST)
         mask |= alpha > _PAINTED
     painted = support._replace(mask=mask if mask.any() else None)
-    supports = (*given.supports[: given.current], painted, *given.supports[given.current + 1 :])
-    return given._replace(supports=supports)
+    return _with_current(given, painted)
+
+
+def shown_anew(given: Given) -> Given:
+    """Returns what is given when the editor shows the current support with all that is painted."""
+    if not given.supports:
+        return given
+    support = given.supports[given.current]
+    return _with_current(given, support._replace(before=support.mask))
+
+
+def wiped(given: Given) -> Given:
+    """Returns what is given with nothing painted on the current support."""
+    if not given.supports:
+        return given
+    return _with_current(given, given.supports[given.current]._replace(before=None, mask=None))
 
 
 def without_current(given: Given) -> Given:
@@ -144,13 +166,19 @@ def drawn_sample(thing: str) -> Given:
     supports = []
     for number in range(1, _SAMPLE_SUPPORTS + 1):
         image, label = draw_picture(rng, [wanted], _SAMPLE_SIDE)
-        supports.append(Support(f"{thing} {number}", image, label == wanted + 1))
+        mask = label == wanted + 1
+        supports.append(Support(f"{thing} {number}", image, mask, mask))
     queries = []
     for number in range(1, _SAMPLE_QUERIES):
         image, _ = draw_picture(rng, [wanted, int(rng.integers(len(CLASS_NAMES)))], _SAMPLE_SIDE)
         queries.append(Query(f"drawn {number}", image))
     queries.append(Query(f"drawn {_SAMPLE_QUERIES}", draw_picture(rng, [other], _SAMPLE_SIDE)[0]))
     return Given(tuple(supports), 0, tuple(queries))
+
+
+def _with_current(given: Given, support: Support) -> Given:
+    supports = (*given.supports[: given.current], support, *given.supports[given.current + 1 :])
+    return given._replace(supports=supports)
 
 
 def _check_number(there: int, more: int, most: int, what: str) -> None:

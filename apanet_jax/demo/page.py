@@ -11,7 +11,7 @@ import numpy as np
 
 from apanet_jax import drawing
 from apanet_jax.demo import given as of
-from apanet_jax.demo.given import Given
+from apanet_jax.demo.given import Given, Support
 from apanet_jax.demo.shown import cards, thumbnails
 from apanet_jax.errors import UserError
 from apanet_jax.matchers import Matcher
@@ -27,22 +27,31 @@ THEME = gr.themes.Default(
     font_mono=["ui-monospace", "monospace"],
 )
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
+.gradio-container main { width: 100%; }
+#supports .wrap, #queries .wrap { font-size: 1em; }
 .notice { padding: .5em .8em; border-radius: 8px; background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); }
 .notice.problem { border-color: #c0392b; background: #c0392b22; }
+#chosen .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)); }
 .strip { display: flex; flex-wrap: wrap; gap: 6px; }
 .strip img { height: 72px; border-radius: 6px; }
 .card { border-top: 1px solid var(--border-color-primary); padding: .6em 0; }
 .card h3 { margin: .2em 0; overflow-wrap: anywhere; }
+.card p { margin: .2em 0 .5em; }
 .card .found { color: #1e8449; }
 .card .missed { color: #b9770e; }
-.three { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 8px; }
+.three { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px;
+  max-width: 900px; }
 .three figure { margin: 0; }
 .three img { width: 100%; max-height: 420px; object-fit: contain; object-position: left top;
   border-radius: 6px; }
 .three figcaption { font-size: .85em; opacity: .8; }
-.words { max-width: 70ch; }
+.words { max-width: 75ch; margin: .4em 0 .8em; }
+@media (max-width: 600px) {
+  .three { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .three figure:first-child { grid-column: 1 / -1; }
+}
 """
 
 
@@ -70,9 +79,9 @@ def build(matcher: Matcher, samples: dict[str, Given]) -> gr.Blocks:
             with gr.Column(scale=3, min_width=320):
                 gr.Markdown(f"### 1. Show the thing: 1 to {of.MOST_SUPPORTS} pictures")
                 supports = gr.File(
-                    file_count="multiple", height=110, show_label=False, elem_id="supports"
+                    file_count="multiple", height=150, show_label=False, elem_id="supports"
                 )
-                to_paint = gr.HTML(elem_id="to-paint")
+                to_paint = gr.HTML(elem_id="to-paint", padding=False)
                 editor = gr.ImageEditor(
                     visible=False,
                     show_label=False,
@@ -92,26 +101,28 @@ def build(matcher: Matcher, samples: dict[str, Given]) -> gr.Blocks:
                     visible=False,
                     show_label=False,
                     columns=of.MOST_SUPPORTS,
-                    height=130,
-                    object_fit="contain",
+                    height="auto",
+                    object_fit="cover",
                     allow_preview=False,
                     interactive=False,
                     buttons=[],
                     elem_id="chosen",
                 )
-                remove = gr.Button("Remove this picture", size="sm", visible=False)
+                with gr.Row(visible=False) as changes:
+                    wipe = gr.Button("Wipe the paint off", size="sm", min_width=120)
+                    remove = gr.Button("Remove the picture", size="sm", min_width=120)
             with gr.Column(scale=2, min_width=320):
                 gr.Markdown(f"### 2. Pictures to look through: up to {of.MOST_QUERIES}")
                 queries = gr.File(
-                    file_count="multiple", height=110, show_label=False, elem_id="queries"
+                    file_count="multiple", height=150, show_label=False, elem_id="queries"
                 )
-                strip = gr.HTML(elem_id="strip")
+                strip = gr.HTML(elem_id="strip", padding=False)
                 gr.Markdown("### 3. Find it")
-                to_do = gr.HTML(elem_id="to-do")
+                to_do = gr.HTML(elem_id="to-do", padding=False)
                 find = gr.Button("Find it", variant="primary", elem_id="find")
-        results = gr.HTML(elem_id="results")
+        results = gr.HTML(elem_id="results", padding=False)
 
-        shown = [state, supports, to_paint, editor, chosen, remove, queries, strip, to_do]
+        shown = [state, supports, to_paint, editor, chosen, changes, queries, strip, to_do]
 
         def update(change: Callable[..., Given], *, repaint: bool = True) -> Callable[..., list]:
             def changed(state: Given, editor: Any, *arguments: Any) -> list:
@@ -149,6 +160,14 @@ def build(matcher: Matcher, samples: dict[str, Given]) -> gr.Blocks:
             api_name="queries",
         )
         chosen.select(choose, inputs, shown, api_visibility="private")
+        editor.input(
+            update(lambda kept: kept, repaint=False),
+            inputs,
+            shown,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+        wipe.click(update(of.wiped), inputs, shown, api_name="wipe")
         remove.click(update(of.without_current), inputs, shown, api_name="remove")
         clear.click(lambda: [*_shown(Given()), ""], None, [*shown, results], api_name="start_over")
         for thing, button in buttons.items():
@@ -167,14 +186,15 @@ def _shown(given: Given, *, problem: str = "", repaint: bool = True) -> list:
     """Returns what the parts of the page show: those in `shown`, in this order."""
     any_support = bool(given.supports)
     first, second = _next_steps(given)
-    value: dict[str, Any] = {"visible": any_support}
+    editor = gr.skip()
     if repaint:
-        value["value"] = _editor_value(given)
+        given = of.shown_anew(given)
+        editor = gr.update(value=_editor_value(given), visible=any_support)
     return [
         given,
         None,
         _notice(first),
-        gr.update(**value),
+        editor,
         gr.update(value=_gallery(given), visible=len(given.supports) > 1),
         gr.update(visible=any_support),
         None,
@@ -190,13 +210,18 @@ def _next_steps(given: Given) -> tuple[str, str]:
             "Choose pictures that show the thing, or take a sample above.",
             "First show the thing: step 1.",
         )
-    number = f" in picture {given.current + 1} of {len(given.supports)}"
-    first = f"Paint over the whole thing{number if len(given.supports) > 1 else ''}."
-    if len(given.supports) > 1:
-        first += " Click a small picture below to paint on that one."
+    missing = of.unpainted(given)
+    if not missing:
+        first = "The thing is painted. To change that, paint on, or wipe the paint off."
+    elif given.current in missing:
+        first = "Paint over the whole thing with the mouse or a finger."
+    else:
+        first = f"Now click picture {missing[0] + 1} below, and paint over the thing there too."
     if not given.queries:
         return first, "Choose pictures to look through: step 2."
-    return first, "When the thing is painted in every picture of step 1, press the button."
+    if missing:
+        return first, "Paint over the thing in step 1 first."
+    return first, "All is there: press the button."
 
 
 def _check_complete(given: Given) -> None:
@@ -225,21 +250,21 @@ def _taken(take: Callable, given: Given, files: list[str] | None) -> Given:
 def _editor_value(given: Given) -> dict[str, Any] | None:
     if not given.supports:
         return None
-    support = given.supports[given.current]
-    layers = []
-    if support.mask is not None:
-        alpha = support.mask * np.uint8(round(255 * _OPACITY))
-        paint = np.full(support.image.shape, drawing.GIVEN, np.uint8)
-        layers = [np.dstack([paint, alpha])]
-    return {"background": support.image, "layers": layers, "composite": None}
+    # As part of the picture: layers that are handed to the editor come out at another place.
+    return {"background": _tinted(given.supports[given.current]), "layers": [], "composite": None}
+
+
+def _tinted(support: Support) -> np.ndarray:
+    if support.mask is None:
+        return support.image
+    return drawing.overlay(support.image, support.mask, drawing.GIVEN)
 
 
 def _gallery(given: Given) -> list[tuple[np.ndarray, str]]:
-    cells = []
-    for number, (_, image, mask) in enumerate(given.supports, 1):
-        image = image if mask is None else drawing.overlay(image, mask, drawing.GIVEN)
-        cells.append((image, f"{number}" if mask is not None else f"{number}: not painted"))
-    return cells
+    return [
+        (_tinted(support), f"{number}" if support.mask is not None else f"{number}: paint")
+        for number, support in enumerate(given.supports, 1)
+    ]
 
 
 def _notice(text: str, *, problem: bool = False) -> str:

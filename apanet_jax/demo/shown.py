@@ -20,11 +20,11 @@ _SHOWN_SIDE, _THUMBNAIL_SIDE = 512, 128
 _JPEG_QUALITY = 88
 
 WORDS = """\
-<p class="words"><b>How to read it.</b> The mask says where the thing is <i>if it is there</i>.
-Whether it is, “found” says, a guess of its own and a weak one: so look at the scores, higher means
-surer. The probabilities were fitted to drawn pictures; on photographs they were not checked. The
-clusters are parts of the picture that look alike to the network: in training, the second branch
-learns from them what else might be an object; here they change nothing.</p>"""
+<p class="words">The mask says where the thing is <i>if it is there</i>. Whether it is, “found”
+says, a guess of its own and a weak one: so look at the scores too. The probabilities were fitted to
+drawn pictures; on photographs they were not checked. The clusters are what looks alike to the
+network within the picture; in training the second branch learns from them, here they change
+nothing.</p>"""
 
 
 def cards(given: Given, matcher: Matcher) -> Iterator[str]:
@@ -43,8 +43,8 @@ def cards(given: Given, matcher: Matcher) -> Iterator[str]:
     ):
         done.append(_card(query, answer, segmenter))
         left = len(given.queries) - len(done)
-        rest = f'<p class="words">Looking: {left} to go …</p>' if left else ""
-        yield f'<div class="cards">{"".join(done)}</div>{rest or WORDS}'
+        rest = f"<p>Looking: {left} to go …</p>" if left else ""
+        yield f'{WORDS}<div class="cards{"" if left else " done"}">{"".join(done)}{rest}</div>'
 
 
 def thumbnails(given: Given) -> str:
