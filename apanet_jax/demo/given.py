@@ -74,21 +74,20 @@ def read_upload(path: Path) -> tuple[str, Image]:
       UserError: it cannot be used; the message names the file without its folder.
     """
     try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
+        with open_picture(path) as opened:
+            width, height = opened.size
+        if (size := path.stat().st_size) > LARGEST_FILE:
             raise UserError(
                 f"{path.name} has {size / 2**20:.0f} MB: {LARGEST_FILE // 2**20} at most, "
                 "make it smaller"
             )
-        with open_picture(path) as opened:
-            width, height = opened.size
         if width * height > LARGEST_PICTURE:
             raise UserError(
                 f"{path.name} has {width}x{height} pixels: {LARGEST_PICTURE // 10**6} million at "
                 "most, make it smaller"
             )
         return path.name, fitted(read_picture(path).image, LARGEST_SIDE)
-    except (UserError, OSError) as error:
+    except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
 
 

@@ -34,6 +34,8 @@ CSS = """
   border: 1px solid var(--border-color-primary); }
 .notice.problem { border-color: #c0392b; background: #c0392b22; }
 #chosen .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)); }
+#to-paint, #strip, #to-do, #results, #to-paint > *, #strip > *, #to-do > *, #results > * {
+  padding: 0 !important; }
 .strip { display: flex; flex-wrap: wrap; gap: 6px; }
 .strip img { height: 72px; border-radius: 6px; }
 .card { border-top: 1px solid var(--border-color-primary); padding: .6em 0; }
@@ -101,7 +103,7 @@ def build(matcher: Matcher, samples: dict[str, Given]) -> gr.Blocks:
                     visible=False,
                     show_label=False,
                     columns=of.MOST_SUPPORTS,
-                    height="auto",
+                    height=130,
                     object_fit="cover",
                     allow_preview=False,
                     interactive=False,
