@@ -89,6 +89,7 @@ def _tour(page: Any, address: str, output: Path, name: str) -> list[str]:
     """Visits the page once; returns what was wrong."""
     wrong: list[str] = []
     page.set_default_timeout(_PATIENCE)
+    page.set_default_navigation_timeout(_PATIENCE)
     page.on("request", lambda request: wrong.extend(_foreign(request.url)))
     page.on("pageerror", lambda error: wrong.append(f"error in the page: {error}"))
     page.goto(address)

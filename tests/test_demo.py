@@ -120,7 +120,7 @@ def test_the_page_says_what_to_do_next():
     first = [Given(), Given((Support("a", image), Support("b", image, mask, mask)))]
     assert "Choose pictures that show" in page._next_steps(first[0])[0]
     assert "Paint over the whole thing" in page._next_steps(first[1])[0]
-    assert "click picture 1" in page._next_steps(first[1]._replace(current=1))[0]
+    assert "Then click picture 1" in page._next_steps(first[1]._replace(current=1))[0]
     assert "step 2" in page._next_steps(visit._replace(queries=()))[1]
     assert "press the button" in page._next_steps(visit)[1]
 

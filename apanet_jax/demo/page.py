@@ -162,13 +162,6 @@ def build(matcher: Matcher, samples: dict[str, Given]) -> gr.Blocks:
             api_name="queries",
         )
         chosen.select(choose, inputs, shown, api_visibility="private")
-        editor.input(
-            update(lambda kept: kept, repaint=False),
-            inputs,
-            shown,
-            api_visibility="private",
-            show_progress="hidden",
-        )
         wipe.click(update(of.wiped), inputs, shown, api_name="wipe")
         remove.click(update(of.without_current), inputs, shown, api_name="remove")
         clear.click(lambda: [*_shown(Given()), ""], None, [*shown, results], api_name="start_over")
@@ -217,12 +210,14 @@ def _next_steps(given: Given) -> tuple[str, str]:
         first = "The thing is painted. To change that, paint on, or wipe the paint off."
     elif given.current in missing:
         first = "Paint over the whole thing with the mouse or a finger."
+        if len(given.supports) > 1:
+            first += " Then click the next small picture below."
     else:
-        first = f"Now click picture {missing[0] + 1} below, and paint over the thing there too."
+        first = f"Then click picture {missing[0] + 1} below, and paint over the thing there too."
     if not given.queries:
         return first, "Choose pictures to look through: step 2."
     if missing:
-        return first, "Paint over the thing in step 1 first."
+        return first, "When the thing is painted in each picture of step 1, press the button."
     return first, "All is there: press the button."
 
 
