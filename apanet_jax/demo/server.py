@@ -79,8 +79,8 @@ def serving(matcher, host: str, port: int, *, share: bool = False) -> Iterator[s
             )
         except OSError as error:
             raise UserError(
-                f"{host}:{port} cannot be listened on, it is taken or not allowed: give another "
-                "--port, or --host"
+                f"{host}:{port} cannot be listened on: it is taken or not allowed, or the machine "
+                "is too busy to start within 5 seconds; give another --port or --host, or try again"
             ) from error
         try:
             # Compiles what the first visitor would wait for.
