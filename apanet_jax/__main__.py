@@ -11,6 +11,7 @@ from apanet_jax.errors import Parser, main_guard
 # A module and what it does, by the command's name; in the order in which they are needed.
 _COMMANDS = {
     "predict": ("predict", "finds in pictures what a few of them show with a mask"),
+    "demo": ("demo", "a page in the browser to try that on"),
     "prepare": ("prepare", "checks pictures and masks, writes them as records"),
     "train": ("main", "trains on records, scores on classes that were never seen"),
     "export": ("export", "writes a trained head for others, with a model card"),

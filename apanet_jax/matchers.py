@@ -179,6 +179,10 @@ class HeadMatcher:
     def margins(self, features, learned) -> Float[Array, "h w"]:
         return self._compare(self.parameters, self.network.of_pictures(features), *learned)
 
+    def high(self, features: backbones.Features) -> Float[Array, "h w c"]:
+        """Returns a picture's high-level features, which training clusters."""
+        return features.block5[0]
+
     def _support(self, features, label) -> PictureFeatures:
         seen = self.network.of_pictures(features)
         if seen.high is None or not self.network.masked_support:

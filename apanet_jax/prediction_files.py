@@ -45,17 +45,17 @@ def contents(
     """
     several = "" not in files
     labels = answer.labels() if several else answer.mask(0).astype(np.uint8)
-    result, overlay = {}, _fitted(image, _OVERLAY_SIDE)
+    result, overlay = {}, fitted(image, _OVERLAY_SIDE)
     for index, part in enumerate(files.values()):
         probability = np.round(255 * answer.probability(index)).astype(np.uint8)
         result[f"{name}{part}_mask.png"] = _png(answer.mask(index) * np.uint8(255))
         result[f"{name}{part}_probability.png"] = _png(probability)
-        shown = _fitted((labels == index + 1).astype(np.uint8), _OVERLAY_SIDE) > 0
+        shown = fitted((labels == index + 1).astype(np.uint8), _OVERLAY_SIDE) > 0
         overlay = drawing.overlay(overlay, shown, _COLOURS[index % len(_COLOURS)])
     if several:
         result[f"{name}_labels.png"] = _palette_png(labels)
     result[f"{name}_overlay.png"] = _png(overlay)
-    return result, _fitted(overlay, _THUMBNAIL_SIDE)
+    return result, fitted(overlay, _THUMBNAIL_SIDE)
 
 
 def row(
@@ -97,14 +97,14 @@ def contact_sheet(
     for name, image, mask in list(supports)[:_CONTACT_SUPPORTS]:
         picture = read_picture(Path(image))
         label = read_mask(Path(mask), picture, name)
-        small, label = (_fitted(x, _THUMBNAIL_SIDE) for x in (picture.image, label))
+        small, label = (fitted(x, _THUMBNAIL_SIDE) for x in (picture.image, label))
         shown = drawing.overlay(small, label == 1, drawing.GIVEN)
         given.append((f"support {name or Path(image).stem}"[:34], shown))
     rows = [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
     return _png(drawing.sheet([given, *rows]))
 
 
-def _fitted(values: np.ndarray, side: int) -> np.ndarray:
+def fitted(values: np.ndarray, side: int) -> np.ndarray:
     """Returns a picture or a mask with its longer side no more than `side`."""
     height, width = values.shape[:2]
     factor = min(1.0, side / max(height, width))

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from apanet_jax.data.transforms import fit_square
 from apanet_jax.errors import UserError
+from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.masks import label_of_values, read_mask
 from apanet_jax.matchers import (
     GENERAL_HEAD,
@@ -214,6 +216,27 @@ class Segmenter:
         """Returns how likely each picture shows each class: see `Answer`."""
         scores = [answer.scores for answer in self.answers(images)]
         return np.array(scores).reshape(-1, len(self.classes_))
+
+    def clusters(self, given: Pictured, number: int = 3) -> Int[np.ndarray, "height width"]:
+        """Returns the cluster of each pixel, from 0 on: what a picture has that is alike.
+
+        Cosine k-means of the high-level features, as the class-agnostic branch has it in training.
+
+        Raises:
+          UserError: the picture cannot be used, or the matcher is no head.
+        """
+        if not hasattr(self.matcher, "high"):
+            raise UserError("clusters are those of a head's features: load one, not trained=False")
+        size = (image := as_picture(given, "the picture").image).shape[:2]
+        square, _ = fit_square(image, np.zeros(size, np.uint8), self.matcher.size)
+        high = self.matcher.high(self.matcher.embed(square))
+        rows, columns = _cells_inside(size, self.matcher.size)
+        inside = np.zeros(high.shape[:2], np.float32)
+        inside[:rows, :columns] = 1
+        flat = high.reshape(-1, high.shape[-1])
+        found = kmeans(flat, number, weights=inside.reshape(-1), key=jax.random.key(0)).assignment
+        cells = np.asarray(found).reshape(inside.shape)[:rows, :columns]
+        return np.argmax([upsample(cells == k, size) for k in range(number)], 0)
 
     def _answer(self, given: Pictured, what: str) -> Answer:
         picture = as_picture(given, what)
