@@ -43,7 +43,7 @@ def test_it_gives_what_the_network_gives_whatever_the_batch(exported):
     masks[0, 8:40, 16:48], masks[1, 20:60, 10:30], masks[:, 56:] = 1, 1, 255
     matcher = trained_matcher(GENERAL_HEAD, SIZE)
     learned = matcher.learn([matcher.embed(x) for x in supports], list(masks))
-    scale = json.loads((GENERAL_HEAD / DECISION).read_text())["decisions"]["1"]["scale"]
+    scale = json.loads((GENERAL_HEAD / DECISION).read_text())["decisions"][str(SHOTS)]["scale"]
     find = read(exported).call
     for batch in (1, 3):
         found = np.asarray(find(queries[:batch], supports, masks))
