@@ -163,7 +163,7 @@ class HeadMatcher:
         return self._features(self.backbone_parameters, square[None])
 
     def appearance(self, features: backbones.Features) -> Appearance:
-        return np.asarray(features.block4[0])
+        return at_stride(np.asarray(features.block4[0]), self.size)
 
     def learn(self, features, labels) -> tuple[PictureFeatures, UInt8[np.ndarray, "1 shots s s"]]:
         for label in labels:
@@ -176,12 +176,13 @@ class HeadMatcher:
         support = jax.tree.map(lambda *x: jnp.concatenate(x)[None], *parts)
         return support, np.stack(labels)[None]
 
-    def margins(self, features, learned) -> Float[Array, "h w"]:
-        return self._compare(self.parameters, self.network.of_pictures(features), *learned)
+    def margins(self, features, learned) -> Float[np.ndarray, "h w"]:
+        seen = self.network.of_pictures(features)
+        return at_stride(np.asarray(self._compare(self.parameters, seen, *learned)), self.size)
 
-    def high(self, features: backbones.Features) -> Float[Array, "h w c"]:
+    def high(self, features: backbones.Features) -> Float[np.ndarray, "h w c"]:
         """Returns a picture's high-level features, which training clusters."""
-        return features.block5[0]
+        return at_stride(np.asarray(features.block5[0]), self.size)
 
     def _support(self, features, label) -> PictureFeatures:
         seen = self.network.of_pictures(features)
@@ -238,6 +239,37 @@ def _calibrated(path: Path) -> tuple[int, dict[int, Decision]] | None:
         raise UserError(
             f"{path} holds no size and decisions: {error!r}; export the head again, or remove it"
         ) from error
+
+
+def at_stride(
+    cells: Float[np.ndarray, "height width *channels"], size: int
+) -> Float[np.ndarray, "rows columns *channels"]:
+    """Returns values at cells that lie `STRIDE` pixels apart, of cells that may lie further apart.
+
+    Args:
+      cells: of a square's features; cell i lies on pixel i times their stride.
+      size: the square's side.
+    """
+    count = -(-size // STRIDE)
+    if len(cells) == count:
+        return cells
+    position = np.arange(count) * (STRIDE / stride_of(len(cells), size))
+    weights = between_cells(len(cells), position)
+    return np.einsum("rh,hw...,cw->rc...", weights, cells.astype(np.float32), weights)
+
+
+def stride_of(cells: int, size: int) -> int:
+    """Returns how many pixels lie from one cell to the next along a square's side."""
+    return next(stride for stride in (8, 16) if -(-size // stride) == cells)
+
+
+def between_cells(
+    cells: int, position: Float[np.ndarray, " points"]
+) -> Float[np.ndarray, "points cells"]:
+    """Returns how much each cell says of points between the cells, linearly; see `at_stride`."""
+    position = np.minimum(position, cells - 1)
+    weights = 1 - np.abs(position[:, None] - np.arange(cells))
+    return np.maximum(weights, 0).astype(np.float32)
 
 
 def cell_shares(

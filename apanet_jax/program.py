@@ -18,11 +18,9 @@ from jaxtyping import Array, Float, UInt8
 from apanet_jax.data.sources.synthetic import draw_picture
 from apanet_jax.data.transforms import binary_label, fit_square
 from apanet_jax.errors import UserError
-from apanet_jax.matchers import HeadMatcher
+from apanet_jax.matchers import STRIDE, HeadMatcher, between_cells, stride_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-STRIDES = (8, 16)
-"""Pixels from one cell of the backbones' features to the next."""
 
 _BATCHES = (1, 3)
 # Of the largest log-odds: in float32 rounding is far below it, in half precision near it.
@@ -134,10 +132,9 @@ def check_program(program: bytes, matcher: HeadMatcher, shots: int) -> Differenc
     margins = np.stack([np.asarray(matcher.margins(matcher.embed(x), learned)) for x in queries])
     decision = matcher.decision(shots)
     expected = (margins - decision.threshold) / decision.scale
-    stride = _stride(expected.shape[-1], matcher.size)
     largest = 0.0
     for batch in _BATCHES:
-        found = np.asarray(find(queries[:batch], supports, masks))[:, ::stride, ::stride]
+        found = np.asarray(find(queries[:batch], supports, masks))[:, ::STRIDE, ::STRIDE]
         largest = max(largest, float(np.abs(found - expected[:batch]).max()))
     magnitude = float(np.abs(expected).max())
     bound = _TOLERANCES[jnp.dtype(matcher.network.backbone.dtype).name] * max(magnitude, 1.0)
@@ -196,15 +193,9 @@ up to {difference.magnitude:.1f}.
 """
 
 
-def _stride(cells: int, size: int) -> int:
-    return next(stride for stride in STRIDES if -(-size // stride) == cells)
-
-
 def _of_pixels(cells: int, size: int) -> Float[np.ndarray, "size cells"]:
-    """Returns how much each cell says of each pixel of a line: cell i lies on pixel stride * i."""
-    position = np.minimum(np.arange(size) / _stride(cells, size), cells - 1)
-    weights = 1 - np.abs(position[:, None] - np.arange(cells))
-    return np.maximum(weights, 0).astype(np.float32)
+    """Returns how much each cell says of each pixel of a line."""
+    return between_cells(cells, np.arange(size) / stride_of(cells, size))
 
 
 def _drawn(

@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
 import apanet_jax
+from apanet_jax.checkpoint import abstract_state
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
 from apanet_jax.errors import UserError
 from apanet_jax.matchers import (
@@ -18,8 +20,11 @@ from apanet_jax.matchers import (
     PrototypeMatcher,
     cell_shares,
 )
+from apanet_jax.networks import make_network
 from apanet_jax.presence import Decision
 from apanet_jax.segmenter import Segmenter, upsample
+from apanet_jax.weights.load import load_backbone
+from configs import folder
 
 
 class ColourMatcher:
@@ -155,6 +160,33 @@ def test_the_head_that_comes_along_is_the_default_and_names_no_folder_of_its_mak
     assert not config["data"]["records"] and not config["features"]["directory"]
     size = sum(path.stat().st_size for path in GENERAL_HEAD.iterdir())
     assert size < 1 << 20
+
+
+@pytest.mark.slow
+def test_a_head_whose_cells_lie_16_pixels_apart_finds_things_at_the_same_places(monkeypatch):
+    """VGG's do; the margins stay where the network's are."""
+    config = folder.get_config("backbone=vgg16,weights=random,channels=8")
+    network = make_network(config)
+    rng = np.random.default_rng(0)
+    shapes = abstract_state(network.head, "vgg16").parameters
+    parameters = jax.tree.map(lambda x: rng.normal(scale=0.1, size=x.shape).astype("f"), shapes)
+    matcher = HeadMatcher(network, parameters, load_backbone("vgg16", "random"), 65)
+    images = [rng.integers(0, 255, (48, 96, 3), np.uint8) for _ in range(2)]
+    mask = np.zeros((48, 96), bool)
+    mask[8:40, 16:64] = True
+    segmenter = Segmenter(matcher).fit(images[:1], [mask])
+    coarse = []
+    compare = matcher._compare
+    monkeypatch.setattr(
+        matcher, "_compare", lambda *x: coarse.append(np.asarray(compare(*x))) or coarse[-1]
+    )
+    (answer,) = segmenter.answers(images[1:])
+    assert coarse[0].shape == (5, 5)
+    # The picture is 64x32 pixels in its square: 4 by 2 cells, seen at 8 by 4.
+    seen = answer._cells[0]
+    assert seen.shape == (4, 8)
+    np.testing.assert_allclose(seen[::2, ::2], coarse[0][:2, :4], rtol=1e-5)
+    np.testing.assert_allclose(seen[0, 1], coarse[0][0, :2].mean(), rtol=1e-5)
 
 
 @pytest.mark.slow
