@@ -89,6 +89,8 @@ def load_with_origin(
         return _random(shapes), Origin("random")
     path = find_weights(name, str(source))
     origin = origin_of(path, str(source))
+    if origin.revision and "@" not in str(source):
+        print(f"weights {source}: commit {origin.revision}; {source}@{origin.revision} pins it")
     tensors = hed.read_hed(path) if str(source) == hed.SOURCE else read_tensors(path)
     try:
         return convert(tensors, TABLES[name](tensors, stem), shapes), origin

@@ -39,12 +39,14 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["hf:somebody/lite0", f"hf:somebody/lite0@{COMMIT}"])
-def test_the_commit_and_the_hash_of_a_download_are_told(cache, source):
+def test_the_commit_and_the_hash_of_a_download_are_told(cache, source, capsys):
     blob, asked = cache
     parameters, origin = load_with_origin(NAME, source)
     assert origin == (source, COMMIT, blob.name)
     assert asked == [("somebody/lite0", "model.safetensors", source.partition("@")[2] or None)]
     assert fingerprint(parameters) == fingerprint(load_backbone(NAME, "pip"))
+    pinned = f"hf:somebody/lite0@{COMMIT} pins it"
+    assert (pinned in capsys.readouterr().out) == ("@" not in source)
 
 
 def test_a_download_that_was_altered_is_refused(cache):
