@@ -263,24 +263,31 @@ def calibrate(head: Path, size: int) -> dict[str, Any]:
             seen += look(segmenter, pictures, task, shot, keep)
         fit = LogisticRegression(fit_intercept=False, C=np.inf)
         fit.fit(np.concatenate(margins)[:, None], np.concatenate(labels))
+        numbers = Decision(0.0, 1 / fit.coef_[0, 0], *presence_weights(seen))
+        decision = Decision(*(round(float(x), 3) for x in numbers))
+        decisions[shot] = decision._asdict()
         shown = np.array([x.shown for x in seen])
-        signs = np.array([[x.peak, x.likeness] for x in seen])
-        whole = LogisticRegression(class_weight="balanced", C=np.inf).fit(signs, shown)
-        found = whole.predict(signs)
-        numbers = 0.0, 1 / fit.coef_[0, 0], whole.intercept_[0], *whole.coef_[0]
-        decisions[shot] = {
-            name: round(float(x), 3) for name, x in zip(Decision._fields, numbers, strict=True)
-        }
+        scores = np.array([decision.presence(x.peak, x.likeness) for x in seen])
+        found = scores > 0.5
         errors[shot] = {
             "shown": int(shown.sum()),
             "absent": int((~shown).sum()),
             "missed": round(float((~found[shown]).mean()), 3),
             "found wrongly": round(float(found[~shown].mean()), 3),
-            "area under the ROC curve": round(
-                float(roc_auc_score(shown, whole.decision_function(signs))), 3
-            ),
+            "area under the ROC curve": round(float(roc_auc_score(shown, scores)), 3),
         }
     return {"size": size, "decisions": decisions, "on drawn pictures": errors}
+
+
+def presence_weights(seen: Sequence[Seen]) -> tuple[float, float, float]:
+    """Returns `Decision`'s bias, peak_weight and likeness_weight, fitted to what was seen.
+
+    Logistic regression in which the pictures that show the thing count as much as those without.
+    """
+    signs = np.array([[x.peak, x.likeness] for x in seen])
+    fit = LogisticRegression(class_weight="balanced", C=np.inf)
+    fit.fit(signs, np.array([x.shown for x in seen]))
+    return float(fit.intercept_[0]), *map(float, fit.coef_[0])
 
 
 def main() -> None:

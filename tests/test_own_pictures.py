@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.own_pictures import Seen, best_presence, summary, table, tasks_of
+from apanet_jax.presence import Decision
+from experiments.own_pictures import Seen, presence_weights, summary, table, tasks_of
 from tests import trees
 from tests.scripts import run_script
 
@@ -24,31 +25,34 @@ def row(*seen, method="head"):
 
 def test_shares_and_ious_are_counted_for_each_class_and_averaged():
     first = row(
-        Seen(True, True, 2.0, 40, 30, 60),
-        Seen(True, False, 0.1, 20, 10, 40),
-        Seen(False, True, 1.0, 0, 0, 90),
-        Seen(False, False, 0.0, 0, 0, 0),
+        Seen(True, 0.9, 2.0, 0.1, 40, 30, 60),
+        Seen(True, 0.1, 0.1, 0.1, 20, 10, 40),
+        Seen(False, 0.8, 1.0, 0.1, 0, 0, 90),
+        Seen(False, 0.0, 0.0, 0.1, 0, 0, 0),
     )
-    second = row(Seen(True, True, 1.0, 10, 10, 10))
+    second = row(Seen(True, 0.7, 1.0, 0.1, 10, 10, 10))
     means = summary([first, second])
     # What was found where the thing is not counts in no IoU; what was missed counts with its area.
     assert means["miou"] == pytest.approx(100 * (40 / 100 + 1) / 2)
     assert means["miou_found"] == pytest.approx(100 * (30 / 80 + 1) / 2)
     assert means["found"] == 75 and means["false"] == 50
-    assert "| a | 65 | 1 | head | 70.0 | 68.8 | 75.0 | 50.0 |" in table([first, second])
+    # Of the six pairs of a picture with the thing and one without, four are in order.
+    assert means["roc"] == pytest.approx(100 * 4 / 6)
+    assert "| a | 65 | 1 | head | 70.0 | 68.8 | 75.0 | 50.0 | 66.7 |" in table([first, second])
 
 
-def test_presence_is_where_both_errors_are_smallest():
+def test_presence_is_the_likeliest_where_half_of_the_pictures_show_the_thing():
     rng = np.random.default_rng(0)
-    shown = rng.random(60) < 0.4
-    score = rng.normal(shown * 1.5)
-    seen = [Seen(bool(a), False, float(b), 0, 0, 0) for a, b in zip(shown, score, strict=True)]
-    presence, missed, false = best_presence(seen)
-    assert missed == (score[shown] <= presence).mean()
-    assert false == (score[~shown] > presence).mean()
-    tried = np.linspace(-5, 5, 2001)
-    errors = [(score[shown] <= x).mean() + (score[~shown] > x).mean() for x in tried]
-    assert missed + false == pytest.approx(min(errors))
+    shown = rng.random(200) < 0.3
+    peak, likeness = rng.normal(shown * 1.5), rng.normal(shown * 0.2)
+    given = zip(shown, peak, likeness, strict=True)
+    seen = [Seen(bool(a), 0.0, float(b), float(c), 0, 0, 0) for a, b, c in given]
+    decision = Decision(0.0, 1.0, *presence_weights(seen))
+    found = np.array([decision.presence(x.peak, x.likeness) for x in seen])
+    # The likelihood is at its top where its derivatives by the three numbers are zero.
+    rest = np.where(shown, (1 - found) / shown.sum(), -found / (~shown).sum())
+    for sign in (np.ones(200), peak, likeness):
+        assert (rest * sign).sum() == pytest.approx(0, abs=1e-3)
 
 
 def test_supports_stand_apart_from_queries():
