@@ -19,7 +19,7 @@ def parsed():
 
 
 def row(*seen, method="head"):
-    queries = [x._asdict() for x in seen]
+    queries = [x._asdict() | {"found": x.found} for x in seen]
     return {"source": "a", "size": 65, "shot": 1, "method": method, "queries": queries}
 
 
