@@ -34,12 +34,12 @@ is), NAME_probability.png (128: as likely as not) and NAME_overlay.png. With
 --class these are NAME_CLASS_mask.png and so on, and NAME_labels.png tells the
 classes apart (1: the first one given, 2: the next). A mask says where the thing
 is if it is there; results.json says of every query and class whether it was
-found, a guess of its own; contact.png shows the supports and the
-first 24 queries.
+found, a guess: the score is how likely that is. contact.png shows the
+supports and the first 24 queries.
 
 examples:
-  %(prog)s --support a.jpg a_mask.png --support b.jpg b.json \\
-      --output=found photos
+  %(prog)s --support a.jpg a_mask.png \\
+      --support b.jpg b.json --output=found photos
   %(prog)s --supports=beetles --output=found photos
   %(prog)s --class beetle a.jpg a_mask.png \\
       --class leaf a.jpg leaf.png --output=found "trap/*.jpg"
