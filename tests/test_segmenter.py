@@ -83,6 +83,22 @@ def test_several_classes_make_one_label_map():
     assert labels[45, 35] == 1 and labels[45, 95] == 2 and labels[5, 5] == 0
 
 
+def test_clusters_are_what_looks_alike():
+    class WithHigh(ColourMatcher):
+        def high(self, features):
+            return features.astype(np.float32)
+
+    image = np.full((80, 120, 3), RED, np.uint8)
+    image[:, 60:] = GREEN
+    clusters = Segmenter(WithHigh()).clusters(image, 2)
+    assert clusters.shape == (80, 120) and set(np.unique(clusters)) == {0, 1}
+    # Within a cell of the edge either may be nearer.
+    left, right = clusters[:, :55], clusters[:, 65:]
+    assert len(np.unique(left)) == len(np.unique(right)) == 1 and left[0, 0] != right[0, 0]
+    with pytest.raises(UserError, match="a head's features"):
+        Segmenter(ColourMatcher()).clusters(image)
+
+
 def test_pictures_are_looked_at_one_by_one():
     segmenter = Segmenter(ColourMatcher()).fit(*([x] for x in scene(RED, LEFT)))
     taken = []
