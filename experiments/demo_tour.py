@@ -119,8 +119,7 @@ def _tour(page: Any, address: str, output: Path, name: str) -> list[str]:
     _says(page, "to-do", "Nothing is painted on picture 1")
     for number in range(len(_SUPPORTS.value)):
         if len(_SUPPORTS.value) > 1:
-            page.locator("#chosen button.thumbnail-lg").nth(number).click()
-            page.wait_for_timeout(2000)
+            _choose(page, number)
         _paint(page)
     page.screenshot(path=output / f"{name}_painted.png", full_page=True)
     wrong += _look(page, len(queries))
@@ -151,6 +150,13 @@ def _look(page: Any, count: int) -> list[str]:
         return [f"{cards.count()} pictures were looked at, expected {count}"]
     shown = page.evaluate("[...document.querySelectorAll('.card img')].map(x => x.naturalWidth)")
     return [] if len(shown) == 3 * count and all(shown) else [f"pictures are missing: {shown}"]
+
+
+def _choose(page: Any, number: int) -> None:
+    """Clicks a support, and waits some seconds until the editor shows it."""
+    with page.expect_request("**/queue/join**"):
+        page.locator("#chosen button.thumbnail-lg").nth(number).click()
+    page.wait_for_timeout(4000)
 
 
 def _paint(page: Any) -> None:

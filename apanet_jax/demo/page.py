@@ -149,31 +149,42 @@ def build(matcher: Matcher, samples: dict[str, Given]) -> gr.Blocks:
                 yield [*_shown(kept, problem=str(error), repaint=False), ""]
 
         inputs = [state, editor]
+        # Gradio's sign of progress stays on the editor now and then, and takes the paint off it.
+        quietly = {"show_progress": "hidden"}
         supports.upload(
             update(lambda kept, files: _taken(of.with_supports, kept, files)),
             [*inputs, supports],
             shown,
             api_name="supports",
+            **quietly,
         )
         queries.upload(
             update(lambda kept, files: _taken(of.with_queries, kept, files), repaint=False),
             [*inputs, queries],
             shown,
             api_name="queries",
+            **quietly,
         )
-        chosen.select(choose, inputs, shown, api_visibility="private")
-        wipe.click(update(of.wiped), inputs, shown, api_name="wipe")
-        remove.click(update(of.without_current), inputs, shown, api_name="remove")
-        clear.click(lambda: [*_shown(Given()), ""], None, [*shown, results], api_name="start_over")
+        chosen.select(choose, inputs, shown, api_visibility="private", **quietly)
+        wipe.click(update(of.wiped), inputs, shown, api_name="wipe", **quietly)
+        remove.click(update(of.without_current), inputs, shown, api_name="remove", **quietly)
+        clear.click(
+            lambda: [*_shown(Given()), ""],
+            None,
+            [*shown, results],
+            api_name="start_over",
+            **quietly,
+        )
         for thing, button in buttons.items():
             button.click(
                 lambda thing=thing: [*_shown(samples[thing]), ""],
                 None,
                 [*shown, results],
                 api_name=f"sample_{thing}",
+                **quietly,
             )
-        find.click(look, inputs, [*shown, results], api_name="find", show_progress="minimal")
-        page.load(lambda: _shown(Given()), None, shown, api_visibility="private")
+        find.click(look, inputs, [*shown, results], api_name="find", show_progress_on=results)
+        page.load(lambda: _shown(Given()), None, shown, api_visibility="private", **quietly)
     return page
 
 
