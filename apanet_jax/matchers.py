@@ -193,14 +193,14 @@ class HeadMatcher:
 
 
 def trained_matcher(
-    workdir: Path, size: int | None = None, *, checkpoint: str = "last"
+    workdir: Path, size: int | None = None, *, checkpoint: str | None = "last"
 ) -> HeadMatcher:
     """Returns a head of a run, or the one that `apanet_jax.export` wrote.
 
     Args:
       workdir: of a single run, with its config.json and checkpoints, or of an exported head.
       size: see `Matcher`; None: what the head's `DECISION` says, else the run's `image_size`.
-      checkpoint: which of a run's: the newest, or "best" on validation.
+      checkpoint: which of a run's, see `export.restore_head`.
 
     Raises:
       UserError: there is none.
@@ -266,8 +266,13 @@ def stride_of(cells: int, size: int) -> int:
 def between_cells(
     cells: int, position: Float[np.ndarray, " points"]
 ) -> Float[np.ndarray, "points cells"]:
-    """Returns how much each cell says of points between the cells, linearly; see `at_stride`."""
-    position = np.minimum(position, cells - 1)
+    """Returns how much each cell says of points between the cells, linearly.
+
+    Args:
+      cells: how many lie in a line.
+      position: of the points, counted in cells; beyond the first and the last they are these.
+    """
+    position = np.clip(position, 0, cells - 1)
     weights = 1 - np.abs(position[:, None] - np.arange(cells))
     return np.maximum(weights, 0).astype(np.float32)
 

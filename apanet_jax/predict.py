@@ -192,6 +192,23 @@ def _predict_all(segmenter, files, queries, supports, output, arguments) -> list
     return failed
 
 
+def add_head(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which head looks: `workdir` and `size` of `apanet_jax.load`."""
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="of a run that trained a head, or an exported head; default: the head that comes with "
+        "this package, trained on drawn pictures",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="longer side at which pictures are looked at (default: what the head is for): "
+        "larger finds smaller things, and takes longer",
+    )
+
+
 def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text)
 
@@ -229,23 +246,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the same for several things, each with its name",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where the results go")
-    parser.add_argument(
-        "--workdir",
-        metavar="DIR",
-        help="of a run that trained a head, or an exported head; default: the head that comes with "
-        "this package, trained on drawn pictures",
-    )
+    add_head(parser)
     parser.add_argument(
         "--untrained",
         action="store_true",
         help="without a head: every place is compared with the supports' foreground and background",
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        metavar="PIXELS",
-        help="longer side at which pictures are looked at (default: what the head is for): "
-        "larger finds smaller things, and takes longer",
     )
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="pictures to look at")
     return parser

@@ -1,7 +1,7 @@
 """What `apanet_jax.predict` leaves of each picture: masks, probabilities, overlays, a sheet."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 from apanet_jax import drawing
 from apanet_jax.masks import read_mask
 from apanet_jax.picture_files import read_picture
+from apanet_jax.support_folders import Support
 
 if TYPE_CHECKING:
     from apanet_jax.segmenter import Answer
@@ -89,17 +90,15 @@ def caption(answer: "Answer", name: str) -> str:
     return " ".join([name[:24], *(f"{x:.2f}" if found else f"({x:.2f})" for x, found in scores)])
 
 
-def contact_sheet(
-    supports: Iterable[tuple[str | None, str, str]], cells: list[tuple[str, Picture]]
-) -> bytes:
-    """Returns a sheet: a row of supports (class, picture, mask), and the queries below."""
+def contact_sheet(supports: Sequence[Support], cells: list[tuple[str, Picture]]) -> bytes:
+    """Returns a sheet: a row of supports, and the queries below."""
     given = []
-    for name, image, mask in list(supports)[:_CONTACT_SUPPORTS]:
-        picture = read_picture(Path(image))
-        label = read_mask(Path(mask), picture, name)
+    for name, image, mask in supports[:_CONTACT_SUPPORTS]:
+        picture = read_picture(image)
+        label = read_mask(mask, picture, name)
         small, label = (fitted(x, _THUMBNAIL_SIDE) for x in (picture.image, label))
         shown = drawing.overlay(small, label == 1, drawing.GIVEN)
-        given.append((f"support {name or Path(image).stem}"[:34], shown))
+        given.append((f"support {name or image.stem}"[:34], shown))
     rows = [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
     return _png(drawing.sheet([given, *rows]))
 

@@ -23,6 +23,7 @@ from apanet_jax.matchers import (
     STRIDE,
     Matcher,
     PrototypeMatcher,
+    between_cells,
     cell_shares,
     trained_matcher,
 )
@@ -217,6 +218,11 @@ class Segmenter:
         scores = [answer.scores for answer in self.answers(images)]
         return np.array(scores).reshape(-1, len(self.classes_))
 
+    @property
+    def has_clusters(self) -> bool:
+        """Whether there are `clusters`: they are those of a head's features."""
+        return hasattr(self.matcher, "high")
+
     def clusters(self, given: Pictured, number: int = 3) -> Int[np.ndarray, "height width"]:
         """Returns the cluster of each pixel, from 0 on: what a picture has that is alike.
 
@@ -225,11 +231,10 @@ class Segmenter:
         Raises:
           UserError: the picture cannot be used, or the matcher is no head.
         """
-        if not hasattr(self.matcher, "high"):
+        if not self.has_clusters:
             raise UserError("clusters are those of a head's features: load one, not trained=False")
-        size = (image := as_picture(given, "the picture").image).shape[:2]
-        square, _ = fit_square(image, np.zeros(size, np.uint8), self.matcher.size)
-        high = self.matcher.high(self.matcher.embed(square))
+        features, size = self._embedded(given, "the picture")
+        high = self.matcher.high(features)
         rows, columns = _cells_inside(size, self.matcher.size)
         inside = np.zeros(high.shape[:2], np.float32)
         inside[:rows, :columns] = 1
@@ -239,13 +244,8 @@ class Segmenter:
         return np.argmax([upsample(cells == k, size) for k in range(number)], 0)
 
     def _answer(self, given: Pictured, what: str) -> Answer:
-        picture = as_picture(given, what)
-        height, width = picture.image.shape[:2]
-        square, _ = fit_square(
-            picture.image, np.zeros((height, width), np.uint8), self.matcher.size
-        )
-        features = self.matcher.embed(square)
-        rows, columns = _cells_inside((height, width), self.matcher.size)
+        features, size = self._embedded(given, what)
+        rows, columns = _cells_inside(size, self.matcher.size)
         margins = [np.asarray(self.matcher.margins(features, x)) for x in self._learned]
         inside = [x[:rows, :columns].astype(np.float32) for x in margins]
         appearance = self.matcher.appearance(features)[:rows, :columns]
@@ -253,7 +253,14 @@ class Segmenter:
             likeness(look, appearance, cells, decision.threshold)
             for look, cells, decision in zip(self._looks, inside, self.decisions_, strict=True)
         ]
-        return Answer(inside, likenesses, self.decisions_, (height, width))
+        return Answer(inside, likenesses, self.decisions_, size)
+
+    def _embedded(self, given: Pictured, what: str) -> tuple[Any, tuple[int, int]]:
+        """Returns a picture's features, and its height and width."""
+        image = as_picture(given, what).image
+        height, width = image.shape[:2]
+        square, _ = fit_square(image, np.zeros((height, width), np.uint8), self.matcher.size)
+        return self.matcher.embed(square), (height, width)
 
 
 def decide(matcher: Matcher, features: Sequence[Any], labels: Sequence[np.ndarray]) -> Decision:
@@ -294,8 +301,7 @@ def upsample(cells: Cells, size: tuple[int, int]) -> Float[np.ndarray, "height w
 
 def _line(cells: int, pixels: int) -> Float[np.ndarray, "pixels cells"]:
     centres = (np.arange(pixels) + 0.5) * (cells * STRIDE / pixels) - 0.5
-    position = np.clip(centres / STRIDE, 0, cells - 1)[:, None]
-    return np.maximum(1 - np.abs(position - np.arange(cells)), 0).astype(np.float32)
+    return between_cells(cells, centres / STRIDE)
 
 
 def _cells_inside(size: tuple[int, int], side: int) -> tuple[int, int]:

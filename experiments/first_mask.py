@@ -13,15 +13,13 @@ the process alone (Linux).
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 import time
 import venv
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from measuring import environment
+from processes import run
 
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
 from apanet_jax.errors import Parser, UserError, main_guard
@@ -38,7 +37,6 @@ from apanet_jax.whole_files import write_bytes, write_json
 ROOT = Path(__file__).parents[1]
 THING = "butterfly"
 SUPPORTS = 5
-_SECONDS_BETWEEN_LOOKS = 0.02
 
 Row = dict[str, Any]
 
@@ -64,65 +62,13 @@ def build_wheel(folder: Path) -> Path:
     """
     source = folder / "source"
     source.mkdir()
-    listed = _run(["git", "ls-files", "-z"], ROOT).output.split("\0")
+    listed = run(["git", "ls-files", "-z"], ROOT).output.split("\0")
     names = [name for name in listed if name and (ROOT / name).is_file()]
     for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
-    _run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source], folder)
+    run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source], folder)
     return next(folder.glob("*.whl"))
-
-
-class Ended(NamedTuple):
-    """What a process took.
-
-    Attributes:
-      seconds: by the clock.
-      processor_seconds: its own, on all cores together.
-      peak_megabytes: the most memory it held, MB (10^6 bytes).
-      output: what it printed.
-    """
-
-    seconds: float
-    processor_seconds: float
-    peak_megabytes: int
-    output: str
-
-
-def _run(command: list, folder: Path, variables=None) -> Ended:
-    """Runs a command to its end.
-
-    Raises:
-      UserError: it cannot be started, or fails; what it printed stands before.
-    """
-    command = [str(part) for part in command]
-    with tempfile.TemporaryFile("w+") as printed:
-        start = time.perf_counter()
-        try:
-            process = subprocess.Popen(command, cwd=folder, env=variables, stdout=printed)
-        except OSError as error:
-            raise UserError(f"{command[0]} cannot be run: {error.strerror}") from None
-        peak, ended = 0, 0
-        while not ended:
-            # Not the usage's: it counts what this process held when the other was begun.
-            peak = max(peak, _peak_bytes(process.pid))
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        seconds = time.perf_counter() - start
-        printed.seek(0)
-        output = printed.read()
-    if status:
-        raise UserError(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    return Ended(seconds, usage.ru_utime + usage.ru_stime, peak // 10**6, output)
-
-
-def _peak_bytes(process: int) -> int:
-    """Returns the most memory that a process has held; 0 once it has ended."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    return 0
 
 
 def _megabytes(folder: Path) -> int:
@@ -152,14 +98,14 @@ def measure(folder: Path, some: int, many: int, say=print) -> tuple[list[Row], l
     rows: list[Row] = []
 
     def timed(what: str, command: list, variables, pictures: int = 0, supports: int = 0) -> None:
-        ended = _run(command, place, variables)
+        ended = run(command, place, variables)
         row = {
             "what": what,
             "pictures": pictures,
             "supports": supports,
             "seconds": round(ended.seconds, 2),
             "processor_seconds": round(ended.processor_seconds, 2),
-            "peak_megabytes": ended.peak_megabytes,
+            "peak_megabytes": ended.peak_bytes // 10**6,
         }
         rows.append(row)
         say(f"{what}: {row['seconds']} s, {row['peak_megabytes']} MB")
@@ -189,7 +135,7 @@ def measure(folder: Path, some: int, many: int, say=print) -> tuple[list[Row], l
         predict(f"five supports, {count} pictures", count, SUPPORTS)
     names = ("jax", "jaxlib", "flax", "numpy")
     program = f"import importlib.metadata as m; [print(x, m.version(x)) for x in {names}]"
-    told = _run([programs / "python", "-c", program], place, variables)
+    told = run([programs / "python", "-c", program], place, variables)
     return rows, told.output.splitlines()
 
 

@@ -12,19 +12,18 @@ annotations for as many pictures as COCO 2014 has.
 
 import importlib.metadata
 import json
-import multiprocessing
-import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from processes import run
 
 from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.whole_files import write_json
@@ -82,36 +81,26 @@ def measure(root: Path, pictures: int) -> dict[str, float | int | str]:
     Raises:
       UserError: the command failed.
     """
-    tree = _make_apart(root / f"coco{pictures}", pictures)
+    tree = root / f"coco{pictures}"
+    make_tree(tree, pictures)
     folders = [f"--images={tree}", f"--annotations={tree / 'annotations'}"]
-    command = ["-m", "apanet_jax.prepare", "coco", "--any_count", *folders]
-    seconds, cpu, peak = _run([*command, f"--output={tree / 'records'}"])
+    command = [sys.executable, "-m", "apanet_jax.prepare", "coco", "--any_count", *folders]
+    took = run([*command, f"--output={tree / 'records'}"])
     return _row(tree, pictures) | {
-        "seconds": round(seconds, 1),
-        "seconds_per_1000": round(1000 * seconds / pictures, 2),
-        "cpu_seconds": round(cpu, 1),
-        "cpu_seconds_per_1000": round(1000 * cpu / pictures, 2),
-        "peak_megabytes": peak,
+        "seconds": round(took.seconds, 1),
+        "seconds_per_1000": round(1000 * took.seconds / pictures, 2),
+        "cpu_seconds": round(took.processor_seconds, 1),
+        "cpu_seconds_per_1000": round(1000 * took.processor_seconds / pictures, 2),
+        "peak_megabytes": round(took.peak_bytes / 2**20),
         "peak_megabytes_annotations_alone": _read_alone(tree),
     }
 
 
 def measure_annotations(root: Path, pictures: int) -> dict[str, float | int | str]:
     """Reads the annotations of `pictures` pictures that are not there, and returns a row."""
-    tree = _make_apart(root / f"annotations{pictures}", pictures, files=False)
+    tree = root / f"annotations{pictures}"
+    make_tree(tree, pictures, files=False)
     return _row(tree, pictures) | {"peak_megabytes_annotations_alone": _read_alone(tree)}
-
-
-def _make_apart(root: Path, pictures: int, **arguments) -> Path:
-    """Makes a tree in a process of its own: a child's peak counts what its parent holds."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=make_tree, args=(root, pictures), kwargs=arguments
-    )
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise UserError(f"the tree {root} could not be made")
-    return root
 
 
 def _row(tree: Path, pictures: int) -> dict[str, float | int | str]:
@@ -130,18 +119,7 @@ def _read_alone(tree: Path) -> int:
         "import sys, apanet_jax.prepare; from apanet_jax.data.sources.coco import CocoSource; "
         "CocoSource(sys.argv[1], sys.argv[1] + '/annotations', any_count=True)"
     )
-    return _run(["-c", program, str(tree)])[2]
-
-
-def _run(arguments: list[str]) -> tuple[float, float, int]:
-    """Runs Python; returns seconds by the clock, of processor time, and peak memory in MB."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise UserError(f"{' '.join(arguments)} ended with status {status}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return time.perf_counter() - start, cpu, round(usage.ru_maxrss / 1024)
+    return round(run([sys.executable, "-c", program, tree]).peak_bytes / 2**20)
 
 
 @main_guard

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apanet_jax.errors import Parser, UserError, called, main_guard
+from apanet_jax.predict import add_head
 
 _DETAILS = """\
 The page has sample pictures, drawn when it starts. What is uploaded stays on
@@ -127,18 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--workdir",
-        metavar="DIR",
-        help="of a run that trained a head, or an exported head; default: the head that comes with "
-        "this package, trained on drawn pictures",
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        metavar="PIXELS",
-        help="longer side at which pictures are looked at (default: what the head is for)",
-    )
+    add_head(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",

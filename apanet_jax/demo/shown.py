@@ -10,7 +10,6 @@ from jaxtyping import UInt8
 
 from apanet_jax import drawing
 from apanet_jax.demo.given import Given, Query
-from apanet_jax.errors import UserError
 from apanet_jax.matchers import Matcher
 from apanet_jax.prediction_files import fitted
 from apanet_jax.segmenter import Answer, Segmenter
@@ -22,9 +21,8 @@ _JPEG_QUALITY = 88
 WORDS = """\
 <p class="words">The mask says where the thing is <i>if it is there</i>. Whether it is, “found”
 says, a guess of its own: so look at the scores too, which are how likely it is there, fitted to
-drawn pictures. The clusters are what looks alike to the
-network within the picture; in training the second branch learns from them, here they change
-nothing.</p>"""
+drawn pictures. The clusters are what looks alike to the network within the picture; in training the
+second branch learns from them, here they change nothing.</p>"""
 
 
 def cards(given: Given, matcher: Matcher) -> Iterator[str]:
@@ -65,11 +63,9 @@ def _card(query: Query, answer: Answer, segmenter: Segmenter) -> str:
         ("mask", drawing.overlay(small, small_mask, drawing.PREDICTION)),
         ("probability, dark 0 to bright 1", _heat(probability)),
     ]
-    try:
+    if segmenter.has_clusters:
         clusters = drawing.cluster_map(small, segmenter.clusters(small, CLUSTERS))
         pictures.append((f"{CLUSTERS} clusters", clusters))
-    except UserError:
-        pass  # Without a head there is nothing that is clustered.
     figures = "".join(
         f'<figure><img src="{_jpeg(image)}" alt="{escape(what)} of {escape(query.name)}">'
         f"<figcaption>{escape(what)}</figcaption></figure>"
