@@ -21,6 +21,9 @@ parser.add_argument("--output", type=Path, required=True)
 parser.add_argument("photos", nargs="+", type=Path)
 given = parser.parse_args()
 
+files = [given.program, *map(Path, sum(given.support, [])), *given.photos]
+if missing := [str(path) for path in files if not path.is_file()]:
+    parser.error(f"{missing[0]} is no file")
 program = export.deserialize(bytearray(given.program.read_bytes()))
 shots, size = program.in_avals[1].shape[:2]
 
