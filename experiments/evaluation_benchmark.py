@@ -9,7 +9,8 @@ loop over the same network in PyTorch, batch by batch as well. The last two cost
 episode, so they score the first --sample only; embedding once pays off with the number of episodes,
 so it scores them all. Nothing of one repetition is kept for the next. Compiling comes first and is
 not counted. A row says how many pixels a path counts otherwise than ours that embeds anew, of how
-many, and what it finds of the foreground in the sample of the last repetition.
+many, and what it finds of the foreground in the sample of the last repetition. PyTorch runs on the
+kind of device that jax runs on.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ from apanet_jax.run import Run, forget_test_features, make_run
 from apanet_jax.train_step import create_state, optimizer, replicated
 from apanet_jax.whole_files import write_json
 from experiments.measuring import environment
-from experiments.torch_peer import TorchPeer
+from experiments.torch_peer import TorchPeer, fastest_here
 
 _CONFIG = config_flag("Settings: data, backbone, episodes.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 2, "How often each path runs.", lower_bound=1)
@@ -163,6 +164,7 @@ def loop_in_torch(subject: Subject, shot: int, episodes: int) -> Timed:
             for number in np.flatnonzero(batch["valid"]):
                 side = int(batch["original_side"][number])
                 label = torch.from_numpy(batch["original_label"][number][:side, :side])
+                label = label.to(logits.device)
                 counted.append(_counts_in_torch(logits[number], label))
     intersection, union = (np.stack(x) for x in zip(*counted, strict=True))
     return Timed(time.perf_counter() - started, episodes, EpisodeCounts(intersection, union))
@@ -202,6 +204,7 @@ def _subject(config: ConfigDict, with_peer: bool) -> Subject:
         peer, backbone = TorchPeer.like(
             run.network, parameters, backbone_name=config.backbone.name, seed=0
         )
+        fastest_here(peer)
         placed = jax.device_put(backbone, replicated(run.mesh))
         run = dataclasses.replace(run, backbone_parameters=placed)
     with run.evaluation_batches(run.test_shots[0], 1) as batches:

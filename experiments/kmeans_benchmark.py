@@ -10,8 +10,7 @@ positions of 1 - cosine to the closest, of the first repetition's data.
 
 `bytes_per_second` is what reading the features once a round, and once for the last assignment,
 would move; `read_bytes_per_second` is the best of several plain reads and copies of the same array.
-`memory_bytes` is what our first call took beyond its input. On a GPU our two kernels are two
-columns, each for the shapes that suit it; on a CPU the fused one is interpreted, and not timed.
+`memory_bytes` is what our first call took beyond its input.
 Peers are installed by requirements-dev.txt, except flash-kmeans, which needs a GPU; those that
 are not there are listed as missing. One that took longer than --patience seconds for a shape is
 left out of the following ones, and listed.
@@ -38,7 +37,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import kmeans_report
-from kmeans_peers import FUSED, OURS, OWN, PEERS, Peer, Shape, ours, ours_fused
+from kmeans_peers import OURS, PEERS, Peer, Shape, ours
 from measuring import Memory, bandwidth, environment
 
 from apanet_jax.errors import Parser, UserError, main_guard
@@ -53,6 +52,7 @@ def _paper(batch: int, channels: int) -> list[Shape]:
 
 
 SHAPES = {
+    "paper": _paper(4, 2048)[:1],
     "paper2048": [s for batch in (4, 8) for s in _paper(batch, 2048)],
     "paper512": [s for batch in (4, 8) for s in _paper(batch, 512)],
     "quickstart": [Shape(8, 625, 152, 3), Shape(8, 625, 320, 3)],
@@ -63,9 +63,9 @@ SHAPES = {
 
 
 def available(names: list[str], device: str) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Returns our kernels and the peers that can run, and why the others cannot."""
+    """Returns ours and the peers that can run, and why the others cannot."""
     found, missing = {}, {}
-    wanted = {OURS: ours, FUSED: ours_fused} | {name: PEERS[name] for name in names}
+    wanted = {OURS: ours} | {name: PEERS[name] for name in names}
     for name, implementation in wanted.items():
         try:
             found[name] = implementation(device)
@@ -131,13 +131,14 @@ def measure(
         if repetition == 0:
             possible = bandwidth(data[0])
         for name, peer in peers.items():
-            if name in failed or (repetition > 0 and first[name] > patience):
+            if name in failed or max(times[name], default=0.0) > patience:
                 continue
             try:
                 run = peer.prepare(*data[:2], rounds, data[2])
-                # OpenMP's threads keep a core busy for a while after the one before.
-                time.sleep(0.05)
-                watched = name in OWN and repetition == 0
+                if jax.default_backend() == "cpu":
+                    # OpenMP's threads keep a core busy for a while after the one before.
+                    time.sleep(0.05)
+                watched = name == OURS and repetition == 0
                 with Memory() if watched else contextlib.nullcontext() as m:
                     start = time.perf_counter()
                     centres = run()
@@ -149,8 +150,6 @@ def measure(
                 memory[name] = m.bytes
             if repetition == 0:
                 first[name], reached[name] = seconds, inertia(data[0], centres)
-                # A run that long holds no compilation worth telling apart: it counts.
-                times[name] = [seconds] if seconds > patience else []
             else:
                 times[name].append(seconds)
     rows = []
@@ -194,12 +193,12 @@ def benchmark(
         present = {
             name: peer
             for name, peer in peers.items()
-            if peer.suits(shape) and (name not in left_out or np.prod(shape) < left_out[name][0])
+            if name not in left_out or np.prod(shape) < left_out[name][0]
         }
         for row in measure(shape, present, rounds, repetitions, patience, say):
             rows.append(row)
             name = row["implementation"]
-            if name not in OWN and row.get("seconds", 0) > patience:
+            if name != OURS and row.get("seconds", 0) > patience:
                 size, reason = np.prod(shape), f"{row['seconds']:.1f} s for {tuple(shape)}"
                 if name not in left_out or size < left_out[name][0]:
                     left_out[name] = (size, reason)

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 OURS = "apanet_jax"
-FUSED = "apanet_jax fused"
-OWN = (OURS, FUSED)
 
 
 class Shape(NamedTuple):
@@ -36,29 +34,14 @@ class Peer(NamedTuple):
         a function of no arguments, which is timed and returns centres `[batch, clusters, channels]`
         in whatever form the peer has them.
       note: in what it differs from what was asked for.
-      suits: whether a shape can be clustered; others are passed over.
     """
 
     prepare: Callable[..., Callable[[], Any]]
     note: str = ""
-    suits: Callable[[Shape], bool] = lambda shape: True
 
 
 def ours(device: str) -> Peer:
     """This package: normalises by itself, and returns assignment and inertia too."""
-    return Peer(_prepare_ours("xla"), "on a CPU, rounds that would change nothing are left out")
-
-
-def ours_fused(device: str) -> Peer:
-    """This package, with the Pallas kernel that reads the features once a round."""
-    if device == "cpu":
-        raise ImportError("on a CPU it is interpreted only, and not timed")
-    from apanet_jax.kernels import fused
-
-    return Peer(_prepare_ours("fused"), suits=lambda shape: fused.suits(*shape))
-
-
-def _prepare_ours(kernel: str):
     import jax
 
     from apanet_jax.kernels import kmeans
@@ -67,12 +50,12 @@ def _prepare_ours(kernel: str):
         x, start = jax.block_until_ready(jax.device_put((features, centres)))
 
         def run():
-            result = kmeans(x, start.shape[1], rounds=rounds, init=start, kernel=kernel)
+            result = kmeans(x, start.shape[1], rounds=rounds, init=start)
             return np.asarray(jax.block_until_ready(result).centres)
 
         return run
 
-    return prepare
+    return Peer(prepare, "on a CPU, rounds that would change nothing are left out")
 
 
 def scikit_learn(device: str) -> Peer:

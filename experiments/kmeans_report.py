@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kmeans_peers import OURS, OWN, Shape
+from kmeans_peers import OURS, Shape
 
 from apanet_jax.errors import Parser, UserError, main_guard
 
@@ -35,7 +35,7 @@ def table(result: dict[str, Any]) -> str:
         others = [
             cells[shape, name]["seconds"]
             for name in names
-            if name not in OWN and "seconds" in cells.get((shape, name), {})
+            if name != OURS and "seconds" in cells.get((shape, name), {})
         ]
         line = [f"{shape[0]} x {shape[1]} x {shape[2]}, {shape[3]}"]
         line += [_cell(cells.get((shape, name)), own["inertia"]) for name in names]
@@ -117,7 +117,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 (low, high),
                 marker="o",
                 color=f"C{number}",
-                linewidth=2.5 if name in OWN else 1,
+                linewidth=2.5 if name == OURS else 1,
                 label=name,
             )
         axis.set(title=" x ".join(map(str, panel)), xlabel="clusters", yscale="log")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -248,6 +249,24 @@ class TorchPeer(nn.Module):
 
     def _tensor(self, array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.head.compare[0].weight.device)
+
+
+def fastest_here(peer: TorchPeer) -> torch.device:
+    """Moves the peer to the kind of device that jax runs on, set up to be fast there.
+
+    On a GPU it looks for its fastest convolutions first, and makes products in TF32, as XLA does.
+
+    Raises:
+      UserError: jax runs on a GPU, and this PyTorch finds none.
+    """
+    if jax.default_backend() != "gpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("jax runs on a GPU, this PyTorch finds none: set JAX_PLATFORMS=cpu")
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    peer.to("cuda")
+    return torch.device("cuda")
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Float[Tensor, "batch channels height width"]:

@@ -9,9 +9,12 @@ timed apart. Both have the same parameters at the start (see torch_peer.py).
 
 `share` is what the class-agnostic branch takes of a step: 1 - (without clusters / with them), the
 median over the steps. `memory_bytes` is the process's peak during a step beyond what it held
-before: features, activations and gradients, not parameters. For CPUs.
+before: features, activations and gradients, not parameters; on a CPU only (branch_cost.py tells a
+GPU's). PyTorch runs on the kind of device that jax runs on; "autocast" has it make all it can in
+bfloat16, where ours has the frozen backbone alone in it.
 """
 
+import contextlib
 import dataclasses
 import os
 import statistics
@@ -31,7 +34,7 @@ import torch
 from absl import flags
 from kmeans_benchmark import Memory
 from measuring import environment
-from torch_peer import STEM, TorchPeer
+from torch_peer import STEM, TorchPeer, fastest_here
 
 from apanet_jax import train_step
 from apanet_jax.command_line import run_command
@@ -44,7 +47,8 @@ from apanet_jax.whole_files import write_bytes, write_json
 
 OURS, OURS_HALF = "apanet_jax", "apanet_jax bfloat16 backbone"
 PEER, PEER_LAST = "pytorch", "pytorch channels last"
-NAMES = (OURS, OURS_HALF, PEER, PEER_LAST)
+PEER_HALF = "pytorch channels last autocast"
+NAMES = (OURS, OURS_HALF, PEER, PEER_LAST, PEER_HALF)
 RATE = 0.0025
 
 _BACKBONES = flags.DEFINE_list("backbones", ["resnet50"], "ResNets or VGGs.")
@@ -106,8 +110,8 @@ def contestants(backbone_name: str) -> list[Contestant]:
         head = jax.device_get(state.parameters)
         for name in _ONLY.value:
             peer, backbone = TorchPeer.like(network, head, backbone_name=backbone_name, seed=0)
-            if name in (PEER, PEER_LAST):
-                step = peer_step(peer, channels_last=name == PEER_LAST)
+            if name in (PEER, PEER_LAST, PEER_HALF):
+                step = peer_step(peer, channels_last=name != PEER, half=name == PEER_HALF)
             else:
                 if name == OURS_HALF:
                     module = backbones.create(backbone_name, stem=STEM, dtype=jnp.bfloat16)
@@ -135,8 +139,9 @@ def our_step(network: Network, state, backbone, transformation) -> Step:
     return step
 
 
-def peer_step(peer: TorchPeer, channels_last: bool) -> Step:
+def peer_step(peer: TorchPeer, channels_last: bool, half: bool) -> Step:
     """Returns the step in PyTorch's own layout, or with channels last."""
+    device = fastest_here(peer)
     if channels_last:
         peer.memory_format = torch.channels_last
         peer.to(memory_format=torch.channels_last)
@@ -144,7 +149,8 @@ def peer_step(peer: TorchPeer, channels_last: bool) -> Step:
 
     def step(batch):
         sgd.zero_grad()
-        loss = peer.loss(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = peer.loss(batch)
         loss.backward()
         sgd.step()
         return loss.item()
@@ -173,17 +179,20 @@ def draw(number: int) -> Batch:
 def measure(backbone_name: str, everybody: list[Contestant]) -> list[Row]:
     """Times everybody in turn, and returns a row for each."""
     seconds: list[list[float]] = [[] for _ in everybody]
-    memory, losses = [0] * len(everybody), [0.0] * len(everybody)
+    memory: list[int] = [0] * len(everybody)
+    losses = [0.0] * len(everybody)
+    on_cpu = jax.default_backend() == "cpu"
     for number in range(_STEPS.value + 1):
         batch = draw(number)
         for place, contestant in enumerate(everybody):
-            # OpenMP's threads keep a core busy for a while after the one before.
-            time.sleep(0.1)
-            with Memory() as used:
+            if on_cpu:
+                # OpenMP's threads keep a core busy for a while after the one before.
+                time.sleep(0.1)
+            with Memory() if on_cpu else contextlib.nullcontext() as used:
                 start = time.perf_counter()
                 losses[place] = contestant.step(batch)
                 seconds[place].append(time.perf_counter() - start)
-            if number:
+            if number and used is not None:
                 memory[place] = max(memory[place], used.bytes)
             print(f"{contestant[:2]} step {number}: {seconds[place][-1]:.2f} s", file=sys.stderr)
     settings = {
@@ -223,7 +232,9 @@ def markdown(rows: list[Row]) -> str:
         plain = _same(rows, row, num_clusters=0)
         ratio = median_ratio(row, ours) if ours else None
         share = 1 - median_ratio(plain, row) if plain and row["num_clusters"] else None
-        times = [f"{1e3 * row[k]:.0f}" for k in ("seconds", "seconds_min", "seconds_max")]
+        digits = 0 if row["seconds"] > 1 else 1
+        keys = ("seconds", "seconds_min", "seconds_max")
+        times = [f"{1e3 * row[key]:.{digits}f}" for key in keys]
         cells = (
             f"{row['backbone']}, {row['batch']} x {row['size']}x{row['size']}, {row['shot']} shot",
             row["num_clusters"],
@@ -231,7 +242,7 @@ def markdown(rows: list[Row]) -> str:
             "{} ({} to {})".format(*times),
             "" if ratio is None else f"{ratio:.2f}",
             "" if share is None else f"{100 * share:.1f} %",
-            f"{row['memory_bytes'] / 2**30:.2f} GiB",
+            f"{row['memory_bytes'] / 2**30:.2f} GiB" if row["memory_bytes"] else "",
             f"{row['first_call_seconds']:.0f} s",
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")

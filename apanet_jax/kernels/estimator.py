@@ -12,11 +12,10 @@ import numpy as np
 
 from apanet_jax.kernels.initial import INITS, Init, initial_centres
 from apanet_jax.kernels.lloyd import (
-    ACCELERATOR,
     Metric,
     assign,
+    by_platform,
     cluster_sums,
-    cpu_plan,
     inverse_norm,
     lloyd,
     unit,
@@ -207,15 +206,6 @@ def _far_mean(features, weights):
     return mean if jnp.sum(jnp.square(mean)) > variance else None
 
 
-def _by_platform(function, *operands):
-    """Calls `function(plan, *operands)` with the plan of the platform it is compiled for."""
-    return jax.lax.platform_dependent(
-        *operands,
-        cpu=functools.partial(function, cpu_plan()),
-        default=functools.partial(function, ACCELERATOR),
-    )
-
-
 @functools.partial(jax.jit, static_argnames=("num_clusters", "init", "metric"))
 def _start(features, weights, key, num_clusters, init, metric):
     def choose(plan, features, weights, keys):
@@ -229,7 +219,7 @@ def _start(features, weights, key, num_clusters, init, metric):
             plan=plan,
         )
 
-    return _by_platform(choose, features[None], weights[None], key[None])[0]
+    return by_platform(choose, features[None], weights[None], key[None])[0]
 
 
 @functools.partial(jax.jit, static_argnames="metric")
@@ -249,7 +239,7 @@ def _moments(features, weights, metric="euclidean"):
             squares = jnp.sum(weights * squares) / mass
         return mean, jnp.maximum(squares - jnp.sum(jnp.square(mean)), 0.0)
 
-    return _by_platform(run, features[None], weights[None])
+    return by_platform(run, features[None], weights[None])
 
 
 @functools.partial(jax.jit, static_argnames="metric")
@@ -263,7 +253,7 @@ def _fit(features, weights, start, tol, max_iter, metric):
         make = functools.partial(lloyd, rounds=rounds, metric=metric, plan=plan)
         return make(features, weights, start, tolerance=tolerance)
 
-    return _by_platform(run, features[None], weights[None], start[None], tol * variance, max_iter)
+    return by_platform(run, features[None], weights[None], start[None], tol * variance, max_iter)
 
 
 @functools.partial(jax.jit, static_argnames="metric")
@@ -271,4 +261,4 @@ def _predict(features, centres, metric):
     def run(plan, features, centres):
         return assign(features, centres, metric=metric, plan=plan)[0]
 
-    return _by_platform(run, features[None], centres[None])[0]
+    return by_platform(run, features[None], centres[None])[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,10 @@ import numpy as np
 from jax.experimental import checkify
 
 from apanet_jax.kernels.initial import INITS, Init, initial_centres
-from apanet_jax.kernels.lloyd import ACCELERATOR, FUSED, Rounds, cpu_plan, lloyd, unit, widen
+from apanet_jax.kernels.lloyd import Rounds, by_platform, lloyd, unit, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
-
-Kernel = Literal["auto", "xla", "fused"]
-KERNELS = ("auto", "xla", "fused")
 
 
 class KMeansResult(NamedTuple):
@@ -42,7 +39,6 @@ def kmeans(
     weights: Float[Array, "*batch positions"] | None = None,
     init: Init | Float[Array, "*batch clusters channels"] = "farthest",
     key: PRNGKeyArray | None = None,
-    kernel: Kernel = "auto",
 ) -> KMeansResult:
     """Clusters the positions of each picture of a batch by cosine similarity (Eq. 4).
 
@@ -71,15 +67,9 @@ def kmeans(
         centres so far; "k-means++": drawn in proportion to that distance; "random": different
         positions of positive weight; or the centres themselves.
       key: for the random choices; "k-means++" and "random" need one.
-      kernel: what makes the rounds. "xla": matrix products, on any device; "fused": a Pallas
-        kernel that reads the features once a round, for NVIDIA's Hopper and later, up to 16
-        clusters and channels in multiples of 128, each device's own (a batch that is spread without
-        `jax.shard_map` is gathered first). On a CPU it is interpreted: slow, for tests. "auto" is
-        "xla" on every device: the fused kernel was not measured, and nothing unmeasured is chosen.
 
     Raises:
-      ValueError: for settings out of range, shapes that do not fit or do not suit the fused
-        kernel, or a missing key.
+      ValueError: for settings out of range, shapes that do not fit, or a missing key.
     """
     features = jnp.asarray(features)
     if features.ndim < 2:
@@ -110,16 +100,12 @@ def kmeans(
         )
     elif init != "farthest" and key is None:
         raise ValueError(f"init={init!r} draws at random: pass a key")
-    if kernel not in KERNELS:
-        raise ValueError(f'kernel is {kernel!r}, expected "auto", "xla" or "fused"')
     spread = _positions_axes(features)
-    return _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread, kernel)
+    return _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread)
 
 
-@functools.partial(jax.jit, static_argnames=("num_clusters", "rounds", "init", "spread", "kernel"))
-def _kmeans(
-    features, weights, centres, key, num_clusters, rounds, init, spread, kernel="auto"
-) -> KMeansResult:
+@functools.partial(jax.jit, static_argnames=("num_clusters", "rounds", "init", "spread"))
+def _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread) -> KMeansResult:
     if weights is None:
         weights = jnp.ones(features.shape[:-1], jnp.float32)
     features, weights = jax.lax.stop_gradient((features, weights.astype(jnp.float32)))
@@ -133,23 +119,19 @@ def _kmeans(
     if init == "given":
         centres = unit(jax.lax.stop_gradient(centres).reshape(count, num_clusters, channels))
 
-    def run(plan, tolerance, features, weights, centres, keys):
+    def run(plan, features, weights, centres, keys):
         features = widen(features, plan)
         if init != "given":
             centres = initial_centres(
                 features, weights, keys, num_clusters=num_clusters, init=init, plan=plan
             )
+        tolerance = np.float32(0) if plan.stops else None
         make = functools.partial(lloyd, rounds=rounds, tolerance=tolerance, plan=plan)
         if spread is not None:
             make = _spread(make, *spread)
         return make(features, weights, centres)[:3]
 
-    # An accelerator would have to be waited for, to see whether anything still moves.
-    on_cpu = functools.partial(run, cpu_plan(), np.float32(0))
-    elsewhere = functools.partial(run, ACCELERATOR, None)
-    make = functools.partial(jax.lax.platform_dependent, cpu=on_cpu, default=elsewhere)
-    if kernel == "fused":
-        make = functools.partial(run, FUSED, None)
+    make = functools.partial(by_platform, run)
     result = KMeansResult(*_merging_vmap(make)(flat, flat_weights, centres, keys))
     checkify.debug_check(
         jnp.isfinite(result.inertia).all(), "features or weights hold NaN or infinity"

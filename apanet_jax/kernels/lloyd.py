@@ -5,12 +5,13 @@ is ever built, and nothing normalised is stored: each position's inverse norm st
 its own. A round is two matrix products over the features as they lie, one that assigns and one that
 sums; where the similarities `[batch, positions, clusters]` are large, positions go through in
 blocks. On a CPU the second product is seldom needed: few positions change their cluster in a round,
-and the sums are told of those alone. `fused` makes a round in one reading, for GPUs.
+and the sums are told of those alone. On a GPU few centres are compared by a reduction, which reads
+the features faster than a product so narrow.
 """
 
 from __future__ import annotations
 
-import importlib
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -38,8 +39,10 @@ class Plan(NamedTuple):
       widths: numbers of centres that a matrix product is slow for, and the next faster ones.
       tell_moved: up to which share of the positions may have changed their cluster for the sums to
         be told of each, rather than made anew.
-      fused: whether a round is one Pallas kernel that reads the features once (see `fused`),
-        instead of two products; the last assignment is a product.
+      reduce_up_to: up to how many centres the similarities of float32 features are summed up by a
+        reduction rather than a matrix product.
+      stops: whether rounds that would change nothing are left out; an accelerator would have to be
+        waited for, to see whether anything still moves.
     """
 
     similarity_bytes: int = 256 << 20
@@ -47,13 +50,14 @@ class Plan(NamedTuple):
     scatter_above: int | None = None
     widths: tuple[tuple[int, int], ...] = ()
     tell_moved: float = 0.0
-    fused: bool = False
+    reduce_up_to: int = 0
+    stops: bool = False
 
 
 # On a GPU a scatter adds in any order, and the same input would not give the same bits.
 ACCELERATOR = Plan()
-FUSED = Plan(fused=True)
-CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)), 0.2)
+GPU = Plan(reduce_up_to=5)
+CPU = Plan(16 << 20, 256 << 20, 16, ((5, 8), (6, 8), (7, 8)), 0.2, stops=True)
 _WIDENED_BLOCK_BYTES = 4 << 20
 
 
@@ -66,6 +70,16 @@ def cpu_plan() -> Plan:
     if jax.device_count("cpu") == 1:
         return CPU
     return CPU._replace(tell_moved=0.0)
+
+
+def by_platform(function: Callable[..., Any], *operands: Any) -> Any:
+    """Calls `function(plan, *operands)` with the plan of the platform that it is compiled for."""
+    return jax.lax.platform_dependent(
+        *operands,
+        cpu=functools.partial(function, cpu_plan()),
+        cuda=functools.partial(function, GPU),
+        default=functools.partial(function, ACCELERATOR),
+    )
 
 
 class _State(NamedTuple):
@@ -146,13 +160,7 @@ def lloyd(
     def masses(nearest):
         return _masses(jnp.where(scale != 0, weights, 0.0), nearest, clusters, plan)
 
-    def read_once(state: _State):
-        one_kernel = _fused().assign_and_sum
-        nearest, sums = one_kernel(features, state.centres, share, metric=metric)
-        mass = masses(nearest)
-        return nearest, sums, mass, mass
-
-    def read_twice(state: _State):
+    def join(state: _State):
         nearest, _ = assign(features, state.centres, scale=scale, metric=metric, plan=plan)
         mass = masses(nearest)
 
@@ -168,8 +176,6 @@ def lloyd(
         anew |= changes.count > plan.tell_moved * nearest.size
         sums = jax.lax.cond(anew, sum_up, lambda: _tell_moved(state.sums, features, changes))
         return nearest, sums, mass, jnp.where(anew, mass, state.fresh_mass)
-
-    join = read_once if plan.fused else read_twice
 
     def move(state: _State) -> _State:
         nearest, sums, mass, fresh_mass = join(state)
@@ -211,14 +217,6 @@ def lloyd(
     if axis_name is not None:
         inertia = jax.lax.psum(inertia, axis_name)
     return Rounds(assignment, centres, inertia, made)
-
-
-def _fused():
-    """Returns the module of the Pallas kernel, whose import needs more than jax and numpy."""
-    try:
-        return importlib.import_module("apanet_jax.kernels.fused")
-    except ImportError as error:
-        raise ValueError(f'kernel="fused" needs absl-py and Pallas for GPUs: {error}') from None
 
 
 def assign(
@@ -382,9 +380,13 @@ def similarities(
 
 def _nearest(features, scale, centres, metric, plan):
     clusters = centres.shape[1]
-    width = dict(plan.widths).get(clusters, clusters)
-    wider = jnp.pad(centres, ((0, 0), (0, width - clusters), (0, 0)))
-    similarity = similarities(_widened(features, plan), wider)[..., :clusters]
+    if features.dtype == jnp.float32 and clusters <= plan.reduce_up_to:
+        products = [jnp.sum(features * centres[:, None, k], -1) for k in range(clusters)]
+        similarity = jnp.stack(products, -1)
+    else:
+        width = dict(plan.widths).get(clusters, clusters)
+        wider = jnp.pad(centres, ((0, 0), (0, width - clusters), (0, 0)))
+        similarity = similarities(_widened(features, plan), wider)[..., :clusters]
     if metric == "cosine":
         similarity = similarity * scale[..., None]
     else:

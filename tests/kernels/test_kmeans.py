@@ -18,7 +18,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.preprocessing import normalize
 
 from apanet_jax.kernels import kmeans
-from apanet_jax.kernels.lloyd import CPU, Plan, lloyd, unit
+from apanet_jax.kernels.lloyd import CPU, GPU, Plan, lloyd, unit
 
 
 def slow_kmeans(features, centres, rounds, weights):
@@ -66,12 +66,14 @@ def test_every_plan_gives_the_same(dtype, metric):
     centres = unit(random_features(2, 2, 5, 8))
     plans = {
         "whole": Plan(),
+        "of a GPU": GPU,
         "blocks": Plan(similarity_bytes=400),
         "wider": Plan(widen_bytes=1 << 20, widths=((5, 8),)),
         "converted by the block": Plan(similarity_bytes=400, widen_bytes=1),
         "scattered": Plan(scatter_above=2),
         "told": Plan(tell_moved=0.9),
         "scattered blocks": Plan(similarity_bytes=400, scatter_above=2),
+        "reduced blocks": Plan(similarity_bytes=400, reduce_up_to=5),
     }
     run = jax.jit(functools.partial(lloyd, rounds=3, metric=metric), static_argnames="plan")
     results = {name: run(features, weights, centres, plan=plan) for name, plan in plans.items()}
