@@ -131,6 +131,7 @@ TABLES = {
             Row("none (baseline)", BASELINE),
             *(Row(f"{a}x{a}", f"grid{a}", f"{a}x{a}") for a in range(2, 6)),
             Row("three clusters", "clusters3"),
+            Row("three clusters: above 5x5", "clusters3", against="grid5"),
             *_FREE,
         ),
     ),
