@@ -33,12 +33,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import kmeans_report
 from kmeans_peers import OURS, PEERS, Peer, Shape, ours
-from measuring import Memory, bandwidth, environment
+from measuring import Memory, bandwidth, environment, settle
 
 from apanet_jax.errors import Parser, UserError, main_guard
 
@@ -135,9 +134,7 @@ def measure(
                 continue
             try:
                 run = peer.prepare(*data[:2], rounds, data[2])
-                if jax.default_backend() == "cpu":
-                    # OpenMP's threads keep a core busy for a while after the one before.
-                    time.sleep(0.05)
+                settle(0.05)
                 watched = name == OURS and repetition == 0
                 with Memory() if watched else contextlib.nullcontext() as m:
                     start = time.perf_counter()

@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Others share the GPU; read when jax first asks for its devices.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 
 def environment() -> dict[str, Any]:
     """Returns the device and the versions, as every benchmark's JSON has them."""
@@ -68,6 +71,12 @@ class Memory:
             return stats[what]
         pages = Path("/proc/self/statm")
         return int(pages.read_text().split()[1]) * 4096 if pages.exists() else 0
+
+
+def settle(seconds: float) -> None:
+    """Lets a CPU come to rest: OpenMP's threads of the one before keep a core busy for a while."""
+    if jax.default_backend() == "cpu":
+        time.sleep(seconds)
 
 
 def bandwidth(features: np.ndarray) -> float:

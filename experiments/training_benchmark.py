@@ -32,8 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from absl import flags
-from kmeans_benchmark import Memory
-from measuring import environment
+from measuring import Memory, environment, settle
 from torch_peer import STEM, TorchPeer, fastest_here
 
 from apanet_jax import train_step
@@ -179,15 +178,12 @@ def draw(number: int) -> Batch:
 def measure(backbone_name: str, everybody: list[Contestant]) -> list[Row]:
     """Times everybody in turn, and returns a row for each."""
     seconds: list[list[float]] = [[] for _ in everybody]
-    memory: list[int] = [0] * len(everybody)
-    losses = [0.0] * len(everybody)
+    memory, losses = [0] * len(everybody), [0.0] * len(everybody)
     on_cpu = jax.default_backend() == "cpu"
     for number in range(_STEPS.value + 1):
         batch = draw(number)
         for place, contestant in enumerate(everybody):
-            if on_cpu:
-                # OpenMP's threads keep a core busy for a while after the one before.
-                time.sleep(0.1)
+            settle(0.1)
             with Memory() if on_cpu else contextlib.nullcontext() as used:
                 start = time.perf_counter()
                 losses[place] = contestant.step(batch)
