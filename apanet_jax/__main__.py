@@ -5,8 +5,8 @@ import importlib
 import sys
 
 from apanet_jax import __version__
-from apanet_jax.command_line import run_command
-from apanet_jax.errors import Parser, main_guard
+from apanet_jax.config.flags import run_command
+from apanet_jax.runtime.errors import Parser, main_guard
 
 # A module and what it does, by the command's name; in the order in which they are needed.
 _COMMANDS = {

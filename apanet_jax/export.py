@@ -7,31 +7,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-from ml_collections import ConfigDict
-from safetensors.numpy import save
-
-from apanet_jax import settings
-from apanet_jax.checkpoint import Checkpoints, abstract_state
-from apanet_jax.compilation import DIRECTORY, keep_compiled
-from apanet_jax.errors import Parser, UserError, called, main_guard
-from apanet_jax.matchers import DECISION, GENERAL_HEAD, HeadMatcher, trained_matcher
-from apanet_jax.model_card import model_card, with_program
-from apanet_jax.models.apanet import APANet
-from apanet_jax.models.network import Parameters
-from apanet_jax.networks import make_network
-from apanet_jax.program import PLATFORMS, check_program, describe, make_program
-from apanet_jax.reporting import RESULTS, read_results
-from apanet_jax.weights.head import head_tensors
-from apanet_jax.whole_files import cannot_write, json_bytes, write_bytes
+from apanet_jax.inference.exported_head import CARD, PROGRAM, SHOTS, SIZES, WEIGHTS, export
+from apanet_jax.inference.matchers import GENERAL_HEAD
+from apanet_jax.inference.program import PLATFORMS
+from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
+from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
 
 _DESCRIPTION = (
     "Saves a trained head for others: model.safetensors with PyTorch's names and layouts, the "
     "settings, and a model card; with --program also the whole network, to serve."
 )
-WEIGHTS, CARD, SETTINGS, PROGRAM = "model.safetensors", "README.md", settings.FILE, "program.jax"
-SIZES, SHOTS = (65, 4097), (1, 100)
-"""Smallest and largest square of a program, in pixels, and number of its supports."""
 
 
 @main_guard
@@ -54,126 +39,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         shots=arguments.shots,
     )
     print(f"{output / WEIGHTS} holds the head, {output / CARD} says what it is")
-
-
-def export(
-    workdir: Path,
-    output: Path,
-    checkpoint: str | None = None,
-    *,
-    program: bool = False,
-    size: int | None = None,
-    shots: int | None = None,
-) -> Path:
-    """Writes a head as safetensors, its settings (without paths), and a model card.
-
-    Tensors have PyTorch's names and layouts, see `weights.head`. The backbone is not in there: it
-    is frozen, and the card says which it is.
-
-    Args:
-      workdir: of a single run, or of a head that was exported before, whose files are copied.
-      output: folder of the files; it is made where it is missing.
-      checkpoint: "best" on validation, or "last"; None: the best where there is one.
-      program: whether to write the whole network too, see `program.make_program`.
-      size: side of the program's squares, in pixels; None: as `matchers.trained_matcher` chooses.
-      shots: number of the program's supports; None: as many as the head was trained with.
-
-    Returns:
-      `output`.
-
-    Raises:
-      UserError: there is no such run or checkpoint, it cannot be written, or the program does not
-        give what the network gives; files are written after all that, each whole or not at all.
-    """
-    config = settings.of_run(workdir)
-    settings.check(config)
-    if not program and (output / PROGRAM).exists():
-        raise UserError(
-            f"{output / PROGRAM} is of an earlier export, perhaps of another head: add --program "
-            "to write it again, or remove it"
-        )
-    if (workdir / WEIGHTS).is_file():
-        if checkpoint:
-            raise UserError(f"--checkpoint={checkpoint}: {workdir} is an exported head, not a run")
-        files = _files_of_head(workdir)
-    else:
-        checkpoint, files = _files_of_run(workdir, config, checkpoint)
-    described = None
-    if program:
-        matcher = trained_matcher(workdir, size, checkpoint=checkpoint)
-        files[PROGRAM], described = _program(matcher, shots or config.shot)
-    files[CARD] = with_program(files[CARD].decode(), described).encode()
-    with cannot_write(output):
-        output.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        write_bytes(output / name, content)
-    return output
-
-
-def _files_of_run(
-    workdir: Path, config: ConfigDict, checkpoint: str | None
-) -> tuple[str, dict[str, bytes]]:
-    """Returns the checkpoint that is taken, and the content of the files by their names."""
-    head = make_network(config).head
-    name, step, parameters = restore_head(workdir, head, config, checkpoint)
-    tensors = head_tensors(parameters, head)
-    scored = read_results(workdir) if (workdir / RESULTS).exists() else []
-    results = [row for row in scored if row["checkpoint"] == name]
-    metadata = {"format": "pt", "checkpoint": name, "step": str(step)}
-    return name, {
-        WEIGHTS: save(tensors, metadata),
-        SETTINGS: json_bytes(settings.without_paths(config).to_dict()),
-        CARD: model_card(config, tensors, results, name, step).encode(),
-    }
-
-
-def _files_of_head(folder: Path) -> dict[str, bytes]:
-    """Returns the files of an exported head."""
-    if not (folder / CARD).is_file():
-        raise UserError(f"{folder} holds an exported head without its {CARD}: export it again")
-    names = [WEIGHTS, SETTINGS, CARD] + [DECISION] * (folder / DECISION).is_file()
-    return {name: (folder / name).read_bytes() for name in names}
-
-
-def _program(matcher: HeadMatcher, shots: int) -> tuple[bytes, str]:
-    """Makes and checks a program; returns it with what the card says of it."""
-    print(f"making the program: {matcher.size}x{matcher.size} pixels, {shots} supports", flush=True)
-    made = make_program(matcher, shots)
-    print("comparing it with the network", flush=True)
-    difference = check_program(made, matcher, shots)
-    print(
-        f"{PROGRAM}: {len(made) / 1e6:.1f} MB for {', '.join(PLATFORMS)}; its log-odds differ from "
-        f"the network's by {difference.largest:.1e} at most, of {difference.magnitude:.1f}, on "
-        f"{difference.pictures} drawn pictures"
-    )
-    return made, describe(made, matcher, shots, difference)
-
-
-def restore_head(
-    workdir: Path, head: APANet, config: ConfigDict, checkpoint: str | None
-) -> tuple[str, int, Parameters]:
-    """Returns a checkpoint's name, its step and the head's parameters.
-
-    Args:
-      workdir: of the run.
-      head: the module.
-      config: the run's settings.
-      checkpoint: "best" on validation, or "last"; None: the best where there is one.
-
-    Raises:
-      UserError: there is no such checkpoint.
-    """
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        steps = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
-        name = checkpoint or ("best" if steps["best"] is not None else "last")
-        if steps[name] is None:
-            raise UserError(f"{workdir} holds no {name} checkpoint: train first")
-        state, _ = checkpoints.restore(
-            steps[name],
-            abstract_state(head, config.backbone.name),
-            jax.sharding.SingleDeviceSharding(jax.devices()[0]),
-        )
-    return name, steps[name], jax.device_get(state.parameters)
 
 
 def _parser() -> argparse.ArgumentParser:

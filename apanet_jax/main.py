@@ -15,8 +15,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from apanet_jax.command_line import config_flag, config_of, run_command
-from apanet_jax.errors import UserError
+from apanet_jax.config.flags import config_flag, config_of, run_command
+from apanet_jax.runtime.errors import UserError
 
 _CONFIG = config_flag("The settings: a config's name or file, and options behind a colon.")
 _WORKDIR = flags.DEFINE_string(
@@ -52,15 +52,15 @@ def main() -> int | None:
     if _MODE.value != "verify" or flags.FLAGS[_CONFIG.name].value is not None:
         config, name = config_of(_CONFIG)
     # Imported here, so that a wrong flag is answered at once and --help needs no accelerator.
-    from apanet_jax import compilation, distributed
+    from apanet_jax.runtime import compilation, processes
 
     if config is not None and config.deterministic:
         compilation.make_deterministic()
     others = (_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    with distributed.session(*others, timeout=_JOIN_TIMEOUT.value):
+    with processes.session(*others, timeout=_JOIN_TIMEOUT.value):
         if config is None:
             return _verify(None, _WORKDIR.value)
-        from apanet_jax.variants import run_all
+        from apanet_jax.runs.sweep import run_all
 
         compilation.keep_compiled(config.compilation_cache)
         workdir = Path(_WORKDIR.value or f"runs/{name}")
@@ -73,7 +73,7 @@ def main() -> int | None:
 def _verify(config: ConfigDict | None, workdir: str | Path | None) -> int:
     if workdir is None:
         raise UserError("no --workdir: name the one whose results are to be verified")
-    from apanet_jax.verify import verify
+    from apanet_jax.runs.verify import verify
 
     return int(verify(Path(workdir), config) > 0)
 

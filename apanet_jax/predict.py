@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from apanet_jax.errors import Parser, UserError, called, main_guard
-from apanet_jax.picture_files import find_pictures, open_picture, read_picture
-from apanet_jax.prediction_files import (
+from apanet_jax.data.images import find_pictures, open_picture, read_picture
+from apanet_jax.inference.prediction_files import (
     CONTACT_PICTURES,
     caption,
     contact_sheet,
@@ -20,8 +19,9 @@ from apanet_jax.prediction_files import (
     file_names,
     row,
 )
-from apanet_jax.support_folders import Support, folder_supports
-from apanet_jax.whole_files import cannot_write, write_bytes, write_json
+from apanet_jax.inference.support_folders import Support, folder_supports
+from apanet_jax.runtime.atomic_files import cannot_write, write_bytes, write_json
+from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
 
 _DETAILS = """\
 MASK is a picture (white on black, a palette with one id, or a cut-out with
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     import apanet_jax
-    from apanet_jax.compilation import DIRECTORY, keep_compiled
+    from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 
     keep_compiled(DIRECTORY)
     segmenter = apanet_jax.load(

@@ -12,7 +12,7 @@ from apanet_jax.data.sources.annotated import coco_file, labelme
 from apanet_jax.data.sources.coco import CROWDS, FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
-from apanet_jax.errors import Parser, UserError, called, main_guard
+from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
 
 _SHOWN = 20
 _WIDTH = 80

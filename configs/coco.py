@@ -12,7 +12,7 @@ with `--split=consecutive` have the other ones. The paper names only mirror, rot
 
 from ml_collections import ConfigDict
 
-from apanet_jax.settings import with_options
+from apanet_jax.config.settings import with_options
 from configs import common
 
 

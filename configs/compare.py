@@ -7,7 +7,7 @@ Both are `configs/folder.py`, the baseline without the class-agnostic branch.
 
 from ml_collections import ConfigDict
 
-from apanet_jax.settings import with_options
+from apanet_jax.config.settings import with_options
 from configs import folder
 
 

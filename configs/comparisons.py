@@ -9,7 +9,7 @@ takes VGG-16 in place of EfficientNet-Lite0. The rest is as in `configs/folder.p
 
 from ml_collections import ConfigDict
 
-from apanet_jax.settings import with_options
+from apanet_jax.config.settings import with_options
 from configs import folder
 
 

@@ -9,7 +9,7 @@ trains in minutes without a GPU. The baseline is the same with `num_clusters=0`.
 
 from ml_collections import ConfigDict
 
-from apanet_jax.settings import with_options
+from apanet_jax.config.settings import with_options
 from configs import common
 
 

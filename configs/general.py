@@ -1,7 +1,7 @@
 """The head that `predict` uses when it is given none: trained on drawn pictures alone.
 
     python -m apanet_jax.main --config=configs/general.py --workdir=WORKDIR
-    python -m apanet_jax.export --workdir=WORKDIR --output=apanet_jax/general_head
+    python -m apanet_jax.export --workdir=WORKDIR --output=apanet_jax/inference/heads/drawn
 
 Five supports an episode and the prior with contrast; what it scores on photographs that it has not
 seen is in experiments/results/general_head.md.
@@ -9,7 +9,7 @@ seen is in experiments/results/general_head.md.
 
 from ml_collections import ConfigDict
 
-from apanet_jax.settings import with_options
+from apanet_jax.config.settings import with_options
 from configs import folder
 
 

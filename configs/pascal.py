@@ -11,7 +11,7 @@ and crop: `scale=1.0+1.0,blur_probability=0` leaves the others out. The baseline
 
 from ml_collections import ConfigDict
 
-from apanet_jax.settings import with_options
+from apanet_jax.config.settings import with_options
 from configs import common
 
 

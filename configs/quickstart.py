@@ -5,7 +5,7 @@ python -m apanet_jax.main --config=configs/quickstart.py
 
 from ml_collections import ConfigDict
 
-from apanet_jax.settings import with_options
+from apanet_jax.config.settings import with_options
 from configs import folder
 
 

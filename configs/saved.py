@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from apanet_jax.errors import UserError
-from apanet_jax.settings import NO_CONFIG, flat_fields, from_json, no_field, with_options
+from apanet_jax.config.settings import NO_CONFIG, flat_fields, from_json, no_field, with_options
+from apanet_jax.runtime.errors import UserError
 from configs import common
 
 

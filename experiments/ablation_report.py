@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apanet_jax.errors import UserError
-from apanet_jax.paper import published_ablations
-from apanet_jax.reporting import read_results
-from apanet_jax.whole_files import write_json, writing
+from apanet_jax.evaluation.results import read_results
+from apanet_jax.reports.paper import published_ablations
+from apanet_jax.runtime.atomic_files import write_json, writing
+from apanet_jax.runtime.errors import UserError
 from experiments.paired import difference, read_sums
 
 NO_LEARNING = "free_"

@@ -31,14 +31,14 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.command_line import config_flag, config_of, run_command
-from apanet_jax.compilation import keep_compiled
-from apanet_jax.errors import UserError
-from apanet_jax.run import make_run
-from apanet_jax.scoring import evaluate_checkpoints
-from apanet_jax.side_by_side import train_side_by_side
-from apanet_jax.train import train
-from apanet_jax.variants import ALL, is_finished, parts
+from apanet_jax.config.flags import config_flag, config_of, run_command
+from apanet_jax.runs.run import make_run
+from apanet_jax.runs.scoring import evaluate_checkpoints
+from apanet_jax.runs.sweep import ALL, is_finished, parts
+from apanet_jax.runtime.compilation import keep_compiled
+from apanet_jax.runtime.errors import UserError
+from apanet_jax.training.loop import train
+from apanet_jax.training.side_by_side import train_side_by_side
 from experiments.ablation_report import NO_LEARNING, Row, Table, write_table
 
 BASELINE = "baseline"

@@ -35,14 +35,16 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from apanet_jax import settings, train_step
-from apanet_jax.command_line import config_flag, config_of, run_command
-from apanet_jax.errors import UserError
-from apanet_jax.evaluate import score
+from apanet_jax.config import settings
+from apanet_jax.config.flags import config_flag, config_of, run_command
+from apanet_jax.evaluation.protocol import score
 from apanet_jax.models.network import Batch, Network, Parameters
-from apanet_jax.networks import make_network
+from apanet_jax.runtime.atomic_files import write_bytes, write_json
+from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
+from apanet_jax.runtime.errors import UserError
+from apanet_jax.training import train_step
 from apanet_jax.weights.load import load_backbone
-from apanet_jax.whole_files import write_bytes, write_json
+from apanet_jax.weights.network import make_network
 from experiments.measuring import environment
 
 _CONFIG = config_flag("Settings: network, size, batches.")
@@ -113,7 +115,7 @@ def main() -> None:
 def measure(config: ConfigDict, clusters: list[int]) -> list[Row]:
     """Compiles and times everything; returns a row for each number of clusters."""
     backbone = load_backbone(config.backbone.name, "random", stem=config.backbone.stem)
-    backbone = jax.device_put(backbone, train_step.replicated(train_step.data_mesh(1)))
+    backbone = jax.device_put(backbone, replicated(data_mesh(1)))
     draw = functools.partial(draw_batch, config, make_network(config), backbone)
     everybody = [_contestant(config, number, backbone, draw) for number in clusters]
     seconds: dict[tuple[str, int], list[float]] = {}
@@ -172,9 +174,9 @@ def _inference(
 
 def _training(config, network, optimizer, state, backbone, batch) -> Program:
     """Compiles the training step: forward, loss (Eq. 9), gradients of the head, SGD."""
-    mesh, model = train_step.data_mesh(1), config.model
+    mesh, model = data_mesh(1), config.model
     make = train_step.make_step(network, optimizer, model.agnostic_weight, mesh, model.level_weight)
-    state, key = jax.device_put((state, jax.random.key(1)), train_step.replicated(mesh))
+    state, key = jax.device_put((state, jax.random.key(1)), replicated(mesh))
     compiled, text, took = _compiled(make, state, backbone, batch, key)
 
     def run(batch):
@@ -223,7 +225,7 @@ def draw_batch(
             result |= _kept(network, backbone, role, images)
     else:
         result |= {"query_image": shown["query"], "support_images": shown["support"]}
-    spread = train_step.batch_sharding(train_step.data_mesh(1))
+    spread = batch_sharding(data_mesh(1))
     return jax.block_until_ready(jax.device_put(result, spread))
 
 

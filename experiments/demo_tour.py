@@ -25,9 +25,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.command_line import run_command
-from apanet_jax.errors import UserError
-from apanet_jax.picture_files import find_pictures
+from apanet_jax.config.flags import run_command
+from apanet_jax.data.images import find_pictures
+from apanet_jax.runtime.errors import UserError
 
 _SUPPORTS = flags.DEFINE_multi_string("support", [], "Pictures to paint on, in their middle.")
 _QUERIES = flags.DEFINE_string("queries", None, "A folder with 1 to 12 pictures to look through.")

@@ -34,12 +34,13 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.command_line import config_flag, config_of, run_command
+from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.data.episodes import Episode
-from apanet_jax.metrics import EpisodeCounts
-from apanet_jax.run import Run, forget_test_features, make_run
-from apanet_jax.train_step import create_state, optimizer, replicated
-from apanet_jax.whole_files import write_json
+from apanet_jax.evaluation.metrics import EpisodeCounts
+from apanet_jax.runs.run import Run, forget_test_features, make_run
+from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.devices import replicated
+from apanet_jax.training.train_step import create_state, optimizer
 from experiments.measuring import environment
 from experiments.torch_peer import TorchPeer, fastest_here
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from experiments.tiny_runs import (
     ROOT,
     Outcome,

@@ -22,16 +22,16 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax import drawing
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.loader import load_evaluation_episode
-from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.models.network import Batch
 from apanet_jax.models.prototypes import grid_regions
-from apanet_jax.pictures import at_label_size, predict
-from apanet_jax.run import Run, make_run
-from apanet_jax.scoring import TrainedHead, trained_heads
-from apanet_jax.whole_files import write_json
+from apanet_jax.reports import overlays
+from apanet_jax.runs.episode_images import at_label_size, predict
+from apanet_jax.runs.run import Run, make_run
+from apanet_jax.runs.scoring import TrainedHead, trained_heads
+from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.errors import Parser, UserError, main_guard
 from configs import saved
 from experiments.pipeline_figure import draw_pipeline
 
@@ -170,15 +170,15 @@ def episodes_figure(
         for row, support in enumerate(episode.supports):
             picture = split[support]
             mask = picture["label"] == episode.class_id
-            shown = drawing.overlay(picture["image"], mask, drawing.GIVEN)
+            shown = overlays.overlay(picture["image"], mask, overlays.GIVEN)
             rows[row].append((choice.why if row == 0 else "", shown))
         query = split[episode.query]
         image, truth = query["image"], query["label"] == episode.class_id
         name = names[episode.class_id - 1]
-        rows[shot].append((name, drawing.overlay(image, truth, drawing.TRUTH)))
+        rows[shot].append((name, overlays.overlay(image, truth, overlays.TRUTH)))
         for row, who in enumerate(("baseline", "apanet"), shot + 1):
             mask = found[who][column][: truth.shape[0], : truth.shape[1]]
-            shown = drawing.overlay(image, mask, drawing.PREDICTION)
+            shown = overlays.overlay(image, mask, overlays.PREDICTION)
             rows[row].append((_caption(iou, who, choice.episode), shown))
         told.append(
             {
@@ -191,7 +191,7 @@ def episodes_figure(
             }
         )
     supports = ["support"] if shot == 1 else [f"support {k}" for k in range(1, shot + 1)]
-    picture = drawing.sheet(
+    picture = overlays.sheet(
         rows, side, labels=[*supports, "query, truth", "baseline", "APANet"], text=_TEXT
     )
     better = float(np.mean(iou["apanet"] > iou["baseline"]))
@@ -238,14 +238,14 @@ def regions_figure(apanet: Trained, columns: int, side: int) -> Drawn:
         image, foreground = picture["image"], picture["label"] == episode.class_id
         height, width = foreground.shape
         name = run.records.class_names[episode.class_id - 1]
-        rows[0].append((name, drawing.covered(image, foreground)))
+        rows[0].append((name, overlays.covered(image, foreground)))
         for row, maps in zip(rows[1:], regions, strict=True):
             background = np.where(foreground, -1, maps[column][:height, :width])
-            shown = drawing.covered(drawing.cluster_map(image, background), foreground)
+            shown = overlays.covered(overlays.cluster_map(image, background), foreground)
             row.append(("", shown))
         told.append({"picture": picture["name"], "class": name})
     labels = ["picture", f"{PYRAMID_SIDE} x {PYRAMID_SIDE} pyramid", f"k-means, k = {CLUSTERS}"]
-    return drawing.sheet(rows, side, labels=labels, text=_TEXT), {
+    return overlays.sheet(rows, side, labels=labels, text=_TEXT), {
         "rule": f"Of the {count} training pictures of fold {run.config.fold}, in the records' "
         f"order, the middles of {columns} equal stretches; in each the base class that covers most "
         "of it is the foreground, under yellow.",

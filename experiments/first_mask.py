@@ -31,8 +31,8 @@ from measuring import environment
 from processes import run
 
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
-from apanet_jax.errors import Parser, UserError, main_guard
-from apanet_jax.whole_files import write_bytes, write_json
+from apanet_jax.runtime.atomic_files import write_bytes, write_json
+from apanet_jax.runtime.errors import Parser, UserError, main_guard
 
 ROOT = Path(__file__).parents[1]
 THING = "butterfly"

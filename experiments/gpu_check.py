@@ -42,12 +42,13 @@ import kmeans_benchmark
 import measuring
 import numpy as np
 
-from apanet_jax import train_step
-from apanet_jax.errors import Parser, UserError, main_guard
 from apanet_jax.kernels import KMeans, cluster_average, kmeans
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network
 from apanet_jax.models.resnet import RESNET50, ResNet
+from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
+from apanet_jax.runtime.errors import Parser, UserError, main_guard
+from apanet_jax.training import train_step
 
 Row = dict[str, Any]
 
@@ -268,10 +269,10 @@ class _Step:
         transformation = train_step.optimizer(lambda count: _RATE)
         head = _random_head(network, backbone, batch)
         state = train_step.TrainState(jnp.zeros((), jnp.int32), head, transformation.init(head))
-        mesh = train_step.data_mesh(1)
-        whole = train_step.replicated(mesh)
+        mesh = data_mesh(1)
+        whole = replicated(mesh)
         self._state, self._backbone = jax.device_put((state, backbone), whole)
-        self._batch = jax.device_put(batch, train_step.batch_sharding(mesh))
+        self._batch = jax.device_put(batch, batch_sharding(mesh))
         self._step = train_step.make_step(network, transformation, 0.4, mesh)
         start = time.perf_counter()
         self.seconds()

@@ -49,19 +49,19 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax import drawing
-from apanet_jax.command_line import config_flag, config_of, run_command
+from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.data.folds import novel_classes
 from apanet_jax.data.records import Records, RecordSplit, open_records
 from apanet_jax.data.sources import pascal
-from apanet_jax.run import training_lists
-from apanet_jax.variants import parts
-from apanet_jax.whole_files import cannot_write, write_bytes, write_json
+from apanet_jax.reports import overlays
+from apanet_jax.runs.run import training_lists
+from apanet_jax.runs.sweep import parts
+from apanet_jax.runtime.atomic_files import cannot_write, write_bytes, write_json
 
 PUBLISHED_FOLD, PUBLISHED = 2, 23.5
 """The one figure that the paper's text prints, in percent, for PASCAL-5i."""
 
-BASE, HIDDEN = drawing.GIVEN, drawing.PREDICTION
+BASE, HIDDEN = overlays.GIVEN, overlays.PREDICTION
 _SIDE, _CAPTION_LETTERS, _COLOURS = 256, 58, 128
 _UNITS = ("pictures", "labels", "pixels")
 
@@ -213,7 +213,7 @@ def contact_sheet(
         numbers = pictures_to_show(split.areas, listed, novel, count)
         rows.append([_shown(records, split, number, fold, novel) for number in numbers])
     rows = [row for row in rows if row]
-    return drawing.sheet(rows, _SIDE) if rows else None
+    return overlays.sheet(rows, _SIDE) if rows else None
 
 
 def _shown(
@@ -222,7 +222,7 @@ def _shown(
     picture = split[number]
     label = picture["label"]
     hidden = np.isin(label, novel)
-    image = drawing.overlay(picture["image"], (label > 0) & (label != 255) & ~hidden, BASE)
+    image = overlays.overlay(picture["image"], (label > 0) & (label != 255) & ~hidden, BASE)
     ids = [c for c in np.argsort(-split.areas[number]) if c > 0 and split.areas[number, c] > 0]
     names = {
         is_novel: ", ".join(records.class_names[c - 1] for c in ids if (c in novel) == is_novel)
@@ -230,7 +230,7 @@ def _shown(
     }
     caption = f"fold {fold}, novel: {names[True]}; base: {names[False]}"
     shortened = textwrap.shorten(caption, _CAPTION_LETTERS, placeholder=" …")
-    return shortened, drawing.overlay(image, hidden, HIDDEN)
+    return shortened, overlays.overlay(image, hidden, HIDDEN)
 
 
 def page(records: Records, rows: Mapping[int, Shares], said: str | None) -> str:

@@ -39,7 +39,7 @@ import kmeans_report
 from kmeans_peers import OURS, PEERS, Peer, Shape, ours
 from measuring import Memory, bandwidth, environment, settle
 
-from apanet_jax.errors import Parser, UserError, main_guard
+from apanet_jax.runtime.errors import Parser, UserError, main_guard
 
 # Length of the directions that the data lies around, beside noise of 1 along each axis.
 STRENGTH = 3.0

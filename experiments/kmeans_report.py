@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from kmeans_peers import OURS, Shape
 
-from apanet_jax.errors import Parser, UserError, main_guard
+from apanet_jax.runtime.errors import Parser, UserError, main_guard
 
 
 def table(result: dict[str, Any]) -> str:

@@ -28,13 +28,13 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax import settings
-from apanet_jax.command_line import config_flag, config_of, run_command
+from apanet_jax.config import settings
+from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.data.sources.pascal import CLASS_NAMES as PASCAL_CLASSES
-from apanet_jax.errors import UserError
-from apanet_jax.paper import PublishedRow, paper_folds, published, published_beside
-from apanet_jax.reporting import read_results
-from apanet_jax.whole_files import cannot_write, write_json, writing
+from apanet_jax.evaluation.results import read_results
+from apanet_jax.reports.paper import PublishedRow, paper_folds, published, published_beside
+from apanet_jax.runtime.atomic_files import cannot_write, write_json, writing
+from apanet_jax.runtime.errors import UserError
 
 _CONFIG = config_flag("Settings of the runs of --run.")
 _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Where results are; may be repeated.")
@@ -132,8 +132,8 @@ def run_missing(config: ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: for settings, data or weights that cannot be used.
     """
-    from apanet_jax.compilation import keep_compiled
-    from apanet_jax.variants import is_finished, parts, run_all
+    from apanet_jax.runs.sweep import is_finished, parts, run_all
+    from apanet_jax.runtime.compilation import keep_compiled
 
     if config.data.generate:
         raise UserError("--run needs records of a data set, not data.generate: pass records=…")

@@ -1,7 +1,7 @@
 """What `apanet_jax.load()` finds in pictures that its head was not trained for, and what it misses.
 
     python experiments/own_pictures.py --source=VOC_LAYOUT_DIR --output=FILE.md [--gap=30]
-    python experiments/own_pictures.py --calibrate=apanet_jax/general_head
+    python experiments/own_pictures.py --calibrate=apanet_jax/inference/heads/drawn
 
 The pictures are those of `val`: supports come from the first half of its list, queries from the
 second, `--gap` names apart (the frames of a film). For each class the queries are some with the
@@ -31,16 +31,16 @@ from sklearn.metrics import roc_auc_score
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import apanet_jax
-from apanet_jax.command_line import run_command
+from apanet_jax.config.flags import run_command
 from apanet_jax.data.source import Source
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
 from apanet_jax.data.transforms import IGNORE, binary_label
-from apanet_jax.errors import UserError
-from apanet_jax.matchers import DECISION
-from apanet_jax.presence import Decision
-from apanet_jax.segmenter import Segmenter
-from apanet_jax.whole_files import write_bytes, write_json
+from apanet_jax.inference.matchers import DECISION
+from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.segmenter import Segmenter
+from apanet_jax.runtime.atomic_files import write_bytes, write_json
+from apanet_jax.runtime.errors import UserError
 
 PIXELS = 300
 """Drawn from each picture for the scale."""

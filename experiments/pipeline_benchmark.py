@@ -37,13 +37,13 @@ import torch
 from absl import flags
 from PIL import Image
 
-from apanet_jax.command_line import run_command
+from apanet_jax.config.flags import run_command
 from apanet_jax.data.episodes import Episode, draw_training, episode_lists
 from apanet_jax.data.loader import batches, load_training_episode
 from apanet_jax.data.records import RecordSplit, open_records
 from apanet_jax.data.transforms import IGNORE, MEAN_COLOUR, Augmentation
-from apanet_jax.errors import UserError
-from apanet_jax.whole_files import write_bytes, write_json
+from apanet_jax.runtime.atomic_files import write_bytes, write_json
+from apanet_jax.runtime.errors import UserError
 
 OURS = "apanet_jax"
 PUBLISHED, PLAIN, SAME_INPUT = (

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from apanet_jax import drawing
 from apanet_jax.data.sources.synthetic import SyntheticSource
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import at_size
 from apanet_jax.models.prior import prior_mask
-from apanet_jax.networks import make_network
+from apanet_jax.reports import overlays
 from apanet_jax.weights.load import default_source, load_backbone
+from apanet_jax.weights.network import make_network
 from configs import folder
 
 CLASS, SUPPORT, QUERY = "car", "val_000036", "val_000059"
@@ -26,8 +26,8 @@ _DPI = 200
 _SIDE = 193
 _NEGATIVE = 1
 _BLUE, _ORANGE, _GREY, _INK = "#e4edfb", "#fdebdc", "#eceef1", "#22262c"
-_SPECIFIC = np.array(drawing.GIVEN) / 255
-_COLOURS = np.array(drawing.CLUSTERS[:CLUSTERS]) / 255
+_SPECIFIC = np.array(overlays.GIVEN) / 255
+_COLOURS = np.array(overlays.CLUSTERS[:CLUSTERS]) / 255
 
 
 class Example(NamedTuple):
@@ -184,7 +184,7 @@ def draw_pipeline(output: Path) -> None:
 
 def _inputs(sheet, shown, top, middle, bottom):
     """Pictures, the frozen backbone, and three maps of features."""
-    given = drawing.overlay(shown.support, shown.support_mask, drawing.GIVEN)
+    given = overlays.overlay(shown.support, shown.support_mask, overlays.GIVEN)
     sheet.picture(52, top, 88, given, above="support $I^s$, $M^s$")
     sheet.picture(52, middle, 88, shown.query, below="query $I^q$")
     sheet.box(133, 222, 44, 330, _GREY)
@@ -232,9 +232,9 @@ def _between(sheet, shown, top, middle, bottom):
 
 def _agnostic(sheet, shown, y):
     """Query features to the background's prototypes (Eq. 4 to 6), expanded (Eq. 7)."""
-    tinted = drawing.cluster_map(shown.query, shown.clusters)
+    tinted = overlays.cluster_map(shown.query, shown.clusters)
     background = np.where(shown.mask, -1, shown.clusters)
-    without = drawing.cluster_map(shown.query, background)
+    without = overlays.cluster_map(shown.query, background)
     without[shown.mask] = 255
     sheet.arrow((225, y), (256, y))
     sheet.picture(

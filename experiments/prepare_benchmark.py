@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from processes import run
 
-from apanet_jax.errors import Parser, UserError, main_guard
-from apanet_jax.whole_files import write_json
+from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.errors import Parser, UserError, main_guard
 
 HEIGHT, WIDTH = 96, 128
 INSTANCES, CORNERS = 8, 24

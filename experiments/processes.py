@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 _SECONDS_BETWEEN_LOOKS = 0.02
 

@@ -23,8 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.errors import Parser, UserError, main_guard
-from apanet_jax.whole_files import write_bytes
+from apanet_jax.runtime.atomic_files import write_bytes
+from apanet_jax.runtime.errors import Parser, UserError, main_guard
 from experiments.tiny_runs import (
     ROOT,
     Outcome,

@@ -22,11 +22,12 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax import train_step
-from apanet_jax.command_line import config_flag, config_of, run_command
-from apanet_jax.run import Run, make_run
-from apanet_jax.train import training_key, transformation
-from apanet_jax.whole_files import write_json
+from apanet_jax.config.flags import config_flag, config_of, run_command
+from apanet_jax.runs.run import Run, make_run
+from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.devices import replicated
+from apanet_jax.training import train_step
+from apanet_jax.training.loop import training_key, transformation
 from experiments.measuring import environment
 
 _CONFIG = config_flag("Settings: data, backbone, head.")
@@ -114,7 +115,7 @@ def together(runs: list[tuple[Run, int]]) -> Callable:
         at_once=_AT_ONCE.value,
     )
     states = jax.tree.map(lambda *x: jnp.stack(x), *(_state(own, seed) for own, seed in runs))
-    held = [jax.device_put(states, train_step.replicated(run.mesh))]
+    held = [jax.device_put(states, replicated(run.mesh))]
     keys = jnp.stack([training_key(run)] * len(runs))
     weights = np.full(len(runs), run.config.model.agnostic_weight, np.float32)
 
@@ -134,7 +135,7 @@ def _state(run: Run, seed: int) -> train_step.TrainState:
         transformation(run),
         jax.random.key(seed),
     )
-    return jax.device_put(state, train_step.replicated(run.mesh))
+    return jax.device_put(state, replicated(run.mesh))
 
 
 if __name__ == "__main__":

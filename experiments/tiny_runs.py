@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from apanet_jax import settings
-from apanet_jax.checkpoint import Checkpoints, abstract_state
-from apanet_jax.errors import UserError
-from apanet_jax.networks import make_network
-from apanet_jax.reporting import read_metrics, read_results
+from apanet_jax.config import settings
+from apanet_jax.evaluation.results import read_results
+from apanet_jax.runtime.errors import UserError
+from apanet_jax.training.checkpoints import Checkpoints, abstract_state
+from apanet_jax.training.metrics_log import read_metrics
 from apanet_jax.weights.load import fingerprint
+from apanet_jax.weights.network import make_network
 
 ROOT = Path(__file__).parents[1]
 _RESTORING = threading.Lock()

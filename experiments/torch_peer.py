@@ -20,11 +20,11 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import IGNORE, APANet
 from apanet_jax.models.network import Network
 from apanet_jax.models.prototypes import AREA_EPSILON
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.head import head_tensors
 from apanet_jax.weights.load import TABLES, parameter_shapes
 from apanet_jax.weights.mapping import convert

@@ -35,14 +35,15 @@ from absl import flags
 from measuring import Memory, environment, settle
 from torch_peer import STEM, TorchPeer, fastest_here
 
-from apanet_jax import train_step
-from apanet_jax.command_line import run_command
-from apanet_jax.errors import UserError
+from apanet_jax.config.flags import run_command
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Batch, Network
+from apanet_jax.runtime.atomic_files import write_bytes, write_json
+from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
+from apanet_jax.runtime.errors import UserError
+from apanet_jax.training import train_step
 from apanet_jax.weights.load import load_backbone
-from apanet_jax.whole_files import write_bytes, write_json
 
 OURS, OURS_HALF = "apanet_jax", "apanet_jax bfloat16 backbone"
 PEER, PEER_LAST = "pytorch", "pytorch channels last"
@@ -122,15 +123,13 @@ def contestants(backbone_name: str) -> list[Contestant]:
 
 def our_step(network: Network, state, backbone, transformation) -> Step:
     """Returns the jitted step, its state donated, as training makes it."""
-    mesh = train_step.data_mesh(1)
+    mesh = data_mesh(1)
     make = train_step.make_step(network, transformation, 0.5, mesh)
-    state, backbone, key = jax.device_put(
-        (state, backbone, jax.random.key(1)), train_step.replicated(mesh)
-    )
+    state, backbone, key = jax.device_put((state, backbone, jax.random.key(1)), replicated(mesh))
 
     def step(batch):
         nonlocal state
-        on_device = jax.device_put(batch, train_step.batch_sharding(mesh))
+        on_device = jax.device_put(batch, batch_sharding(mesh))
         state, losses = make(state, backbone, on_device, key)
         jax.block_until_ready(state)
         return float(losses.total)

@@ -27,10 +27,9 @@ from jaxtyping import Array, Float
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apanet_jax.command_line import config_flag, config_of, run_command
-from apanet_jax.errors import UserError
-from apanet_jax.evaluate import count_episodes, score
-from apanet_jax.metrics import EpisodeCounts, SummedCounts, count_pixels
+from apanet_jax.config.flags import config_flag, config_of, run_command
+from apanet_jax.evaluation.metrics import EpisodeCounts, SummedCounts, count_pixels
+from apanet_jax.evaluation.protocol import count_episodes, score
 from apanet_jax.models.apanet import at_size
 from apanet_jax.models.prior import (
     contrast_margin,
@@ -39,10 +38,11 @@ from apanet_jax.models.prior import (
     shot_prior,
 )
 from apanet_jax.models.resize import resize_bilinear
-from apanet_jax.run import Run, make_run
-from apanet_jax.scoring import TrainedHead, result, write_counts
-from apanet_jax.variants import parts
-from apanet_jax.whole_files import write_json
+from apanet_jax.runs.run import Run, make_run
+from apanet_jax.runs.scoring import TrainedHead, result, write_counts
+from apanet_jax.runs.sweep import parts
+from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.errors import UserError
 
 THRESHOLDS = {
     "cosine": np.round(np.arange(0.30, 0.95, 0.05), 2),

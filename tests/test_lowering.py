@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from apanet_jax import train_step
-from apanet_jax.evaluate import score
+from apanet_jax.evaluation.protocol import score
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network
+from apanet_jax.runtime.devices import data_mesh
+from apanet_jax.training import train_step
 
 SIZE = 65
 BACKBONES = [
@@ -74,7 +75,7 @@ def test_both_steps_lower_with_every_head(head, platform, dtype):
 
 def _both_steps_lower(network, platform):
     backbone_parameters, state, episode, transformation = shapes(network)
-    mesh = train_step.data_mesh(2)
+    mesh = data_mesh(2)
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = train_step.make_step(network, transformation, 0.5, mesh)
     program = lowered(step, platform, state, backbone_parameters, episode, key)

@@ -93,9 +93,9 @@ def findings(text):
 
 ALLOWED = {
     # Only where --coordinator names another process of the run.
-    "apanet_jax/distributed.py": {"socket.create_connection"},
+    "apanet_jax/runtime/processes.py": {"socket.create_connection"},
     # Its model card writer; nothing is asked for.
-    "apanet_jax/model_card.py": {"import huggingface_hub"},
+    "apanet_jax/inference/model_card.py": {"import huggingface_hub"},
     # Where a source is named hf:.
     "apanet_jax/weights/load.py": {"import huggingface_hub"},
 }

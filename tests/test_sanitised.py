@@ -8,9 +8,12 @@ from collections import Counter
 import jax
 import pytest
 
-from apanet_jax import engine, evaluate, train_step, variants
-from apanet_jax.run import forget_test_features, make_run
-from apanet_jax.train import train
+from apanet_jax.evaluation import embed_once, protocol
+from apanet_jax.runs import sweep
+from apanet_jax.runs.run import forget_test_features, make_run
+from apanet_jax.runtime.devices import batch_sharding
+from apanet_jax.training import train_step
+from apanet_jax.training.loop import train
 from configs import folder
 
 OPTIONS = (
@@ -22,10 +25,10 @@ OPTIONS = (
 WHOLE = "keep=False,masked_support=True,priors=high+middle+contrast,reduction_dropout=0.5"
 MAKERS = (
     (train_step, "make_step"),
-    (evaluate, "_compiled_count"),
-    (engine, "_compiled_backbone"),
-    (engine, "_compiled_parts"),
-    (engine, "_compiled_comparison"),
+    (protocol, "_compiled_count"),
+    (embed_once, "_compiled_backbone"),
+    (embed_once, "_compiled_parts"),
+    (embed_once, "_compiled_comparison"),
 )
 
 
@@ -40,7 +43,7 @@ def nothing_compiled():
 
 def run_once(prepared, workdir, options):
     config = folder.get_config(f"{OPTIONS},records={prepared},{options}")
-    (rows,) = variants.run_all(config, workdir, "train_and_evaluate").values()
+    (rows,) = sweep.run_all(config, workdir, "train_and_evaluate").values()
     assert [row["shot"] for row in rows] == [1, 2]
     return rows
 
@@ -120,7 +123,7 @@ def test_a_step_moves_nothing_by_itself(prepared, tmp_path, calls, options, call
 
 def test_the_guard_sees_what_is_moved_by_itself(prepared):
     run = make_run(folder.get_config(f"{OPTIONS},records={prepared}"))
-    spread = train_step.batch_sharding(run.mesh)
+    spread = batch_sharding(run.mesh)
     double = jax.jit(lambda x: 2 * x, in_shardings=spread)
     with run.training_batches(0) as batches:
         labels = next(batches)["query_label"]

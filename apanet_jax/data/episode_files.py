@@ -16,9 +16,9 @@ from typing import Any
 
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.records import Records
-from apanet_jax.errors import UserError
-from apanet_jax.metrics import EpisodeCounts
-from apanet_jax.whole_files import writing
+from apanet_jax.evaluation.metrics import EpisodeCounts
+from apanet_jax.runtime.atomic_files import writing
+from apanet_jax.runtime.errors import UserError
 
 
 def write_episodes(

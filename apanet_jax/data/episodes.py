@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from apanet_jax.data.records import RecordSplit
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 _TRAINING, _EVALUATION, _ORDER, _HIDDEN = 1, 2, 3, 4
 

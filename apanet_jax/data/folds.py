@@ -1,7 +1,7 @@
 """Which classes are novel in a fold, and which are learned."""
 
 from apanet_jax.data.records import Records
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 
 def novel_classes(records: Records, fold: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from apanet_jax.data.episodes import Draw, Episode
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import IGNORE, Augmentation, augment, binary_label, fit_square
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 _AUGMENTATION = 4

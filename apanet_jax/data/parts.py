@@ -23,7 +23,7 @@ from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
 from apanet_jax.data.source import SPLITS, Sample, Source, Split
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 MOST_PICTURES = 1000
 MOST_BYTES = 128 << 20

@@ -17,8 +17,8 @@ from jaxtyping import Int
 
 from apanet_jax.data.parts import Part, any_finished, comes_from, join, write_parts
 from apanet_jax.data.source import Source, Split
-from apanet_jax.errors import UserError
-from apanet_jax.whole_files import write_json
+from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.errors import UserError
 
 _INDEX = "index.json"
 _ARRAYS = "index.npz"

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from apanet_jax.data.images import open_picture, read_picture
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
-from apanet_jax.errors import UserError
-from apanet_jax.picture_files import open_picture, read_picture
-from apanet_jax.prediction_files import fitted
+from apanet_jax.inference.prediction_files import fitted
+from apanet_jax.runtime.errors import UserError
 
 MOST_SUPPORTS, MOST_QUERIES = 5, 12
 LARGEST_FILE = 20 * 2**20

@@ -9,16 +9,16 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from apanet_jax import drawing
 from apanet_jax.demo import given as of
 from apanet_jax.demo.given import Given, Support
 from apanet_jax.demo.shown import cards, thumbnails
-from apanet_jax.errors import UserError
-from apanet_jax.matchers import Matcher
+from apanet_jax.inference.matchers import Matcher
+from apanet_jax.reports import overlays
+from apanet_jax.runtime.errors import UserError
 
 _FORGET_AFTER = 3600
 _SWEEP_EVERY = 300
-_PAINT = f"rgb{drawing.GIVEN}"
+_PAINT = f"rgb{overlays.GIVEN}"
 _OPACITY = 0.6
 
 THEME = gr.themes.Default(
@@ -265,7 +265,7 @@ def _editor_value(given: Given) -> dict[str, Any] | None:
 def _tinted(support: Support) -> np.ndarray:
     if support.mask is None:
         return support.image
-    return drawing.overlay(support.image, support.mask, drawing.GIVEN)
+    return overlays.overlay(support.image, support.mask, overlays.GIVEN)
 
 
 def _gallery(given: Given) -> list[tuple[np.ndarray, str]]:

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from apanet_jax.errors import Parser, UserError, called, main_guard
 from apanet_jax.predict import add_head
+from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
 
 _DETAILS = """\
 The page has sample pictures, drawn when it starts. What is uploaded stays on
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     import apanet_jax
-    from apanet_jax.compilation import DIRECTORY, keep_compiled
+    from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 
     keep_compiled(DIRECTORY)
     matcher = apanet_jax.load(arguments.workdir, size=arguments.size).matcher
@@ -49,7 +49,7 @@ def serving(matcher, host: str, port: int, *, share: bool = False) -> Iterator[s
     """Serves the page while the block runs; yields its address. Nothing is kept afterwards.
 
     Args:
-      matcher: `apanet_jax.matchers.Matcher`, what looks.
+      matcher: `apanet_jax.inference.matchers.Matcher`, what looks.
       host: address to listen on.
       port: to listen on.
       share: whether Gradio's service lends a public address too.

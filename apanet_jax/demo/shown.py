@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax import drawing
 from apanet_jax.demo.given import Given, Query
-from apanet_jax.matchers import Matcher
-from apanet_jax.prediction_files import fitted
-from apanet_jax.segmenter import Answer, Segmenter
+from apanet_jax.inference.matchers import Matcher
+from apanet_jax.inference.prediction_files import fitted
+from apanet_jax.inference.segmenter import Answer, Segmenter
+from apanet_jax.reports import overlays
 
 CLUSTERS = 3
 _SHOWN_SIDE, _THUMBNAIL_SIDE = 512, 128
@@ -60,11 +60,11 @@ def _card(query: Query, answer: Answer, segmenter: Segmenter) -> str:
     small_mask = fitted(mask.astype(np.uint8), _SHOWN_SIDE) > 0
     probability = fitted(np.round(255 * answer.probability(0)).astype(np.uint8), _SHOWN_SIDE)
     pictures = [
-        ("mask", drawing.overlay(small, small_mask, drawing.PREDICTION)),
+        ("mask", overlays.overlay(small, small_mask, overlays.PREDICTION)),
         ("probability, dark 0 to bright 1", _heat(probability)),
     ]
     if segmenter.has_clusters:
-        clusters = drawing.cluster_map(small, segmenter.clusters(small, CLUSTERS))
+        clusters = overlays.cluster_map(small, segmenter.clusters(small, CLUSTERS))
         pictures.append((f"{CLUSTERS} clusters", clusters))
     figures = "".join(
         f'<figure><img src="{_jpeg(image)}" alt="{escape(what)} of {escape(query.name)}">'

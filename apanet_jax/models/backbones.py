@@ -14,12 +14,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from apanet_jax.errors import UserError
 from apanet_jax.models.efficientnet_lite import EfficientNetLite0
 from apanet_jax.models.layers import Features
 from apanet_jax.models.resize import resize_bilinear
 from apanet_jax.models.resnet import RESNET50, RESNET101, ResNet
 from apanet_jax.models.vgg import VGG16
+from apanet_jax.runtime.errors import UserError
 
 __all__ = ["BACKBONES", "BackboneSpec", "Features", "create", "middle", "spec"]
 

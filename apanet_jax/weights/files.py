@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.torch_pickle import read_torch
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet, PictureFeatures
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.mapping import Convolution, Parameters, Table, convert, foreign
 
 

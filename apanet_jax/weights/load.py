@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import efficientnet_lite, hed, resnet, vgg
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.mapping import Parameters, Table, convert

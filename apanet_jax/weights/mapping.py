@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 Parameters = Mapping[str, Any]
 

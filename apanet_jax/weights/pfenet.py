@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.feature_enrichment import PASCAL_BINS
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.head import head_parameters
 from apanet_jax.weights.load import TABLES, parameter_shapes

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from apanet_jax.errors import UserError
 from apanet_jax.models.resnet import RESNET50, RESNET101
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.mapping import Convolution, Table
 
 # Per naming: the stem's convolutions and their BatchNorms, and what else such files hold.

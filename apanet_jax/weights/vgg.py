@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from apanet_jax.errors import UserError
 from apanet_jax.models.vgg import DEPTHS
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.mapping import Convolution, Table
 from apanet_jax.weights.resnet import PFENET_HEAD
 

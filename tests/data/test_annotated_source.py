@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from apanet_jax.data.sources.annotated import coco_file, labelme
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from tests import trees
 
 HEIGHT, WIDTH = 40, 60

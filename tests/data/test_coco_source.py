@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from apanet_jax.data.source import SPLITS
 from apanet_jax.data.sources.coco import EXPECTED, CocoSource
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from tests import trees
 
 SIZE = (60, 80)

@@ -7,8 +7,8 @@ from apanet_jax.data import records
 from apanet_jax.data.episode_files import read_episodes, write_episodes
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.sources.folder import FolderSource
-from apanet_jax.errors import UserError
-from apanet_jax.metrics import EpisodeCounts
+from apanet_jax.evaluation.metrics import EpisodeCounts
+from apanet_jax.runtime.errors import UserError
 from tests import trees
 
 

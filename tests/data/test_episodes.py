@@ -15,7 +15,7 @@ from apanet_jax.data.episodes import (
     episode_lists,
     with_hidden_share,
 )
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 MIN_AREA = 100
 CLASSES = (2, 3, 5)

@@ -14,7 +14,7 @@ from apanet_jax.data.loader import (
 )
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.transforms import Augmentation, fit_square
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from tests import trees
 
 

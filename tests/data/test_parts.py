@@ -9,7 +9,7 @@ import pytest
 from apanet_jax.data import parts, records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.synthetic import SyntheticSource
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from tests import trees
 
 TRAIN, VAL = 7, 4

@@ -14,7 +14,7 @@ from PIL import Image
 
 from apanet_jax.data import folds, records
 from apanet_jax.data.sources.folder import FolderSource
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from tests import trees
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from tests import trees
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"

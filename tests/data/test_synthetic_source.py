@@ -14,7 +14,7 @@ from apanet_jax.data.sources.drawing.outlines import box, ellipse, stroke
 from apanet_jax.data.sources.drawing.textures import ATLAS_SIZE, atlas, textured
 from apanet_jax.data.sources.drawing.things import THINGS
 from apanet_jax.data.sources.synthetic import SyntheticSource
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 PICTURES = 240
 MIN_AREA = 2048

@@ -7,7 +7,7 @@ import pytest
 from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
 from apanet_jax.models.prior import prior_mask
 from apanet_jax.models.prototypes import grid_regions
-from apanet_jax.train_step import cross_entropy, losses
+from apanet_jax.training.losses import cross_entropy, losses
 from tests.literal import (
     BATCH,
     CHANNELS,

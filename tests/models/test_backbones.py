@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
 from apanet_jax.models.backbones import Features
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.load import load_backbone, parameter_shapes
 
 CASES = [

@@ -6,12 +6,12 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate
 
+from apanet_jax.config.settings import with_options
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.feature_enrichment import level_size
-from apanet_jax.networks import make_network
-from apanet_jax.settings import with_options
-from apanet_jax.train_step import losses
+from apanet_jax.training.losses import losses
 from apanet_jax.weights import pfenet
+from apanet_jax.weights.network import make_network
 from configs import common
 from tests.literal import (
     CHANNELS,

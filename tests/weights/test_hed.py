@@ -12,11 +12,11 @@ import torch
 from sklearn.datasets import load_sample_image
 from torch.nn import functional
 
-from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
 from apanet_jax.models.layers import Conv
 from apanet_jax.models.resnet import MEAN
 from apanet_jax.models.vgg import DEPTHS
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import hed
 from apanet_jax.weights.load import default_source, find_weights, load_backbone
 

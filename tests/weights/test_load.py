@@ -11,8 +11,8 @@ import torch
 from flax.traverse_util import flatten_dict
 from safetensors.torch import save_file
 
-from apanet_jax.errors import UserError
 from apanet_jax.models import backbones
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.efficientnet_lite import PACKAGE_MODULE
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.load import (

@@ -8,8 +8,8 @@ from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apanet_jax.errors import UserError
 from apanet_jax.models.layers import Conv, Depthwise, Pointwise
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import efficientnet_lite, resnet
 from apanet_jax.weights.load import parameter_shapes
 from apanet_jax.weights.mapping import Convolution, Table, convert

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from safetensors.numpy import save_file
 
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.load import find_weights, fingerprint, load_backbone, load_with_origin
 

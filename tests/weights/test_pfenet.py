@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import pfenet
 from apanet_jax.weights.head import head_shapes, head_table
 from apanet_jax.weights.load import parameter_shapes

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import vgg
 from apanet_jax.weights.load import TABLES, parameter_shapes
 from apanet_jax.weights.mapping import convert

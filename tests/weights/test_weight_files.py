@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.files import read_tensors
 
 STATE = {"conv.weight": torch.arange(12.0).reshape(3, 4), "bn.steps": torch.tensor(7)}

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from apanet_jax.data.images import read_picture, turned
+from apanet_jax.data.masks import outline_of_annotation, outline_of_shape
 from apanet_jax.data.source import (
     IGNORE,
     Sample,
@@ -26,9 +28,7 @@ from apanet_jax.data.source import (
     read_names,
 )
 from apanet_jax.data.sources.folder import read_folds
-from apanet_jax.errors import UserError
-from apanet_jax.masks import outline_of_annotation, outline_of_shape
-from apanet_jax.picture_files import read_picture, turned
+from apanet_jax.runtime.errors import UserError
 
 _LABELS = {"_background_": 0, "__ignore__": IGNORE}
 _ENDINGS = (".jpg", ".jpeg", ".png")

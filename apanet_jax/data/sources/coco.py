@@ -28,7 +28,7 @@ from apanet_jax.data.source import (
     read_bytes,
     read_image_size,
 )
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 EXPECTED = {"train": 82081, "val": 40137}
 CLASSES, FOLDS = 80, 4

@@ -15,7 +15,7 @@ from apanet_jax.data.source import (
     read_label,
     read_names,
 )
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 CLASS_NAMES = (
     "aeroplane",

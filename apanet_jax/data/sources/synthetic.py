@@ -20,7 +20,7 @@ from apanet_jax.data.sources.drawing.colours import Rng, chance, pick
 from apanet_jax.data.sources.drawing.outlines import Points
 from apanet_jax.data.sources.drawing.textures import noise
 from apanet_jax.data.sources.drawing.things import THINGS
-from apanet_jax.errors import UserError
+from apanet_jax.runtime.errors import UserError
 
 CLASS_NAMES = tuple(THINGS)
 FOLDS = tuple(CLASS_NAMES[i : i + 5] for i in range(0, len(CLASS_NAMES), 5))

@@ -1,0 +1,1 @@
+"""Every setting, read from config files, flags and saved runs."""

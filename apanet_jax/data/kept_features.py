@@ -1,0 +1,291 @@
+"""Features of a frozen backbone, computed once per picture and kept on disk.
+
+A training picture is kept in several augmented views (scale, rotation, blur, mirror and crop are
+drawn per view and then stay), a test picture in its one test view. Episodes then read rows of
+memory-mapped files: a head trains without the backbone running at all.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from apanet_jax.data.episodes import Draw, Episode
+from apanet_jax.data.loader import batches, scoring_label
+from apanet_jax.data.records import RecordSplit
+from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
+from apanet_jax.models.apanet import PictureFeatures
+from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.workdir_lock import sole_use
+
+_VIEW_STREAM = 0x71E3
+_EPISODE_STREAM = 0xE915
+_EMBED_BATCH = 8
+_OPENING = threading.Lock()
+
+Embed = Callable[[np.ndarray], PictureFeatures]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptFeatures:
+    """The kept views of a split's pictures; picklable, files are opened where they are read.
+
+    Attributes:
+      directory: holds `middle.npy` `[N, V, h, w, c]` and, where the head needs it, `high.npy`
+        `[N, V, h, w, d]` in float16, and `label.npy` `[N, V, S, S]` with class ids.
+      views: V.
+      maps: which of them there are.
+    """
+
+    directory: Path
+    views: int
+    maps: tuple[str, ...]
+
+    def view(self, picture: int, view: int) -> dict[str, np.ndarray]:
+        """Returns `middle`, `label` and, if kept, `high` of a view of a picture."""
+        return {
+            name: _open_map(self.directory / f"{name}.npy")[picture, view] for name in self.maps
+        }
+
+    def episode(self, episode: Episode, views: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns an episode's arrays, un-batched.
+
+        Args:
+          episode: which pictures.
+          views: of the query, then of each support.
+        """
+        query = self.view(episode.query, views[0])
+        supports = [self.view(s, v) for s, v in zip(episode.supports, views[1:], strict=True)]
+        labels = np.stack([s["label"] for s in supports])
+        arrays = {}
+        for name in query.keys() - {"label"}:
+            arrays[f"query_{name}"] = query[name]
+            arrays[f"support_{name}"] = np.stack([s[name] for s in supports])
+        return arrays | {
+            "query_label": binary_label(query["label"], episode.class_id),
+            "support_labels": binary_label(labels, episode.class_id),
+            "class_id": np.int32(episode.class_id),
+        }
+
+
+def _open_map(path: Path) -> np.ndarray:
+    # Python 3.11 fails at times when two threads parse at once, as NumPy does a file's header.
+    with _OPENING:
+        return _opened_map(path)
+
+
+@functools.lru_cache(maxsize=16)
+def _opened_map(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r")
+
+
+def load_kept_training_episode(
+    kept: KeptFeatures, draw: Draw, index: int, *, seed: int
+) -> dict[str, np.ndarray]:
+    """Returns training episode `index`, a random view of each of its pictures."""
+    episode = draw(index)
+    rng = np.random.default_rng([seed, _EPISODE_STREAM, index])
+    return kept.episode(episode, rng.integers(kept.views, size=1 + len(episode.supports)))
+
+
+def load_kept_evaluation_episode(
+    kept: KeptFeatures, split: RecordSplit, draw: Draw, label_side: int, index: int
+) -> dict[str, np.ndarray]:
+    """Returns test episode `index`, with the query's original label to score against."""
+    episode = draw(index)
+    arrays = kept.episode(episode, np.zeros(1 + len(episode.supports), int))
+    label = binary_label(split[episode.query]["label"], episode.class_id)
+    return arrays | scoring_label(label, label_side) | {"index": np.int32(index)}
+
+
+def _training_view(
+    split: RecordSplit, augmentation: Augmentation, views: int, seed: int, index: int
+) -> dict[str, np.ndarray]:
+    picture = split[index // views]
+    rng = np.random.default_rng([seed, _VIEW_STREAM, index])
+    image, label = augment(picture["image"], picture["label"], rng, augmentation)
+    return {"image": image, "label": label}
+
+
+def load_test_view(
+    split: RecordSplit, size: int, pictures: Sequence[int], index: int
+) -> dict[str, np.ndarray]:
+    """Returns the `index`-th of some pictures as it is tested: image and label with class ids."""
+    picture = split[pictures[index]]
+    image, label = fit_square(picture["image"], picture["label"], size)
+    return {"image": image, "label": label}
+
+
+def load_kept_test_view(
+    kept: KeptFeatures, pictures: Sequence[int], index: int
+) -> dict[str, np.ndarray]:
+    """Returns the `index`-th of some pictures as it is tested: its features and label with ids."""
+    return kept.view(pictures[index], 0)
+
+
+def keep_training_features(
+    embed: Embed,
+    split: RecordSplit,
+    directory: Path,
+    identity: str,
+    *,
+    maps: tuple[str, ...],
+    augmentation: Augmentation,
+    views: int,
+    seed: int,
+    workers: int,
+) -> KeptFeatures:
+    """Keeps `views` augmented views of each picture of `split` (see `keep_features`)."""
+    load = functools.partial(_training_view, split, augmentation, views, seed)
+    identity = f"{identity} {augmentation} views={views} seed={seed}"
+    return keep_features(embed, load, len(split), views, maps, directory, identity, workers)
+
+
+def keep_test_features(
+    embed: Embed,
+    split: RecordSplit,
+    directory: Path,
+    identity: str,
+    *,
+    maps: tuple[str, ...],
+    size: int,
+    workers: int,
+) -> KeptFeatures:
+    """Keeps the test view of each picture of `split` (see `keep_features`)."""
+    load = functools.partial(load_test_view, split, size, range(len(split)))
+    identity = f"{identity} test {size}"
+    return keep_features(embed, load, len(split), 1, maps, directory, identity, workers)
+
+
+def keep_features(
+    embed: Embed,
+    load: Callable[[int], dict[str, np.ndarray]],
+    pictures: int,
+    views: int,
+    maps: tuple[str, ...],
+    directory: Path,
+    identity: str,
+    workers: int,
+) -> KeptFeatures:
+    """Embeds every view of every picture, unless that was done; goes on where it was stopped.
+
+    Args:
+      embed: from images `[B, S, S, 3]` to their middle and high features.
+      load: from the number of a view (picture times views, plus view) to its image and label.
+      pictures: how many there are.
+      views: how many of each.
+      maps: what is kept: "middle", "label" and, where the head looks at it, "high".
+      directory: features are kept in a folder of it that is named after `identity`.
+      identity: everything that the features depend on.
+      workers: processes that load pictures.
+
+    Raises:
+      UserError: the disk is too small, or what lies there cannot be read.
+    """
+    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    directory = Path(directory) / name
+    kept = KeptFeatures(directory, views, maps)
+    total = pictures * views
+    if _progress(kept, pictures) == total:
+        return kept
+    try:
+        with contextlib.ExitStack() as stack:
+            # Runs of other workdirs may share the features.
+            stack.enter_context(sole_use(directory, wait=True))
+            done = _progress(kept, pictures)
+            if done == total:
+                return kept
+            (directory / "identity.txt").write_text(identity + "\n")
+            if not done:
+                _forget(directory)
+            start = done // _EMBED_BATCH
+            iterator = stack.enter_context(
+                batches(load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers)
+            )
+            progress = stack.enter_context(
+                tqdm(
+                    total=total,
+                    initial=done,
+                    unit="picture",
+                    desc="embedding",
+                    leave=False,
+                    disable=None,
+                )
+            )
+            _write(embed, iterator, kept, pictures, start * _EMBED_BATCH, progress)
+    except OSError as error:
+        raise UserError(
+            f"features could not be kept in {directory}: {error.strerror or error}; free some "
+            "space, or name another place with features.directory"
+        ) from error
+    return kept
+
+
+def _write(embed, iterator, kept, pictures, position, progress) -> None:
+    shape, directory = (pictures, kept.views), kept.directory
+    total = pictures * kept.views
+    maps = None
+    for batch in iterator:
+        features = jax.device_get(embed(batch["image"]))
+        valid = int(batch["valid"].sum())
+        rows = features._asdict() | {"label": batch["label"]}
+        rows = {name: rows[name] for name in kept.maps}
+        if maps is None:
+            maps = {k: _writable_map(directory / f"{k}.npy", shape, v) for k, v in rows.items()}
+        for key, array in rows.items():
+            flat = maps[key].reshape(total, *array.shape[1:])
+            flat[position : position + valid] = array[:valid]
+        position += valid
+        progress.update(valid)
+        if position == total or (position // _EMBED_BATCH) % 32 == 0:
+            for array in maps.values():
+                array.flush()
+            _set_progress(directory, position)
+
+
+def _writable_map(path: Path, shape: tuple[int, int], rows: np.ndarray) -> np.memmap:
+    dtype = np.uint8 if rows.dtype == np.uint8 else np.float16
+    if path.exists():
+        return np.load(path, mmap_mode="r+")
+    opened = np.lib.format.open_memmap(path, "w+", dtype, (*shape, *rows.shape[1:]))
+    with path.open("r+b") as file:
+        # Taken now: a mapped page that finds the disk full kills the process without a word.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return opened
+
+
+def _progress(kept: KeptFeatures, pictures: int) -> int:
+    """Returns how many views are whole: 0 where a file is not what it should be."""
+    path, total = kept.directory / "progress.json", pictures * kept.views
+    if not path.exists():
+        return 0
+    try:
+        views = json.loads(path.read_text())["views"]
+        maps = [np.load(kept.directory / f"{name}.npy", mmap_mode="r") for name in kept.maps]
+        if 0 <= views <= total and all(m.shape[:2] == (pictures, kept.views) for m in maps):
+            return views
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        pass
+    print(f"warning: the features in {kept.directory} are damaged: made anew", file=sys.stderr)
+    return 0
+
+
+def _forget(directory: Path) -> None:
+    """Removes what an earlier call left before its first views were whole."""
+    for path in (directory / "progress.json", *directory.glob("*.npy")):
+        path.unlink(missing_ok=True)
+
+
+def _set_progress(directory: Path, views: int) -> None:
+    write_json(directory / "progress.json", {"views": views})

@@ -1,0 +1,1 @@
+"""The protocol of scoring, and the fast way to the same scores."""

@@ -1,0 +1,114 @@
+"""Evaluation by the protocol: fixed episodes, scored at the original label's resolution."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from apanet_jax.evaluation.metrics import EpisodeCounts, count_pixels
+from apanet_jax.models.network import Batch, Network, Parameters
+from apanet_jax.runtime.devices import batch_sharding, replicated
+
+Count = Callable[[Batch], EpisodeCounts]
+
+
+def resize_to_label(
+    logits: Float[Array, "batch height width"], side: Int[Array, " batch"], size: int
+) -> Float[Array, "batch size size"]:
+    """Resizes each map to a square of its own `side` (bilinear, aligned corners), top left.
+
+    Args:
+      logits: square maps.
+      side: the longer side of each original label, at most `size`.
+      size: of the result; what lies beyond `side` means nothing.
+    """
+
+    def one_axis(cells: int, side):
+        position = jnp.arange(size) * ((cells - 1) / jnp.maximum(side - 1, 1))
+        return jnp.maximum(1.0 - jnp.abs(position[:, None] - jnp.arange(cells)), 0.0)
+
+    def one_map(logits, side):
+        rows = one_axis(logits.shape[0], side)
+        columns = one_axis(logits.shape[1], side)
+        return jnp.einsum("Hh,hw,Ww->HW", rows, logits, columns, precision="highest")
+
+    return jax.vmap(one_map)(logits, side)
+
+
+def score(
+    difference: Float[Array, "batch height width"],
+    label: Int[Array, "batch size size"],
+    side: Int[Array, " batch"],
+) -> EpisodeCounts:
+    """Counts a batch's pixels at the original size.
+
+    Args:
+      difference: foreground above background; above 0 is foreground.
+      label: the original labels, top left, 255 elsewhere.
+      side: the longer side of each.
+    """
+    return count_pixels(resize_to_label(difference, side, label.shape[-1]) > 0, label)
+
+
+def make_count(
+    network: Network, parameters: Parameters, backbone_parameters: Parameters, mesh: Mesh
+) -> Count:
+    """Returns the function from an evaluation batch to its episodes' counts."""
+    count, spread = _compiled_count(network, mesh), batch_sharding(mesh)
+    return lambda batch: count(parameters, backbone_parameters, jax.device_put(batch, spread))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_count(network: Network, mesh: Mesh):
+    """Returns one jitted function for all parameters, so that a sweep compiles it once."""
+
+    def count(parameters, backbone_parameters, batch):
+        logits = network(parameters, backbone_parameters, batch).logits
+        return score(
+            logits[..., 1] - logits[..., 0], batch["original_label"], batch["original_side"]
+        )
+
+    whole, spread = replicated(mesh), batch_sharding(mesh)
+    return jax.jit(count, in_shardings=(whole, whole, spread), out_shardings=spread)
+
+
+def count_episodes(
+    count: Count,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    episodes: int,
+    description: str = "evaluating",
+) -> tuple[EpisodeCounts, Int[np.ndarray, " episodes"]]:
+    """Returns the counts and the class of every episode, in their order.
+
+    Args:
+      count: from a batch to its episodes' counts.
+      batches: evaluation episodes; those with a false `valid` only fill up the last batch.
+      episodes: how many there are, for the progress bar.
+      description: what the progress bar says.
+    """
+    counted = []
+    pending = None
+
+    def fetch(counts, class_id, valid):
+        counted.append([np.asarray(x)[valid] for x in (*counts, class_id)])
+        progress.update(int(valid.sum()))
+
+    with tqdm(
+        total=episodes, unit="episode", desc=description, leave=False, disable=None
+    ) as progress:
+        for batch in batches:
+            # The device works on this batch while the counts of the one before are fetched.
+            started = (count(batch), batch["class_id"], batch["valid"])
+            if pending is not None:
+                fetch(*pending)
+            pending = started
+        if pending is not None:
+            fetch(*pending)
+    intersection, union, class_id = (np.concatenate(parts) for parts in zip(*counted, strict=True))
+    return EpisodeCounts(intersection, union), class_id

@@ -1,0 +1,1 @@
+"""Masks of new images from a few supports, and trained heads as files for others."""

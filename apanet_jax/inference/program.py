@@ -1,0 +1,211 @@
+"""A trained network as one file that runs without this package: docs/shipping.md.
+
+The file holds backbone, head and threshold as StableHLO, in the format of `jax.export`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+from jax.export import Exported, deserialize, export, symbolic_shape
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
+from jaxtyping import Array, Float, UInt8
+
+from apanet_jax.data.sources.synthetic import draw_picture
+from apanet_jax.data.transforms import binary_label, fit_square
+from apanet_jax.inference.matchers import STRIDE, HeadMatcher, between_cells, stride_of
+from apanet_jax.runtime.errors import UserError
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+_BATCHES = (1, 3)
+# Of the largest log-odds: in float32 rounding is far below it, in half precision near it.
+_TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
+
+Find = Callable[
+    [
+        UInt8[Array, "batch size size 3"],
+        UInt8[Array, "shots size size 3"],
+        UInt8[Array, "shots size size"],
+    ],
+    Float[Array, "batch size size"],
+]
+
+
+class Difference(NamedTuple):
+    """How far a program's answers are from the network's.
+
+    Attributes:
+      largest: difference of two log-odds.
+      magnitude: of the largest log-odds of the network.
+      pictures: how many were looked at.
+    """
+
+    largest: float
+    magnitude: float
+    pictures: int
+
+
+def make_program(matcher: HeadMatcher, shots: int) -> bytes:
+    """Returns the program that finds what supports show: queries, supports, masks -> log-odds.
+
+    Its arguments are uint8: `[batch, size, size, 3]` queries and `[shots, size, size, 3]` supports
+    (RGB, fitted into the square by `fit_square`), and `[shots, size, size]` masks (1: the thing, 0:
+    the rest, 255: ignored or outside). It returns float32 `[batch, size, size]`: at each pixel the
+    log-odds that it is of the thing, if that is in the picture. The batch may be of any size.
+
+    Args:
+      matcher: which holds the network and the size of the square.
+      shots: number of supports.
+    """
+    (batch,) = symbolic_shape("batch")
+    size = matcher.size
+    shapes = [
+        jax.ShapeDtypeStruct(shape, np.uint8)
+        for shape in ((batch, size, size, 3), (shots, size, size, 3), (shots, size, size))
+    ]
+    # What a check would say in debugging cannot be written; nothing is checked here.
+    checked = checkify.checkify(log_odds(matcher, shots), errors=frozenset())
+    traced = jax.make_jaxpr(lambda *pictures: checked(*pictures)[1])(*shapes)
+    # A backbone's last block has most of the parameters, and many heads do not look at it.
+    needed, _ = dce_jaxpr(traced.jaxpr, [True], instantiate=True)
+    run = jaxpr_as_fun(ClosedJaxpr(needed, traced.consts))
+
+    def find(queries, supports, masks):
+        return run(queries, supports, masks)[0]
+
+    return bytes(export(jax.jit(find), platforms=PLATFORMS)(*shapes).serialize())
+
+
+def log_odds(matcher: HeadMatcher, shots: int) -> Find:
+    """Returns the function that `make_program` writes, to be traced by jax."""
+    network = matcher.network
+    parameters, backbone_parameters = jax.device_get(
+        (matcher.parameters, matcher.backbone_parameters)
+    )
+    head, decision = network.head.for_inference, matcher.decision(shots)
+
+    def find(queries, supports, masks):
+        # Together, so that the file holds the backbone once.
+        features = network.features(backbone_parameters, jnp.concatenate([queries, supports]))
+        count = queries.shape[0]
+        seen = jax.tree.map(lambda x: x[:count], features)
+        shown = jax.tree.map(lambda x: x[count:], features)
+        query, support = network.of_pictures(seen), network.of_pictures(shown)
+        if support.high is not None and network.masked_support:
+            masked = network.masked_last_block(backbone_parameters, shown.block4, masks)
+            support = support._replace(high=masked)
+
+        def compare(query):
+            # What depends on the supports alone is computed once for the whole batch.
+            one, supports = jax.tree.map(lambda x: x[None], (query, support))
+            return head.apply({"params": parameters}, one, supports, masks[None]).logits[0]
+
+        logits = jax.vmap(compare)(query)
+        margins = logits[..., 1] - logits[..., 0]
+        rows, columns = (_of_pixels(cells, matcher.size) for cells in margins.shape[1:])
+        pixels = jnp.einsum("yr,brc,xc->byx", rows, margins, columns, precision="highest")
+        return (pixels - decision.threshold) / decision.scale
+
+    return find
+
+
+def check_program(program: bytes, matcher: HeadMatcher, shots: int) -> Difference:
+    """Compares a program with the network that it was made of, on drawn pictures.
+
+    Args:
+      program: what `make_program` returned.
+      matcher: of the network, which computes the same step by step.
+      shots: number of supports.
+
+    Raises:
+      UserError: they differ by more than rounding.
+    """
+    find = jax.jit(deserialize(bytearray(program)).call)
+    queries, _ = _drawn(max(_BATCHES), matcher.size, first=0)
+    supports, masks = _drawn(shots, matcher.size, first=max(_BATCHES))
+    learned = matcher.learn([matcher.embed(x) for x in supports], list(masks))
+    margins = np.stack([np.asarray(matcher.margins(matcher.embed(x), learned)) for x in queries])
+    decision = matcher.decision(shots)
+    expected = (margins - decision.threshold) / decision.scale
+    largest = 0.0
+    for batch in _BATCHES:
+        found = np.asarray(find(queries[:batch], supports, masks))[:, ::STRIDE, ::STRIDE]
+        largest = max(largest, float(np.abs(found - expected[:batch]).max()))
+    magnitude = float(np.abs(expected).max())
+    bound = _TOLERANCES[jnp.dtype(matcher.network.backbone.dtype).name] * max(magnitude, 1.0)
+    if not largest <= bound:
+        raise UserError(
+            f"the program's log-odds differ from the network's by {largest:.2g}, expected at most "
+            f"{bound:.2g}: nothing was written; tell us the versions of jax and jaxlib"
+        )
+    return Difference(largest, magnitude, max(_BATCHES) + shots)
+
+
+def describe(program: bytes, matcher: HeadMatcher, shots: int, difference: Difference) -> str:
+    """Returns what a model card says of a program, as Markdown."""
+    read: Exported = deserialize(bytearray(program))
+    size, decision = matcher.size, matcher.decision(shots)
+    return _SECTION.format(
+        megabytes=len(program) / 1e6,
+        platforms=", ".join(read.platforms),
+        jax=jax.__version__,
+        convention=read.calling_convention_version,
+        size=size,
+        shots=shots,
+        threshold=decision.threshold,
+        scale=decision.scale,
+        difference=difference,
+        batches=" and ".join(map(str, _BATCHES)),
+    )
+
+
+_SECTION = """\
+`program.jax` ({megabytes:.1f} MB) is the whole network, backbone and head, for {platforms}. It
+needs jax, flatbuffers and NumPy, and not apanet_jax. It was written by jax {jax} (calling
+convention {convention}).
+
+```python
+from jax import export
+
+find = export.deserialize(bytearray(open("program.jax", "rb").read())).call
+log_odds = find(queries, supports, masks)  # above 0: the thing
+```
+
+| | shape | |
+|---|---|---|
+| `queries` | uint8 [batch, {size}, {size}, 3] | RGB; as many as you like |
+| `supports` | uint8 [{shots}, {size}, {size}, 3] | RGB |
+| `masks` | uint8 [{shots}, {size}, {size}] | 1: the thing, 0: the rest, 255: ignored or outside |
+| `log_odds` | float32 [batch, {size}, {size}] | 1 / (1 + exp(-x)) is the probability |
+
+A picture stands in the top left of its square, its longer side {size} pixels, both sides rounded
+down to a multiple of 8; outside of it are zeros. The log-odds are the head's margin less
+{threshold:g}, over {scale:g}.
+
+When it was written, its log-odds were compared with the network's on {difference.pictures} drawn
+pictures, in batches of {batches}: the largest difference was {difference.largest:.1e}, of log-odds
+up to {difference.magnitude:.1f}.
+"""
+
+
+def _of_pixels(cells: int, size: int) -> Float[np.ndarray, "size cells"]:
+    """Returns how much each cell says of each pixel of a line."""
+    return between_cells(cells, np.arange(size) / stride_of(cells, size))
+
+
+def _drawn(
+    count: int, size: int, *, first: int
+) -> tuple[UInt8[np.ndarray, "count size size 3"], UInt8[np.ndarray, "count size size"]]:
+    """Draws wide pictures of one class, each with its label, and fits them into squares."""
+    squares = []
+    for number in range(first, first + count):
+        image, label = draw_picture(np.random.default_rng(number), [0], size)
+        wide = slice(size // 8, size - size // 8)
+        squares.append(fit_square(image[wide], binary_label(label[wide], 1), size))
+    images, labels = zip(*squares, strict=True)
+    return np.stack(images), np.stack(labels)

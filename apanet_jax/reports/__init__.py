@@ -1,0 +1,1 @@
+"""Tables, pages and figures of runs, and the figures that the paper prints."""

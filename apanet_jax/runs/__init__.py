@@ -1,0 +1,1 @@
+"""From a config to runs: made, trained, scored, reported and verified."""

@@ -1,0 +1,1 @@
+"""Loss, step, loop and checkpoints of a training."""

@@ -1,0 +1,86 @@
+"""From a config to its network, and from files to the network's parameters."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from apanet_jax.models import backbones
+from apanet_jax.models.apanet import APANet
+from apanet_jax.models.network import Network, Parameters
+from apanet_jax.runtime.devices import replicated
+from apanet_jax.weights import load, pfenet
+
+
+def make_network(config: ConfigDict) -> Network:
+    """Returns the network that the config describes."""
+    model = config.model
+    backbone = backbones.create(
+        config.backbone.name,
+        stem=config.backbone.stem,
+        dtype=jnp.dtype(config.backbone.dtype),
+    )
+    head = APANet(
+        channels=model.channels,
+        comparison=model.comparison,
+        pyramid_bins=tuple(model.pyramid_bins),
+        agnostic_levels=model.agnostic_levels,
+        num_clusters=model.num_clusters,
+        regions=model.regions,
+        foreground_prototypes=model.foreground_prototypes,
+        negatives=model.negatives,
+        resemblance_limit=model.resemblance_limit,
+        priors=tuple(model.priors),
+        block4_channels=backbones.spec(config.backbone.name).block4_channels,
+        agnostic_prior=model.agnostic_prior,
+        unit_features=model.unit_features,
+        prior_scale=model.prior_scale,
+        stretch_prior=model.stretch_prior,
+        shared_reduction=model.shared_reduction,
+        reduction_bias=model.comparison != "fem",
+        reduction_dropout=model.reduction_dropout,
+        comparison_dropout=model.comparison_dropout,
+        cluster_features=model.cluster_features,
+        kmeans_rounds=model.kmeans_rounds,
+        kmeans_init=model.kmeans_init,
+    )
+    return Network(backbone, head, masked_support=model.masked_support)
+
+
+def load_parameters(
+    config: ConfigDict, head: APANet, mesh: Mesh
+) -> tuple[Parameters, load.Origin, str, Parameters | None]:
+    """Returns the backbone's parameters, origin and fingerprint, and a given checkpoint's head.
+
+    A checkpoint may hold the backbone too, and that one is taken unless the config names another.
+    """
+    backbone, checkpoint = config.backbone, config.evaluation.checkpoint
+    given_backbone, given_head = None, None
+    if checkpoint:
+        given_backbone, given_head = pfenet.load_checkpoint(
+            checkpoint, backbone.name, head, stem=backbone.stem
+        )
+        given_head = jax.device_put(given_head, replicated(mesh))
+    if given_backbone is not None and not backbone.weights:
+        origin = load.origin_of(Path(checkpoint), checkpoint)
+        return (*_placed(given_backbone, origin, mesh), given_head)
+    source = backbone.weights or load.default_source(backbone.name)
+    return (*_loaded_backbone(backbone.name, source, backbone.stem, mesh), given_head)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded_backbone(
+    name: str, source: str, stem: str, mesh: Mesh
+) -> tuple[Parameters, load.Origin, str]:
+    """Loads a backbone onto the devices once for all the runs of a command."""
+    return _placed(*load.load_with_origin(name, source, stem=stem), mesh)
+
+
+def _placed(
+    weights: Parameters, origin: load.Origin, mesh: Mesh
+) -> tuple[Parameters, load.Origin, str]:
+    """Puts parameters onto the devices; returns them with their origin and fingerprint."""
+    return jax.device_put(weights, replicated(mesh)), origin, load.fingerprint(weights)

@@ -1,0 +1,122 @@
+"""Options by name, and settings that are refused."""
+
+import pytest
+
+from apanet_jax.config import settings
+from apanet_jax.models.backbones import BACKBONES
+from apanet_jax.runtime.errors import UserError
+from configs import coco, common, compare, folder, pascal, quickstart
+
+
+@pytest.mark.parametrize("module", [coco, common, compare, folder, pascal, quickstart])
+def test_every_config_passes_its_own_check(module):
+    settings.check(module.get_config())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_may_be_named(name):
+    settings.check(settings.with_options(common.get_config(), f"backbone={name}"))
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "value"),
+    [
+        ("fold=2", "fold", 2),
+        ("num_clusters=5", "model.num_clusters", 5),
+        ("backbone=resnet101", "backbone.name", "resnet101"),
+        ("evaluation.shots=1+5", "evaluation.shots", (1, 5)),
+        ("shots=5", "evaluation.shots", (5,)),
+        ("priors=", "model.priors", ()),
+        ("priors=high+middle", "model.priors", ("high", "middle")),
+        ("priors=block3+block4", "model.priors", ("block3", "block4")),
+        ("comparison=fem", "model.comparison", "fem"),
+        ("pyramid_bins=1+0.5+0.25", "model.pyramid_bins", (1, 0.5, 0.25)),
+        ("learning_rate=1", "training.learning_rate", 1.0),
+        ("keep=True", "features.keep", True),
+        ("records=some/dir,fold=1", "data.records", "some/dir"),
+    ],
+)
+def test_options_set_fields(options, path, value):
+    config = settings.with_options(common.get_config(), options)
+    assert dict(settings.flat_fields(config))[path] == value
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("fold", "key=value"),
+        ("fodl=1", "did you mean 'fold'"),
+        ("num_cluster=1", "did you mean 'model.num_clusters'"),
+        ("fold=two", "expected int"),
+        ("fold=1.5", "expected int"),
+        ("batch_size=4", "evaluation.batch_size or training.batch_size"),
+        ("crop=1", "expected bool"),
+    ],
+)
+def test_options_that_cannot_be_set_are_refused(options, says):
+    with pytest.raises(UserError, match=says):
+        settings.with_options(common.get_config(), options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "fold=-1",
+        "shot=0",
+        "backbone=resnet18",
+        "agnostic_weight=1.5",
+        "agnostic_weight=nan",
+        "agnostic_weight=1e999",
+        "learning_rate=nan",
+        "learning_rate=-1.0",
+        "augmentation.scale=1.1+0.9",
+        "mirror_probability=2.0",
+        "evaluation.shots=0",
+        "priors=high+high",
+        "priors=low",
+        "priors=block4+block4",
+        "foreground_prototypes=0",
+        "foreground_prototypes=17",
+        "kmeans_init=kmeans++",
+        "comparison=pyramid",
+        "pyramid_bins=",
+        "pyramid_bins=60+0",
+        "pyramid_bins=60+7.5",
+        "pyramid_bins=one",
+        "level_weight=-1.0",
+        "training.batch_size=0",
+        "keep=True",
+        "num_clusters=0,agnostic_weight=1.0",
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(options):
+    with pytest.raises(UserError) as refused:
+        settings.check(settings.with_options(common.get_config(), options))
+    assert "\n" not in str(refused.value)
+
+
+def test_fingerprint_tells_settings_apart_that_change_the_result():
+    def fingerprint(options, *others):
+        return settings.fingerprint(settings.with_options(common.get_config(), options), *others)
+
+    assert fingerprint("") == fingerprint("")
+    assert fingerprint("") == fingerprint("workers=3,evaluation.episodes=7,log_every=9")
+    assert fingerprint("") != fingerprint("seed=1")
+    assert fingerprint("") != fingerprint("num_clusters=2")
+    assert fingerprint("") != fingerprint("", "other data")
+
+
+@pytest.mark.parametrize(
+    ("options", "folds", "seeds"),
+    [("folds=0+2", (0, 2), ()), ("folds=all", ("all",), ()), ("seeds=3+1", (), (3, 1))],
+)
+def test_sweeps_are_asked_for_by_name(options, folds, seeds):
+    config = settings.with_options(common.get_config(), options)
+    settings.check(config)
+    assert (config.sweep.folds, config.sweep.seeds) == (folds, seeds)
+
+
+@pytest.mark.parametrize("options", ["folds=some", "folds=0+all", "seeds=-1", "seeds=0.5+1"])
+def test_sweeps_that_cannot_be_run_are_refused(options):
+    with pytest.raises(UserError, match="several"):
+        settings.check(settings.with_options(common.get_config(), options))

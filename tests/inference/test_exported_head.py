@@ -1,0 +1,152 @@
+"""A trained head, saved and used elsewhere."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from safetensors.numpy import save_file
+
+from apanet_jax.data import records
+from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.inference.exported_head import export
+from apanet_jax.inference.model_card import model_card
+from apanet_jax.models.apanet import APANet
+from apanet_jax.runs import sweep
+from apanet_jax.runtime.errors import UserError
+from apanet_jax.weights import pfenet
+from apanet_jax.weights.head import head_parameters, head_shapes, head_table, head_tensors
+from apanet_jax.weights.mapping import convert
+from configs import common, folder, saved
+from tests import reference, trees
+from tests.literal import CHANNELS, episode
+
+TINY = (
+    "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
+    "episodes=4,evaluation.batch_size=2,shots=1,devices=1,pictures=0,every=1,validation_episodes=2,"
+    "checkpoint_every=1"
+)
+
+
+@pytest.fixture(scope="module", params=["conv", pytest.param("fem", marks=pytest.mark.slow)])
+def trained(tmp_path_factory, request):
+    root = tmp_path_factory.mktemp(request.param)
+    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    config = folder.get_config(
+        f"{TINY},records={root / 'records'},comparison={request.param},pyramid_bins=4+0.5"
+    )
+    rows = sweep.run_all(config, root / "run", "train_and_evaluate")["run"]
+    return root, rows
+
+
+def test_an_exported_head_scores_what_the_run_scored(trained, tmp_path):
+    root, rows = trained
+    arguments = [f"--workdir={root / 'run'}", f"--output={tmp_path}", "--checkpoint=last"]
+    with pytest.raises(SystemExit, match="0"):
+        export.main(arguments)
+    config = saved.get_config(
+        f"{tmp_path / 'config.json'},checkpoint={tmp_path / 'model.safetensors'},"
+        f"records={root / 'records'}"
+    )
+    (row,) = sweep.run_all(config, tmp_path / "elsewhere", "evaluate")["elsewhere"]
+    (last,) = [r for r in rows if r["checkpoint"] == "last"]
+    path = str(tmp_path / "model.safetensors")
+    assert row == last | {"checkpoint": "given", "checkpoint_file": path, "step": None}
+    with pytest.raises(UserError, match="--mode=evaluate"):
+        sweep.run_all(config, tmp_path / "elsewhere", "train_and_evaluate")
+
+
+def test_the_card_is_read_by_people_and_hubs(trained, tmp_path):
+    root, rows = trained
+    export(root / "run", tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    _, header, text = card.split("---\n", 2)
+    (entry,) = yaml.safe_load(header)["model-index"]
+    assert entry["results"][0]["metrics"][0]["value"] == rows[0]["miou"]
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    for name, tensor in tensors.items():
+        assert f"| `{name}` | {list(tensor.shape)} |" in text
+    assert "chosen on episodes of these very classes" in text
+    settings = (tmp_path / "config.json").read_text()
+    assert json.loads(settings)["fold"] == 0 and str(root) not in settings
+
+
+def test_what_cannot_be_exported_is_explained(trained, tmp_path):
+    root, _ = trained
+    with pytest.raises(UserError, match=r"is no run, config.json is missing; it holds .*run"):
+        export(root, tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="cannot be read"):
+        export(tmp_path, tmp_path / "out")
+    (tmp_path / "config.json").write_text('{"seed": 0, "features": {"keep": false}, "model": {}}')
+    with pytest.raises(UserError, match="no field 'fold': it is of another version"):
+        export(tmp_path, tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export(root / "run", tmp_path / "file")
+
+
+@reference.beside_the_project
+def test_the_names_of_fem_are_pfenet_s():
+    head = pfenet.head()
+    shapes = head_shapes(head, "resnet50")
+    zeros = convert(_zeros_of("resnet50"), head_table(head), shapes)
+    found = {name: list(x.shape) for name, x in head_tensors(zeros, head).items()}
+    assert found == {name: list(x.shape) for name, x in _zeros_of("resnet50").items()}
+
+
+def test_the_card_s_pytorch_lines_compute_the_head_s_logits(tmp_path, monkeypatch):
+    head = APANet(channels=CHANNELS)
+    query, support, labels, _ = episode(3)
+    parameters = head.init(jax.random.key(0), query, support, labels)["params"]
+    outputs, state = head.apply(
+        {"params": parameters}, query, support, labels, mutable=["intermediates"]
+    )
+    tensors = head_tensors(parameters, head)
+    save_file(tensors, tmp_path / "model.safetensors")
+    card = model_card(common.get_config(), tensors, [], "last", 2)
+    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    first = {
+        "query": query.middle,
+        "prototype": state["intermediates"]["prototypes"][0][:, None],
+        "prior": outputs.prior,
+    }
+    names = {name: torch.tensor(np.asarray(x)).permute(0, 3, 1, 2) for name, x in first.items()}
+    names["torch"] = torch
+    exec(lines, names)
+    np.testing.assert_allclose(names["logits"].permute(0, 2, 3, 1), outputs.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_comes_back_is_what_went_out(shared):
+    head = APANet(channels=6, priors=("high", "middle"), shared_reduction=shared)
+    rng = np.random.default_rng(0)
+    shapes = head_shapes(head, "efficientnet_lite0")
+    parameters = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
+    tensors = head_tensors(parameters, head)
+    assert ("down_query.0.weight" in tensors) != shared
+    back = head_parameters(tensors, head, "efficientnet_lite0")
+    jax.tree.map(np.testing.assert_array_equal, back, parameters)
+
+
+def test_a_head_of_other_settings_is_refused():
+    head = APANet(channels=6)
+    shapes = head_shapes(head, "vgg16")
+    tensors = head_tensors(jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes), head)
+    with pytest.raises(UserError, match="compare.0.weight .*model.channels"):
+        head_parameters(tensors, APANet(channels=7), "vgg16")
+    with pytest.raises(UserError, match="missing .*init_merge"):
+        head_parameters(tensors, APANet(channels=6, comparison="fem"), "vgg16")
+
+
+def _zeros_of(backbone):
+    return {
+        name: np.zeros(shape, np.float32)
+        for name, shape in reference.shapes(backbone).items()
+        if not name.startswith("layer")
+    }

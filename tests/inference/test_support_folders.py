@@ -1,0 +1,67 @@
+"""Folders of supports, by the names that their files have."""
+
+import pytest
+
+from apanet_jax.inference.support_folders import folder_supports
+from apanet_jax.runtime.errors import UserError
+
+
+def lay(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def found(root):
+    return [
+        (name, *(str(path.relative_to(root)) for path in paths))
+        for name, *paths in folder_supports(root)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (
+            ["b.jpg", "a.jpg", "b_mask.png", "a.json"],
+            [("a.jpg", "a.json"), ("b.jpg", "b_mask.png")],
+        ),
+        (["a.jpg", "a.png", "c.PNG", "c.json"], [("a.jpg", "a.png"), ("c.PNG", "c.json")]),
+        (["a.png", "a_mask.png", "notes.txt", ".b.jpg"], [("a.png", "a_mask.png")]),
+        (["a.jpg", "b.jpg", "all.json"], [("a.jpg", "all.json"), ("b.jpg", "all.json")]),
+        (["images/a.png", "masks/a.png"], [("images/a.png", "masks/a.png")]),
+        (["images/a.jpg", "masks/a_mask.png"], [("images/a.jpg", "masks/a_mask.png")]),
+        # A picture may be called like this by itself.
+        (["face_mask.jpg", "face_mask.png"], [("face_mask.jpg", "face_mask.png")]),
+    ],
+)
+def test_masks_lie_beside_their_pictures(tmp_path, names, pairs):
+    assert found(lay(tmp_path, *names)) == [(None, *pair) for pair in pairs]
+
+
+def test_a_folder_for_each_class(tmp_path):
+    lay(tmp_path, "leaf/a.jpg", "leaf/a.json", "beetle/images/a.jpg", "beetle/masks/a.png")
+    assert found(tmp_path) == [
+        ("beetle", "beetle/images/a.jpg", "beetle/masks/a.png"),
+        ("leaf", "leaf/a.jpg", "leaf/a.json"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["notes.txt"], "holds no picture"),
+        (["a.jpg", "b.jpg", "b.json", "a.txt"], "a.jpg has no mask: expected one of a_mask.png"),
+        (["a.jpg", "a.png", "a.json"], "a.jpg has 2 masks, a.json and a.png"),
+        (["a.jpg", "one.json", "two.json"], "a.jpg has 2 masks, one.json and two.json"),
+        (["leaf/a.jpg", "leaf/a.png", "stray.jpg"], "stray.jpg beside the folder leaf"),
+        (["leaf/a.jpg"], "a.jpg has no mask"),
+        (["images/a.jpg", "masks/b.png"], "a.jpg has no mask"),
+    ],
+)
+def test_what_cannot_be_used_is_told(tmp_path, names, message):
+    with pytest.raises(UserError, match=message):
+        folder_supports(lay(tmp_path, *names))
+    with pytest.raises(UserError, match="is no folder"):
+        folder_supports(tmp_path / names[0])
