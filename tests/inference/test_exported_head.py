@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.export import main
 from apanet_jax.inference.exported_head import export
 from apanet_jax.inference.model_card import model_card
 from apanet_jax.models.apanet import APANet
@@ -47,7 +48,7 @@ def test_an_exported_head_scores_what_the_run_scored(trained, tmp_path):
     root, rows = trained
     arguments = [f"--workdir={root / 'run'}", f"--output={tmp_path}", "--checkpoint=last"]
     with pytest.raises(SystemExit, match="0"):
-        export.main(arguments)
+        main(arguments)
     config = saved.get_config(
         f"{tmp_path / 'config.json'},checkpoint={tmp_path / 'model.safetensors'},"
         f"records={root / 'records'}"

@@ -129,7 +129,7 @@ def test_it_is_served_where_this_package_is_not(exported, tmp_path):
 def test_a_program_that_gives_other_numbers_is_not_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "_TOLERANCES", {"float32": -1.0})
     with pytest.raises(SystemExit, match="2"):
-        export.main([f"--output={tmp_path / 'out'}", "--program", f"--size={SIZE}", "--shots=1"])
+        main([f"--output={tmp_path / 'out'}", "--program", f"--size={SIZE}", "--shots=1"])
     errors = capsys.readouterr().err
     assert "the program's log-odds differ from the network's" in errors
     assert errors.count("\n") == 1 and not list(tmp_path.iterdir())
@@ -150,7 +150,7 @@ def test_a_program_that_gives_other_numbers_is_not_written(tmp_path, monkeypatch
 def test_bad_flags_are_one_line(tmp_path, capsys, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
-        export.main(["--output=out", *arguments])
+        main(["--output=out", *arguments])
     printed = capsys.readouterr()
     assert says in printed.err and printed.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
