@@ -12,17 +12,15 @@ with `--split=consecutive` have the other ones. The paper names only mirror, rot
 
 from ml_collections import ConfigDict
 
-from apanet_jax.config.settings import with_options
-from configs import common
+from apanet_jax.config.settings import default_config, with_options
 
 
 def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` (`fold=2,backbone=resnet101`) set."""
-    config = common.get_config()
+    config = default_config()
     config.dataset = "coco"
     config.workers = 8
 
-    config.model.pyramid_bins = (1.0, 0.5, 0.25, 0.125)
     config.augmentation.scale = (0.8, 1.25)
 
     config.training.epochs = 50

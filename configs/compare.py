@@ -7,13 +7,13 @@ Both are `configs/folder.py`, the baseline without the class-agnostic branch.
 
 from ml_collections import ConfigDict
 
+from apanet_jax.config.recipes import recipe
 from apanet_jax.config.settings import with_options
-from configs import folder
 
 
 def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` (`folds=0+1,seeds=0`) set."""
-    config = folder.get_config()
+    config = recipe("folder")
     config.sweep.folds = ("all",)
     config.sweep.seeds = (0, 1)
     config.evaluation.pictures = 4

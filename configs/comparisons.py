@@ -9,22 +9,23 @@ takes VGG-16 in place of EfficientNet-Lite0. The rest is as in `configs/folder.p
 
 from ml_collections import ConfigDict
 
+from apanet_jax.config.recipes import recipe
 from apanet_jax.config.settings import with_options
-from configs import folder
 
 
 def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` (`folds=0+1,seeds=0`) set."""
-    config = folder.get_config()
+    config = recipe("folder")
     config.sweep.folds = ("all",)
     config.sweep.seeds = (0,)
     config.evaluation.pictures = 0
-    # Features at 193 pixels have 25 or 13 positions a side: fewer than PFENet's 60 cells.
-    config.model.pyramid_bins = (1.0, 0.5, 0.25, 0.125)
-    for comparison in ("conv", "fem"):
-        config.variants[f"{comparison}_baseline"] = f"comparison={comparison},num_clusters=0"
+    # Feature maps at 193 pixels have 25 or 13 positions a side: fewer than PFENet's 60.
+    comparisons = {
+        "conv": "comparison=conv",
+        "fem": "comparison=fem,pyramid_bins=1.0+0.5+0.25+0.125",
+    }
+    for comparison, chosen in comparisons.items():
+        config.variants[f"{comparison}_baseline"] = f"{chosen},num_clusters=0"
         for prior in ("complement", "same", "zeros"):
-            config.variants[f"{comparison}_{prior}"] = (
-                f"comparison={comparison},agnostic_prior={prior}"
-            )
+            config.variants[f"{comparison}_{prior}"] = f"{chosen},agnostic_prior={prior}"
     return with_options(config, options)

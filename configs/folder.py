@@ -9,13 +9,12 @@ trains in minutes without a GPU. The baseline is the same with `num_clusters=0`.
 
 from ml_collections import ConfigDict
 
-from apanet_jax.config.settings import with_options
-from configs import common
+from apanet_jax.config.settings import default_config, with_options
 
 
 def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` (`fold=2,num_clusters=5`) set."""
-    config = common.get_config()
+    config = default_config()
     config.image_size = 193
 
     config.backbone.name = "efficientnet_lite0"

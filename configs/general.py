@@ -9,13 +9,13 @@ seen is in experiments/results/general_head.md.
 
 from ml_collections import ConfigDict
 
+from apanet_jax.config.recipes import recipe
 from apanet_jax.config.settings import with_options
-from configs import folder
 
 
 def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` set."""
-    config = folder.get_config()
+    config = recipe("folder")
     config.dataset = "synthetic"
     config.data.generate = 1500
     config.shot = 5

@@ -11,13 +11,12 @@ and crop: `scale=1.0+1.0,blur_probability=0` leaves the others out. The baseline
 
 from ml_collections import ConfigDict
 
-from apanet_jax.config.settings import with_options
-from configs import common
+from apanet_jax.config.settings import default_config, with_options
 
 
 def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` (`fold=2,backbone=resnet101`) set."""
-    config = common.get_config()
+    config = default_config()
     config.dataset = "pascal"
     config.workers = 8
     # Every second epoch of about 5,000 pictures, as the reference code validates.

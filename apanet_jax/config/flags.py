@@ -1,23 +1,24 @@
 """Flags of the commands that take a config: parsed, and read, with one line for what is wrong."""
 
-import ast
+import contextlib
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from apanet_jax.config import definitions
+from apanet_jax.config.options import set_options
+from apanet_jax.config.recipes import path_of, recipes
+from apanet_jax.config.settings import inert_fields, settle_inert
 from apanet_jax.runtime.errors import UserError, main_guard
 
 # A flag belongs to the script that asks for it, not to this module.
 flags.disclaim_key_flags()
-
-_CONFIGS = Path(__file__).parents[2] / "configs"
-"""Beside the package, in a checkout and where it is installed."""
 
 
 def config_flag(meaning: str) -> flags.FlagHolder:
@@ -41,10 +42,27 @@ def config_of(holder: flags.FlagHolder) -> tuple[ConfigDict, str]:
     if flag.value is None:
         raise UserError("no --config: name one, such as --config=quickstart")
     filename = config_flags.get_config_filename(flag)
+    name, _, options = filename.partition(":")
     try:
-        return ConfigDict(flag.value), Path(filename.partition(":")[0]).stem
+        config = ConfigDict(flag.value)
+        _settle_flags(config, flag, filename, options)
     except OSError as error:
         raise UserError(f"--config={filename} cannot be read: {error}") from error
+    return config, Path(name).stem
+
+
+def _settle_flags(config: ConfigDict, flag: flags.Flag, filename: str, options: str) -> None:
+    """Treats `--config.NAME=VALUE` as an option: see `settings.with_options`."""
+    by_flag = list(config_flags.get_override_values(flag))
+    if not by_flag:
+        return
+    before_flags = flag.parser.parse(filename)
+    by_option = []
+    # A config of the user's own may have options of another form, a saved one's begin with a path.
+    with contextlib.suppress(UserError):
+        own = options.partition(",")[2] if config.get("saved", False) else options
+        by_option = set_options(before_flags, own)
+    settle_inert(config, set(dict(inert_fields(before_flags))), [*by_flag, *by_option])
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -70,31 +88,7 @@ class _ByName(ConfigFileFlagParser):
 
     def parse(self, path: str) -> ConfigDict:
         name, colon, options = path.partition(":")
-        return super().parse(f"{_config_path(name)}{colon}{options}")
-
-
-def _config_path(name: str) -> Path:
-    given = Path(name)
-    packaged = _CONFIGS / f"{given.stem}.py"
-    if given.is_file():
-        return given
-    if packaged.is_file() and given in (Path(packaged.stem), *_spellings(packaged)):
-        return packaged
-    raise UserError(
-        f"--config={name} is no file, and no config is called so; there are "
-        + ", ".join(path.stem for path, _ in _packaged())
-    )
-
-
-def _spellings(packaged: Path) -> tuple[Path, Path]:
-    return Path(packaged.name), Path(_CONFIGS.name) / packaged.name
-
-
-def _packaged() -> Iterator[tuple[Path, str]]:
-    """Yields the configs to choose from, each with the first line of what it says of itself."""
-    for path in sorted(_CONFIGS.glob("*.py")):
-        if path.stem not in ("__init__", "common"):
-            yield path, (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        return super().parse(f"{path_of(name)}{colon}{options}")
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -120,9 +114,9 @@ def _help(module) -> str:
         says = flag.help.partition(">: ")[2] if choices else flag.help
         lines += _indented(f"{says}{default}", width)
     lines += ["", "configs, or a file of your own:"]
-    for path, says in _packaged():
+    for path, says in recipes():
         lines += [f"  {path.stem}", *_indented(says, width)]
-    return "\n".join([*lines, "", f"every setting, with its meaning: {_CONFIGS / 'common.py'}"])
+    return "\n".join([*lines, "", f"every setting, with its meaning: {definitions.__file__}"])
 
 
 def _indented(text: str, width: int) -> list[str]:

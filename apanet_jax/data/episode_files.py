@@ -14,15 +14,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.records import Records
-from apanet_jax.evaluation.metrics import EpisodeCounts
 from apanet_jax.runtime.atomic_files import writing
 from apanet_jax.runtime.errors import UserError
 
 
 def write_episodes(
-    path: Path, records: Records, episodes: Iterable[Episode], counts: EpisodeCounts
+    path: Path,
+    records: Records,
+    episodes: Iterable[Episode],
+    counts: tuple[Int[np.ndarray, "episodes 2"], Int[np.ndarray, "episodes 2"]],
 ) -> None:
     """Writes test episodes with their counts, whole or not at all.
 
@@ -30,7 +35,7 @@ def write_episodes(
       path: of the file; its folder is made where it is missing.
       records: what the episodes' numbers mean.
       episodes: in the order of `counts`.
-      counts: of each.
+      counts: pixels of background and foreground in the intersection of each, and in the union.
     """
     names = records.split("val").names
     path.parent.mkdir(parents=True, exist_ok=True)

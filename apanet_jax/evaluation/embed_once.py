@@ -31,15 +31,13 @@ from apanet_jax.models.network import Network, Parameters
 from apanet_jax.models.prior import contrast, contrast_prototypes, shot_prior
 from apanet_jax.models.prototypes import allocation, foreground_parts, over_shots, part_means
 from apanet_jax.runtime.devices import batch_sharding, replicated
+from apanet_jax.runtime.programs import Programs
 
 _FEWEST_POSITIONS = 64
 
 
-class TestFeatures:
-    """What the heads need to know of test pictures; each is embedded when first asked for."""
-
-    # Not a test case, whatever pytest thinks of its name.
-    __test__ = False
+class EmbeddedImages:
+    """Features of test images for any head; each image is embedded when it is first asked for."""
 
     def __init__(
         self,
@@ -52,6 +50,7 @@ class TestFeatures:
         batch_size: int,
         workers: int,
         store: FeatureStore,
+        programs: Programs,
         kept: KeptFeatures | None = None,
     ):
         """Embeds nothing yet.
@@ -66,6 +65,7 @@ class TestFeatures:
           batch_size: pictures that pass the backbone together.
           workers: processes that load pictures.
           store: where features are kept.
+          programs: compiled functions.
           kept: the test pictures' features from an earlier embedding; None: there are none.
         """
         self._network, self._parameters, self._split = network, backbone_parameters, split
@@ -74,7 +74,7 @@ class TestFeatures:
         self._store = store
         self._kept = kept
         self._query: tuple[int, tuple[jax.Array, ...]] | None = None
-        self._embed, self._last_block = _compiled_backbone(network, mesh)
+        self._embed, self._last_block = programs(_compiled_backbone, network, mesh)
 
     def embed(self, episodes: Iterable[Episode]) -> None:
         """Embeds what the episodes need and is not there yet."""
@@ -214,7 +214,7 @@ class TestFeatures:
 
 
 def count_episodes_once(
-    features: TestFeatures,
+    features: EmbeddedImages,
     network: Network,
     parameters: Parameters,
     mesh: Mesh,
@@ -223,6 +223,7 @@ def count_episodes_once(
     *,
     label_side: int,
     batch_size: int,
+    programs: Programs,
     description: str = "evaluating",
 ) -> tuple[EpisodeCounts, np.ndarray]:
     """Returns the counts and the class of every episode, in their order.
@@ -236,11 +237,12 @@ def count_episodes_once(
       episodes: all with the same number of supports.
       label_side: side of the square that original labels are put into.
       batch_size: episodes that are compared together.
+      programs: compiled functions.
       description: what the progress bar says.
     """
     inference = network.head.for_inference
-    head = _Head(inference, parameters, features, mesh)
-    compare = _compiled_comparison(inference, mesh)
+    head = _Head(inference, parameters, features, mesh, programs)
+    compare = programs(_compiled_comparison, inference, mesh)
     # By class and query, so that what was just looked at is looked at again.
     order = sorted(range(len(episodes)), key=lambda i: (episodes[i].class_id, episodes[i].query))
     found: list[Any] = []
@@ -272,11 +274,18 @@ def count_episodes_once(
 class _Head:
     """One head's view of queries and supports, each computed once."""
 
-    def __init__(self, head: APANet, parameters: Parameters, features: TestFeatures, mesh: Mesh):
+    def __init__(
+        self,
+        head: APANet,
+        parameters: Parameters,
+        features: EmbeddedImages,
+        mesh: Mesh,
+        programs: Programs,
+    ):
         self._features, self._parameters = features, parameters
         self._place = functools.partial(jax.device_put, device=replicated(mesh))
         self._several = head.foreground_prototypes > 1
-        self._encode, self._pool = _compiled_parts(head)
+        self._encode, self._pool = programs(_compiled_parts, head)
         self._encoded: tuple[int, Any] | None = None
         self._prototypes: dict[tuple[int, int], np.ndarray] = {}
 
@@ -316,7 +325,6 @@ def _over_shots(prototypes, priors, allocations):
     return prototypes, jnp.stack(priors).mean(0)[None], assignment
 
 
-@functools.lru_cache(maxsize=2)
 def _compiled_backbone(network: Network, mesh: Mesh):
     spread, whole = batch_sharding(mesh), replicated(mesh)
     return (
@@ -327,7 +335,6 @@ def _compiled_backbone(network: Network, mesh: Mesh):
     )
 
 
-@functools.lru_cache(maxsize=8)
 def _compiled_parts(head: APANet):
     def encode(parameters, middle):
         return head.apply({"params": parameters}, middle[None], method="encode_query")
@@ -340,7 +347,6 @@ def _compiled_parts(head: APANet):
     return jax.jit(encode), jax.jit(pool)
 
 
-@functools.lru_cache(maxsize=8)
 def _compiled_comparison(head: APANet, mesh: Mesh):
     def compare(parameters, inputs, label, side):
         logits = head.apply({"params": parameters}, *inputs, method="compare").logits

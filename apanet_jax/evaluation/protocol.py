@@ -1,6 +1,5 @@
 """Evaluation by the protocol: fixed episodes, scored at the original label's resolution."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from apanet_jax.evaluation.metrics import EpisodeCounts, count_pixels
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.runtime.devices import batch_sharding, replicated
+from apanet_jax.runtime.programs import Programs
 
 Count = Callable[[Batch], EpisodeCounts]
 
@@ -56,14 +56,17 @@ def score(
 
 
 def make_count(
-    network: Network, parameters: Parameters, backbone_parameters: Parameters, mesh: Mesh
+    network: Network,
+    parameters: Parameters,
+    backbone_parameters: Parameters,
+    mesh: Mesh,
+    programs: Programs,
 ) -> Count:
     """Returns the function from an evaluation batch to its episodes' counts."""
-    count, spread = _compiled_count(network, mesh), batch_sharding(mesh)
+    count, spread = programs(_compiled_count, network, mesh), batch_sharding(mesh)
     return lambda batch: count(parameters, backbone_parameters, jax.device_put(batch, spread))
 
 
-@functools.lru_cache(maxsize=8)
 def _compiled_count(network: Network, mesh: Mesh):
     """Returns one jitted function for all parameters, so that a sweep compiles it once."""
 

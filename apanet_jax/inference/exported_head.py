@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 from safetensors.numpy import save
 
-from apanet_jax.config import settings
+from apanet_jax.config.definitions import Settings
+from apanet_jax.config.saved import FILE, json_settings, of_run
+from apanet_jax.config.settings import typed
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.inference.matchers import DECISION, HeadMatcher, trained_matcher
 from apanet_jax.inference.model_card import model_card, with_program
@@ -19,7 +20,7 @@ from apanet_jax.training.checkpoints import Checkpoints, abstract_state
 from apanet_jax.weights.head import head_tensors
 from apanet_jax.weights.network import make_network
 
-WEIGHTS, CARD, SETTINGS, PROGRAM = "model.safetensors", "README.md", settings.FILE, "program.jax"
+WEIGHTS, CARD, SETTINGS, PROGRAM = "model.safetensors", "README.md", FILE, "program.jax"
 
 
 SIZES, SHOTS = (65, 4097), (1, 100)
@@ -55,8 +56,7 @@ def export(
       UserError: there is no such run or checkpoint, it cannot be written, or the program does not
         give what the network gives; files are written after all that, each whole or not at all.
     """
-    config = settings.of_run(workdir)
-    settings.check(config)
+    settings = typed(of_run(workdir))
     if not program and (output / PROGRAM).exists():
         raise UserError(
             f"{output / PROGRAM} is of an earlier export, perhaps of another head: add --program "
@@ -67,11 +67,11 @@ def export(
             raise UserError(f"--checkpoint={checkpoint}: {workdir} is an exported head, not a run")
         files = _files_of_head(workdir)
     else:
-        checkpoint, files = _files_of_run(workdir, config, checkpoint)
+        checkpoint, files = _files_of_run(workdir, settings, checkpoint)
     described = None
     if program:
         matcher = trained_matcher(workdir, size, checkpoint=checkpoint)
-        files[PROGRAM], described = _program(matcher, shots or config.shot)
+        files[PROGRAM], described = _program(matcher, shots or settings.shot)
     files[CARD] = with_program(files[CARD].decode(), described).encode()
     with cannot_write(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -81,19 +81,20 @@ def export(
 
 
 def _files_of_run(
-    workdir: Path, config: ConfigDict, checkpoint: str | None
+    workdir: Path, settings: Settings, checkpoint: str | None
 ) -> tuple[str, dict[str, bytes]]:
     """Returns the checkpoint that is taken, and the content of the files by their names."""
-    head = make_network(config).head
-    name, step, parameters = restore_head(workdir, head, config, checkpoint)
+    head = make_network(settings.backbone, settings.model).head
+    backbone = settings.backbone.name
+    name, step, parameters = restore_head(workdir, head, backbone, checkpoint)
     tensors = head_tensors(parameters, head)
     scored = read_results(workdir) if (workdir / RESULTS).exists() else []
     results = [row for row in scored if row["checkpoint"] == name]
     metadata = {"format": "pt", "checkpoint": name, "step": str(step)}
     return name, {
         WEIGHTS: save(tensors, metadata),
-        SETTINGS: json_bytes(settings.without_paths(config).to_dict()),
-        CARD: model_card(config, tensors, results, name, step).encode(),
+        SETTINGS: json_bytes(json_settings(settings, paths=False)),
+        CARD: model_card(settings, tensors, results, name, step).encode(),
     }
 
 
@@ -120,14 +121,14 @@ def _program(matcher: HeadMatcher, shots: int) -> tuple[bytes, str]:
 
 
 def restore_head(
-    workdir: Path, head: APANet, config: ConfigDict, checkpoint: str | None
+    workdir: Path, head: APANet, backbone: str, checkpoint: str | None
 ) -> tuple[str, int, Parameters]:
     """Returns a checkpoint's name, its step and the head's parameters.
 
     Args:
       workdir: of the run.
       head: the module.
-      config: the run's settings.
+      backbone: the name of the run's backbone.
       checkpoint: "best" on validation, or "last"; None: the best where there is one.
 
     Raises:
@@ -140,7 +141,7 @@ def restore_head(
             raise UserError(f"{workdir} holds no {name} checkpoint: train first")
         state, _ = checkpoints.restore(
             steps[name],
-            abstract_state(head, config.backbone.name),
+            abstract_state(head, backbone),
             jax.sharding.SingleDeviceSharding(jax.devices()[0]),
         )
     return name, steps[name], jax.device_get(state.parameters)

@@ -205,24 +205,24 @@ def trained_matcher(
     Raises:
       UserError: there is none.
     """
-    from apanet_jax.config import settings
+    from apanet_jax.config.saved import of_run
+    from apanet_jax.config.settings import typed
     from apanet_jax.inference.exported_head import WEIGHTS, restore_head
     from apanet_jax.runtime.devices import data_mesh
-    from apanet_jax.weights.network import load_parameters, make_network
+    from apanet_jax.weights.network import NetworkLoader
 
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is no folder: give a run's, or an exported head's")
-    config = settings.of_run(workdir)
-    settings.check(config)
+    settings = typed(of_run(workdir))
     exported = workdir / WEIGHTS
-    if exported.is_file():
-        config.evaluation.checkpoint = str(exported)
-    network = make_network(config)
-    backbone_parameters, _, _, parameters = load_parameters(config, network.head, data_mesh(1))
+    given = str(exported) if exported.is_file() else settings.evaluation.checkpoint
+    loaded = NetworkLoader().load(settings.backbone, settings.model, data_mesh(1), checkpoint=given)
+    network, parameters = loaded.network, loaded.given_head
     if parameters is None:
-        _, _, parameters = restore_head(workdir, network.head, config, checkpoint)
-    chosen, decisions = _calibrated(workdir / DECISION) or (config.image_size, None)
-    return HeadMatcher(network, parameters, backbone_parameters, size or chosen, decisions)
+        backbone = settings.backbone.name
+        _, _, parameters = restore_head(workdir, network.head, backbone, checkpoint)
+    chosen, decisions = _calibrated(workdir / DECISION) or (settings.image_size, None)
+    return HeadMatcher(network, parameters, loaded.backbone_parameters, size or chosen, decisions)
 
 
 def _calibrated(path: Path) -> tuple[int, dict[int, Decision]] | None:

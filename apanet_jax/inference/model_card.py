@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
-from ml_collections import ConfigDict
+
+from apanet_jax.config.definitions import Settings
 
 _PYTORCH_FEM = """\
 With PFENet's published network (its `down_query`, `down_supp`, `init_merge`, … are these tensors):
@@ -78,7 +79,7 @@ side. It always marks something: it does not say that the thing is absent.
 
 
 def model_card(
-    config: ConfigDict,
+    settings: Settings,
     tensors: Mapping[str, np.ndarray],
     results: Sequence[Mapping[str, Any]],
     checkpoint: str,
@@ -87,29 +88,29 @@ def model_card(
     """Returns the card as Markdown with a YAML header, as model hubs read it.
 
     Args:
-      config: of the run.
+      settings: of the run.
       tensors: of the exported file, by name.
       results: the objects of `results.json` of this checkpoint; may be none.
       checkpoint: "best" or "last".
       step: of the training.
     """
-    dataset = config.dataset or "own pictures"
-    kind = "APANet" if config.model.num_clusters else "Baseline"
-    title = f"{kind} ({config.model.comparison}, {config.backbone.name}), {dataset}"
-    title += f", fold {config.fold}"
+    dataset = settings.dataset or "own pictures"
+    kind = "APANet" if settings.model.num_clusters else "Baseline"
+    title = f"{kind} ({settings.model.comparison}, {settings.backbone.name}), {dataset}"
+    title += f", fold {settings.fold}"
     pytorch = _PYTORCH_FEM
-    if config.model.comparison == "conv":
-        reduction = "down_supp" if config.model.shared_reduction else "down_query"
+    if settings.model.comparison == "conv":
+        reduction = "down_supp" if settings.model.shared_reduction else "down_query"
         pytorch = _PYTORCH_CONV.replace("{query}", f"{reduction}.0")
     return _CARD.format(
         header=_header(title, dataset, results),
         title=title,
-        facts=_rows(_facts(config, checkpoint, step)),
+        facts=_rows(_facts(settings, checkpoint, step)),
         scores=_scores(results, checkpoint),
-        unit_features=_unit_features(config),
+        unit_features=_unit_features(settings),
         pytorch=pytorch,
         tensors=_rows([(f"`{name}`", list(x.shape)) for name, x in tensors.items()]),
-        size=config.image_size,
+        size=settings.image_size,
     )
 
 
@@ -148,24 +149,24 @@ def _header(title: str, dataset: str, results: Sequence[Mapping[str, Any]]) -> s
     return data.to_yaml()
 
 
-def _facts(config: ConfigDict, checkpoint: str, step: int) -> list[tuple[str, Any]]:
-    model, backbone = config.model, config.backbone
+def _facts(settings: Settings, checkpoint: str, step: int) -> list[tuple[str, Any]]:
+    model, backbone, size = settings.model, settings.backbone, settings.image_size
     stem = f", {backbone.stem} stem" if backbone.name.startswith("resnet") else ""
     branch = f"n = {model.num_clusters}, lambda = {model.agnostic_weight}"
     return [
         ("backbone", f"{backbone.name}{stem}, weights: {backbone.weights or 'the usual ImageNet'}"),
-        ("pictures", f"{config.image_size}x{config.image_size} pixels, {_normalisation(config)}"),
+        ("pictures", f"{size}x{size} pixels, {_normalisation(settings)}"),
         ("comparison", model.comparison),
         ("prior masks from", ", ".join(model.priors) or "none"),
         ("prototypes of a support", model.foreground_prototypes),
         ("class-agnostic branch, in training", branch if model.num_clusters else "none"),
-        ("training supports", config.shot),
-        ("checkpoint", f"{checkpoint}, step {step}, seed {config.seed}"),
+        ("training supports", settings.shot),
+        ("checkpoint", f"{checkpoint}, step {step}, seed {settings.seed}"),
     ]
 
 
-def _normalisation(config: ConfigDict) -> str:
-    if config.backbone.name == "efficientnet_lite0":
+def _normalisation(settings: Settings) -> str:
+    if settings.backbone.name == "efficientnet_lite0":
         return "normalised as (x - 127) / 128"
     return "normalised with ImageNet's mean and deviation"
 
@@ -184,8 +185,8 @@ def _scores(results: Sequence[Mapping[str, Any]], checkpoint: str) -> str:
     return text
 
 
-def _unit_features(config: ConfigDict) -> str:
-    if not config.model.unit_features:
+def _unit_features(settings: Settings) -> str:
+    if not settings.model.unit_features:
         return ""
     return "Each position of them is scaled to a mean square of 1.\n"
 

@@ -57,7 +57,7 @@ def _variant(folder: str) -> str:
 def _folds(runs: Mapping[str, RunRecord], variants: Mapping[str, str], name: str) -> str:
     """Returns the tables of folds and seeds; "" where there is one of each, or nothing scored."""
     scored = {folder: run for folder, run in runs.items() if run.results}
-    if len({(run.config.fold, run.config.seed) for run in scored.values()}) < 2:
+    if len({(run.settings.fold, run.settings.seed) for run in scored.values()}) < 2:
         return ""
     by_variant = defaultdict(list)
     for folder, run in scored.items():

@@ -4,13 +4,11 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from apanet_jax.config.settings import flat_fields
+from apanet_jax.config.definitions import Settings
+from apanet_jax.config.settings import values
 from apanet_jax.reports import blocks
 from apanet_jax.reports.line_chart import Line, line_chart, smoothed
 from apanet_jax.reports.run_record import RunRecord, duration
-from configs import common
 
 
 def run_page(run: RunRecord) -> str:
@@ -19,9 +17,9 @@ def run_page(run: RunRecord) -> str:
     progress = ""
     if state == "live" and run.steps:
         progress = f'<progress max="{run.steps}" value="{run.step}"></progress>'
-    config = run.config
-    subtitle = f"{run.name} · seed {config.seed} · {config.backbone.name} · "
-    subtitle += f"{config.image_size}×{config.image_size}"
+    settings = run.settings
+    subtitle = f"{run.name} · seed {settings.seed} · {settings.backbone.name} · "
+    subtitle += f"{settings.image_size}×{settings.image_size}"
     body = [
         f'<header><h1>{escape(run.title)}</h1><p class="soft">{escape(subtitle)}</p>'
         f'<p class="state {state}">{escape(sentence)}</p>{progress}</header>',
@@ -30,7 +28,7 @@ def run_page(run: RunRecord) -> str:
         blocks.section("Results", _results(run)),
         blocks.section("IoU of each novel class", _classes(run)),
         blocks.section("About this run", _facts(run)),
-        _settings(config),
+        _settings(settings),
         blocks.section("Test episodes", blocks.picture_list(run.pictures)),
     ]
     return blocks.page(run.title, body, live=run.live)
@@ -133,7 +131,7 @@ def _results(run: RunRecord) -> str:
 def _published(run: RunRecord, method: str, metric: str, shot: int) -> str:
     for row in run.published:
         if (row.method, row.metric, row.shot) == (method, metric, shot):
-            return blocks.percent(row.folds[run.config.fold] if row.folds else row.mean)
+            return blocks.percent(row.folds[run.settings.fold] if row.folds else row.mean)
     return ""
 
 
@@ -164,7 +162,7 @@ def _share(value: float | None) -> str:
 
 
 def _facts(run: RunRecord) -> str:
-    config, model = run.config, run.config.model
+    settings, model = run.settings, run.settings.model
     row = run.results[0] if run.results else {}
     environment = {**run.environment, **{k: row[k] for k in ("versions", "device") if k in row}}
     branch = f"{model.num_clusters} clusters ({model.regions}), lambda {model.agnostic_weight:g}"
@@ -174,8 +172,8 @@ def _facts(run: RunRecord) -> str:
         "class-agnostic branch": branch if model.num_clusters else "none: this is the baseline",
         "prior masks from": ", ".join(model.priors) or "none",
         "training": f"{f'{run.steps:,} steps of ' if run.steps else ''}"
-        f"{config.training.batch_size} episodes, {config.shot}-shot, "
-        f"learning rate {config.training.learning_rate * config.training.rate_factor:g}",
+        f"{settings.training.batch_size} episodes, {settings.shot}-shot, "
+        f"learning rate {settings.training.learning_rate * settings.training.rate_factor:g}",
         "device": environment.get("device", ""),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "fingerprint of the data": row.get("data_fingerprint", ""),
@@ -190,14 +188,13 @@ def _facts(run: RunRecord) -> str:
     return f'<table class="facts"><tbody>{"".join(lines)}</tbody></table>'
 
 
-def _settings(config: ConfigDict) -> str:
-    defaults = dict(flat_fields(common.get_config()))
-    fields = [(name, value, defaults.get(name)) for name, value in flat_fields(config)]
-    differ = [field for field in fields if field[0] not in defaults or field[1] != field[2]]
-    same = [field for field in fields if field not in differ]
+def _settings(settings: Settings) -> str:
+    fields = list(values(settings))
+    differ = [field for field in fields if field[1] != field[2]]
+    same = [field for field in fields if field[1] == field[2]]
     lines = [
         f'<tr class="set"><th>{escape(name)}</th><td>{escape(repr(value))}</td>'
-        f"<td>{escape(repr(default)) if name in defaults else ''}</td></tr>"
+        f"<td>{escape(repr(default))}</td></tr>"
         for name, value, default in differ
     ]
     lines += [

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-from apanet_jax.config import settings
+from apanet_jax.config.definitions import Settings
+from apanet_jax.config.saved import of_run
+from apanet_jax.config.settings import typed
 from apanet_jax.data.records import Records, open_records
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.reports.paper import PublishedRow
@@ -26,7 +26,7 @@ class RunRecord(NamedTuple):
 
     Attributes:
       name: the folder's.
-      config: the settings.
+      settings: the run's.
       metrics: the lines of `metrics.jsonl`.
       results: the objects of `results.json`; may be none.
       pictures: files of drawn test episodes; none while a process works on the run.
@@ -37,7 +37,7 @@ class RunRecord(NamedTuple):
     """
 
     name: str
-    config: ConfigDict
+    settings: Settings
     metrics: Sequence[Mapping[str, Any]]
     results: Sequence[Mapping[str, Any]]
     pictures: Sequence[Path] = ()
@@ -59,13 +59,13 @@ class RunRecord(NamedTuple):
     @property
     def title(self) -> str:
         """What is trained, on what."""
-        kind = "APANet" if self.config.model.num_clusters else "Baseline"
-        return f"{kind} on {self.dataset}, fold {self.config.fold}"
+        kind = "APANet" if self.settings.model.num_clusters else "Baseline"
+        return f"{kind} on {self.dataset}, fold {self.settings.fold}"
 
     @property
     def dataset(self) -> str:
         """The data set's name, as far as it is known."""
-        named = self.results[0].get("dataset") if self.results else self.config.dataset
+        named = self.results[0].get("dataset") if self.results else self.settings.dataset
         return named or "own pictures"
 
     @property
@@ -122,7 +122,7 @@ class RunRecord(NamedTuple):
 def read_run(
     folder: Path,
     *,
-    config: ConfigDict | None = None,
+    settings: Settings | None = None,
     steps: int | None = None,
     live: bool = False,
     environment: Mapping[str, Any] | None = None,
@@ -132,16 +132,15 @@ def read_run(
 
     Args:
       folder: the run's.
-      config: its settings; None: those that it left there.
+      settings: its own; None: those that it left there.
       steps, live, environment: see `RunRecord`.
       records: the data set, where it is open; None: it is opened, for the paper's rows.
 
     Raises:
       UserError: there is no run, or a file of it cannot be read.
     """
-    if config is None:
-        config = settings.of_run(folder)
-        settings.check(config)
+    if settings is None:
+        settings = typed(of_run(folder))
     results = read_results(folder) if (folder / RESULTS).exists() else []
     for row in results:
         if not all(isinstance(row.get(name), kind) for name, kind in _NEEDED.items()):
@@ -150,12 +149,12 @@ def read_run(
             )
     return RunRecord(
         name=folder.absolute().name,
-        config=config,
+        settings=settings,
         metrics=read_metrics(folder),
         results=results,
         pictures=_pictures(folder) if results and not live else (),
-        published=_published_rows(config, records) if results else (),
-        steps=steps or config.training.steps or None,
+        published=_published_rows(settings, records) if results else (),
+        steps=steps or settings.training.steps or None,
         live=live,
         environment=environment or {},
     )
@@ -166,13 +165,13 @@ def pictures_in(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted((folder / "pictures").glob("episode_*.png")))
 
 
-def _published_rows(config: ConfigDict, records: Records | None) -> tuple[PublishedRow, ...]:
-    """Returns the paper's rows beside runs of `config`; none without the records' folds."""
+def _published_rows(settings: Settings, records: Records | None) -> tuple[PublishedRow, ...]:
+    """Returns the paper's rows beside runs of `settings`; none without the records' folds."""
     try:
-        data = records or open_records(Path(config.data.records))
+        data = records or open_records(Path(settings.data.records))
     except UserError:
         return ()
-    return published_beside_run(config, data)
+    return published_beside_run(settings, data)
 
 
 def duration(seconds: float) -> str:

@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
+from apanet_jax.config.definitions import Settings
 from apanet_jax.data.records import Records
 from apanet_jax.reports.paper import PublishedRow, published_beside
 
@@ -35,10 +34,13 @@ def results_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def published_beside_run(config: ConfigDict, records: Records) -> tuple[PublishedRow, ...]:
-    """Returns the paper's rows that runs of `config` on `records` compare with; or none."""
+def published_beside_run(settings: Settings, records: Records) -> tuple[PublishedRow, ...]:
+    """Returns the paper's rows that runs of `settings` on `records` compare with; or none."""
     return published_beside(
-        config.dataset or records.name, config.backbone.name, records.class_names, records.folds
+        settings.dataset or records.name,
+        settings.backbone.name,
+        records.class_names,
+        records.folds,
     )
 
 

@@ -31,11 +31,11 @@ def write_pictures(
       heads: by the name to show, a network on the run's backbone and its trained parameters.
       directory: where the pictures go.
     """
-    config = run.config
-    shot, count = run.test_shots[0], min(config.evaluation.pictures, run.test_count)
+    evaluation = run.settings.evaluation
+    shot, count = run.data.test_shots[0], min(evaluation.pictures, run.data.test_count)
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    with run.evaluation_batches(shot, count) as batches:
+    with run.data.test_batches(shot, range(count)) as batches:
         for batch in batches:
             found = {name: predict(run, *head, batch) for name, head in heads.items()}
             clusters = _clusters(run, batch)
@@ -54,7 +54,7 @@ def write_pictures(
 
 
 def _episode_cells(run, index, shot, found, clusters) -> list[tuple[str, np.ndarray]]:
-    episode = run.draw_test(shot)(index)
+    episode = run.data.draw_test(shot)(index)
     split = run.records.split("val")
     name = run.records.class_names[episode.class_id - 1]
     cells = []
@@ -96,13 +96,13 @@ def predict(
         logits = network(parameters, backbone_parameters, arrays).logits
         return resize_to_label(logits[..., 1] - logits[..., 0], side, size) > 0
 
-    return np.asarray(masks(parameters, run.local_backbone_parameters, batch))
+    return np.asarray(masks(parameters, run.loaded.local_backbone_parameters, batch))
 
 
 def _clusters(run: Run, batch: Batch) -> np.ndarray:
     """Returns the clusters `[B, L, L]` of the queries, as training sees them (Eq. 4)."""
-    query, _ = jax.jit(run.network.embed_episode)(run.local_backbone_parameters, batch)
-    features = getattr(query, run.config.model.cluster_features)
+    query, _ = jax.jit(run.network.embed_episode)(run.loaded.local_backbone_parameters, batch)
+    features = getattr(query, run.settings.model.cluster_features)
     count, height, width, channels = features.shape
     inside = jax.image.resize(
         (batch["query_label"] != 255).astype(jnp.float32), (count, height, width), "nearest"
@@ -112,7 +112,7 @@ def _clusters(run: Run, batch: Batch) -> np.ndarray:
         _CLUSTERS_SHOWN,
         weights=inside.reshape(count, -1),
         init="farthest",
-        key=jax.random.key(run.config.seed),
+        key=jax.random.key(run.settings.seed),
     ).assignment
     return at_label_size(assignment.reshape(count, height, width), batch)
 

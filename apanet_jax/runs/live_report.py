@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from apanet_jax.config import settings
+from apanet_jax.config import saved
 from apanet_jax.reports.overview_page import overview_page
 from apanet_jax.reports.run_page import run_page
 from apanet_jax.reports.run_record import RunRecord, pictures_in, read_run
@@ -55,13 +55,13 @@ def runs_below(workdir: Path) -> list[Path]:
     Raises:
       UserError: there is none.
     """
-    if (workdir / settings.FILE).exists():
+    if (workdir / saved.FILE).exists():
         return [workdir]
-    patterns = ("*/" * depth + settings.FILE for depth in range(1, _DEEPEST + 1))
+    patterns = ("*/" * depth + saved.FILE for depth in range(1, _DEEPEST + 1))
     found = sorted(path.parent for pattern in patterns for path in workdir.glob(pattern))
     if not found:
         raise UserError(
-            f"--workdir={workdir} holds no run: expected {settings.FILE} there or in folders below"
+            f"--workdir={workdir} holds no run: expected {saved.FILE} there or in folders below"
         )
     return found
 
@@ -165,7 +165,7 @@ class LiveOverview:
 def _record(run: Run, folder: Path, live: bool) -> RunRecord:
     return read_run(
         folder,
-        config=run.config,
+        settings=run.settings,
         steps=run.steps,
         live=live,
         environment=environment(run),

@@ -9,7 +9,7 @@ import numpy as np
 
 from apanet_jax import __version__
 from apanet_jax.data.episode_files import write_episodes
-from apanet_jax.evaluation.metrics import EpisodeCounts, Scores, SummedCounts
+from apanet_jax.evaluation.metrics import EpisodeCounts, SummedCounts
 from apanet_jax.models.network import Parameters
 from apanet_jax.runs.run import Run
 from apanet_jax.runtime import processes
@@ -39,13 +39,13 @@ def trained_heads(run: Run, workdir: Path) -> list[TrainedHead]:
     Raises:
       UserError: there is no checkpoint.
     """
-    if run.given_head is not None:
-        return [TrainedHead("given", None, run.given_head)]
+    if run.loaded.given_head is not None:
+        return [TrainedHead("given", None, run.loaded.given_head)]
     with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
         chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         if chosen["last"] is None:
             raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
-        like = abstract_state(run.network.head, run.config.backbone.name)
+        like = abstract_state(run.network.head, run.settings.backbone.name)
         sharding = replicated(run.mesh)
         return [
             TrainedHead(name, step, checkpoints.restore(step, like, sharding)[0].parameters)
@@ -63,11 +63,13 @@ def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
       UserError: there is no checkpoint.
     """
     results = []
+    if run.settings.evaluation.embed_once:
+        run.evaluator.embed(run.data.test_count)
     for head in trained_heads(run, workdir):
-        for shot in run.test_shots:
-            counts, class_id = run.count_episodes(head.parameters, shot, run.test_count)
+        for shot in run.data.test_shots:
+            counts, class_id = run.evaluator.count(head.parameters, shot, run.data.test_count)
             results.append(result(run, head, shot, counts, class_id))
-            if run.config.evaluation.write_episodes and processes.is_leader():
+            if run.settings.evaluation.write_episodes and processes.is_leader():
                 write_counts(run, workdir, head.name, shot, counts)
     if processes.is_leader():
         workdir.mkdir(parents=True, exist_ok=True)
@@ -80,14 +82,9 @@ def write_counts(run: Run, workdir: Path, name: str, shot: int, counts: EpisodeC
 
     To `episodes/<name>_<K>shot.jsonl`, see `data.episode_files`.
     """
-    draw = run.draw_test(shot)
+    draw = run.data.draw_test(shot)
     path = workdir / "episodes" / f"{name}_{shot}shot.jsonl"
-    write_episodes(path, run.records, map(draw, range(run.test_count)), counts)
-
-
-def evaluate_parameters(run: Run, parameters: Parameters, shot: int, episodes: int) -> Scores:
-    """Returns the scores of a head on the first `episodes` test episodes with `shot` supports."""
-    return _summed(run, *run.count_episodes(parameters, shot, episodes)).scores()
+    write_episodes(path, run.records, map(draw, range(run.data.test_count)), counts)
 
 
 def _summed(run: Run, counts: EpisodeCounts, class_id: np.ndarray) -> SummedCounts:
@@ -100,7 +97,7 @@ def result(
     run: Run, head: TrainedHead, shot: int, counts: EpisodeCounts, class_id: np.ndarray
 ) -> dict[str, Any]:
     """Returns what `results.json` says of a head's test episodes with `shot` supports."""
-    config, sums = run.config, _summed(run, counts, class_id)
+    config, sums = run.settings, _summed(run, counts, class_id)
     scores = sums.scores()
     names = run.records.class_names
     return {
@@ -113,8 +110,8 @@ def result(
         "checkpoint": head.name,
         "checkpoint_file": config.evaluation.checkpoint or None,
         "step": head.step,
-        "episodes": run.test_count,
-        "seed": None if run.listed else config.evaluation.seed,
+        "episodes": run.data.test_count,
+        "seed": None if run.data.listed else config.evaluation.seed,
         "episode_list": config.evaluation.list or None,
         "training_seed": config.seed,
         "miou": round(scores.miou, 4),
@@ -130,8 +127,8 @@ def result(
         **environment(run),
         "deterministic": config.deterministic,
         "data_fingerprint": run.records.fingerprint,
-        "weights_fingerprint": run.weights_fingerprint,
-        "weights_origin": run.weights_origin._asdict(),
+        "weights_fingerprint": run.loaded.fingerprint,
+        "weights_origin": run.loaded.origin._asdict(),
         "config_fingerprint": run.fingerprint,
     }
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from apanet_jax.config import settings
+from apanet_jax.config import saved
+from apanet_jax.config.settings import check, fingerprint, typed, with_options
 from apanet_jax.data import records
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.reports.tables import (
@@ -27,7 +28,7 @@ from apanet_jax.reports.tables import (
 )
 from apanet_jax.runs.episode_images import write_pictures
 from apanet_jax.runs.live_report import LiveOverview, LiveReport, report_on
-from apanet_jax.runs.run import Run, make_run
+from apanet_jax.runs.run import Run, RunMaker
 from apanet_jax.runs.scoring import evaluate_checkpoints, trained_heads
 from apanet_jax.runtime import processes
 from apanet_jax.runtime.atomic_files import writing
@@ -73,7 +74,7 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
       UserError: before anything is compiled, for settings, data or weights that cannot be used, or
         a workdir that another process uses.
     """
-    settings.check(config)
+    check(config)
     if config.evaluation.checkpoint and mode != "evaluate":
         raise UserError(
             f"evaluation.checkpoint={config.evaluation.checkpoint} is scored, never trained on: "
@@ -86,7 +87,8 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
                 _generate(config, workdir)
         processes.barrier("the data set is there")
     # All of them before the first is trained: what cannot work is refused at once.
-    all_runs = [(part, make_run(part.config)) for part in parts(config)]
+    maker = RunMaker()
+    all_runs = [(part, maker.make(part.config)) for part in parts(config)]
     with contextlib.ExitStack() as stack:
         for part, _ in all_runs:
             stack.enter_context(sole_use(workdir / part.folder))
@@ -106,14 +108,15 @@ def _run_all(
     if config.sweep.side_by_side and mode != "evaluate":
         for part, run in all_runs:
             print(_headline(_name(part, workdir), run), flush=True)
-        train_side_by_side([(run, workdir / part.folder) for part, run in all_runs])
+        folders = [(run, workdir / part.folder) for part, run in all_runs]
+        train_side_by_side([(run.task(), path, LiveReport(run, path)) for run, path in folders])
     for group, members in itertools.groupby(all_runs, key=lambda item: item[0].group):
         runs = list(members)
         for part, run in runs:
             name = _name(part, workdir)
             if mode != "evaluate" and not config.sweep.side_by_side:
                 print(_headline(name, run), flush=True)
-                train(run, workdir / part.folder)
+                train(run.task(), workdir / part.folder, LiveReport(run, workdir / part.folder))
             if mode != "train":
                 with LiveReport(run, workdir / part.folder):
                     results[name] = evaluate_checkpoints(run, workdir / part.folder)
@@ -133,7 +136,7 @@ def parts(config: ConfigDict) -> list[Part]:
     Raises:
       UserError: for settings that cannot work.
     """
-    settings.check(config)
+    check(config)
     folds, seeds = config.sweep.folds, config.sweep.seeds
     if folds == ALL:
         folds = tuple(range(len(records.open_records(Path(config.data.records)).folds)))
@@ -142,7 +145,7 @@ def parts(config: ConfigDict) -> list[Part]:
     for seed, fold in itertools.product(seeds or (config.seed,), folds or (config.fold,)):
         group = "/".join([f"seed{seed}"] * bool(seeds) + [f"fold{fold}"] * bool(folds))
         for variant, options in chosen.items():
-            single = settings.with_options(config.copy_and_resolve_references(), options)
+            single = with_options(config.copy_and_resolve_references(), options)
             with single.unlocked():
                 single.fold, single.seed = fold, seed
                 for name in ("checkpoint", "list"):
@@ -166,9 +169,9 @@ def is_finished(part: Part, workdir: Path) -> bool:
     if not (folder / RESULTS).exists():
         return False
     rows = read_results(folder)
-    if (folder / settings.FILE).exists():
-        saved = settings.fingerprint(settings.of_run(folder))
-        if saved != settings.fingerprint(part.config):
+    if (folder / saved.FILE).exists():
+        of_folder = fingerprint(typed(saved.of_run(folder)))
+        if of_folder != fingerprint(typed(part.config)):
             raise UserError(
                 f"{folder} holds a run of other settings: take another --workdir, or move it away"
             )
@@ -195,10 +198,10 @@ def _name(part: Part, workdir: Path) -> str:
 
 
 def _headline(name: str, run: Run) -> str:
-    model = run.config.model
+    model = run.settings.model
     return (
         f"{name}: n = {model.num_clusters}, lambda = {model.agnostic_weight}, "
-        f"{run.steps} steps of {run.config.training.batch_size} episodes on "
+        f"{run.steps} steps of {run.settings.training.batch_size} episodes on "
         f"{run.mesh.size} {run.mesh.devices.flat[0].platform} device(s)"
     )
 
@@ -206,12 +209,12 @@ def _headline(name: str, run: Run) -> str:
 def _tell(
     config: ConfigDict, done: Sequence[tuple[Part, Run]], results: Results, workdir: Path
 ) -> None:
-    episodes = f"{done[0][1].test_count} episodes, %"
+    episodes = f"{done[0][1].data.test_count} episodes, %"
     if config.sweep.folds or config.sweep.seeds:
         by_variant = defaultdict(list)
         for (part, _), rows in zip(done, results.values(), strict=True):
             by_variant[part.variant or workdir.name] += rows
-        beside = published_beside_run(config, done[0][1].records)
+        beside = published_beside_run(done[0][1].settings, done[0][1].records)
         table = fold_markdown(by_variant, beside)
         with writing(workdir / "table.md") as file:
             file.write(f"Novel classes, {episodes}\n\n{table}\n\n")

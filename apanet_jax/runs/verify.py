@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from apanet_jax.config import settings
+from apanet_jax.config import saved
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.runs.run import Run, make_run
 from apanet_jax.runs.scoring import result, trained_heads
@@ -54,18 +54,18 @@ def _runs(workdir: Path, config: ConfigDict | None) -> list[tuple[ConfigDict, Pa
         if config.data.generate:
             config.data.records = str(workdir / "records")
         return [(part.config, workdir / part.folder) for part in parts(config)]
-    if (workdir / settings.FILE).exists():
-        return [(settings.of_run(workdir), workdir)]
+    if (workdir / saved.FILE).exists():
+        return [(saved.of_run(workdir), workdir)]
     folders = sorted(path.parent for path in workdir.glob(f"**/{RESULTS}"))
     if not folders:
         raise UserError(f"--workdir={workdir} holds no {RESULTS}: evaluate there first")
-    return [(settings.of_run(folder), folder) for folder in folders]
+    return [(saved.of_run(folder), folder) for folder in folders]
 
 
 def _counted(run: Run, folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     for head in trained_heads(run, folder):
-        for shot in run.test_shots:
-            counts, class_id = run.count_episodes(head.parameters, shot, run.test_count)
+        for shot in run.data.test_shots:
+            counts, class_id = run.evaluator.count(head.parameters, shot, run.data.test_count)
             yield head.name, shot, result(run, head, shot, counts, class_id)
 
 

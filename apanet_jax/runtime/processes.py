@@ -7,7 +7,6 @@ writes to the workdir and speaks on the standard output. With one process nothin
 
 import atexit
 import contextlib
-import functools
 import os
 import signal
 import socket
@@ -214,7 +213,6 @@ def gathered(mine: Num[np.ndarray, "mine *axes"], count: int) -> Num[np.ndarray,
     return found.swapaxes(0, 1).reshape(most * processes, *mine.shape[1:])[:count]
 
 
-@functools.lru_cache(maxsize=8)
 def local_mesh(mesh: Mesh) -> Mesh:
     """Returns the mesh of those devices that are this process's own."""
     if not several():

@@ -16,94 +16,88 @@ import jax.numpy as jnp
 import numpy as np
 
 from apanet_jax.data.loader import EpisodeIterator
-from apanet_jax.runs.run import Run
 from apanet_jax.runtime import processes
 from apanet_jax.runtime.devices import batch_sharding, replicated
 from apanet_jax.runtime.errors import StopSignals
-from apanet_jax.training import train_step
-from apanet_jax.training.loop import (
-    Journal,
-    Pace,
-    progress_bar,
-    signals_asked,
-    training_key,
-    transformation,
-)
+from apanet_jax.training.journal import Journal
+from apanet_jax.training.loop import Pace, progress_bar, signals_asked
+from apanet_jax.training.task import Progress, TrainingTask
+from apanet_jax.training.train_step import make_side_by_side_step
 
 _EACH_ITS_OWN = ("seed", "fold", "agnostic_weight")
 
 
-def train_side_by_side(runs: Sequence[tuple[Run, Path]]) -> None:
-    """Trains runs to their last steps, those that can be in one program together.
+def train_side_by_side(tasks: Sequence[tuple[TrainingTask, Path, Progress | None]]) -> None:
+    """Trains heads to their last steps, those that can be in one program together.
 
-    Together are runs whose settings differ in seed, fold and lambda alone, and that stand at the
-    same step; the others come after one another. See `train.train` for what a run leaves.
+    Together are trainings whose settings differ in seed, fold and lambda alone, and that stand at
+    the same step; the others come after one another. See `loop.train` for what each leaves.
 
     Args:
-      runs: each with its workdir.
+      tasks: each with its workdir, and what shows how far it has come.
 
     Raises:
       UserError: a workdir holds a run of other settings, or a loss is no longer a number.
     """
     with contextlib.ExitStack() as stack:
         groups = defaultdict(list)
-        for run, workdir in runs:
-            journal = stack.enter_context(Journal(run, workdir))
-            if journal.latest_step < run.steps:
-                groups[_kind(run), journal.latest_step].append(journal)
+        for task, workdir, progress in tasks:
+            journal = stack.enter_context(Journal(task, workdir, progress))
+            if journal.latest_step < task.steps:
+                groups[_kind(task), journal.latest_step].append(journal)
         for journals in groups.values():
             _train(journals)
 
 
-def _kind(run: Run) -> str:
-    """Returns what runs that train together have in common."""
-    settings = run.config.to_dict()
-    settings["model"] = {k: v for k, v in settings["model"].items() if k not in _EACH_ITS_OWN}
-    settings = {k: v for k, v in settings.items() if k not in _EACH_ITS_OWN}
+def _kind(task: TrainingTask) -> str:
+    """Returns what trainings that are made together have in common."""
+    config = dict(task.config)
+    config["model"] = {k: v for k, v in config["model"].items() if k not in _EACH_ITS_OWN}
+    config = {k: v for k, v in config.items() if k not in _EACH_ITS_OWN}
     # Folds may have lists of different lengths, and epochs of them different numbers of steps.
-    return json.dumps([settings, run.steps], default=list, sort_keys=True)
+    return json.dumps([config, task.steps], default=list, sort_keys=True)
 
 
 def _train(journals: Sequence[Journal]) -> None:
-    runs = [journal.run for journal in journals]
-    first = runs[0]
-    config = first.config
+    tasks = [journal.task for journal in journals]
+    first = tasks[0]
     states, (position, *_) = zip(*(journal.begin() for journal in journals), strict=True)
     states = jax.tree.map(lambda *x: jnp.stack(x), *states)
     states = jax.device_put(states, replicated(first.mesh))
-    keys = jnp.stack([training_key(run) for run in runs])
-    weights = np.array([run.config.model.agnostic_weight for run in runs], np.float32)
+    keys = jnp.stack([task.key for task in tasks])
+    weights = np.array([task.model.agnostic_weight for task in tasks], np.float32)
     # Heads of one seed and fold learn from the same episodes, which are loaded once.
-    names = [(run.config.seed, run.config.fold) for run in runs]
+    names = [(task.seed, task.fold) for task in tasks]
     same_batch = len(set(names)) == 1
     spread = batch_sharding(first.mesh, of_heads=not same_batch)
-    step = train_step.make_side_by_side_step(
-        first.network,
-        transformation(first),
+    step = first.programs(
+        make_side_by_side_step,
+        first.loaded.network,
+        first.transformation,
         first.mesh,
-        config.model.level_weight,
-        same_batch=same_batch,
-        at_once=first.mesh.devices.flat[0].platform != "cpu",
+        first.model.level_weight,
+        same_batch,
+        first.mesh.devices.flat[0].platform != "cpu",
     )
     with contextlib.ExitStack() as stack:
         streams: dict[tuple[int, int], EpisodeIterator] = {}
-        for name, run in zip(names, runs, strict=True):
+        for name, task in zip(names, tasks, strict=True):
             if name not in streams:
-                streams[name] = stack.enter_context(run.training_batches(position))
-        progress = stack.enter_context(progress_bar(journals[0]))
+                streams[name] = stack.enter_context(task.batches(position))
+        bar = stack.enter_context(progress_bar(journals[0]))
         signals = stack.enter_context(StopSignals())
-        pace = Pace(journals[0].first, config.training.batch_size * len(runs))
+        pace = Pace(journals[0].first, first.settings.batch_size * len(tasks))
         for number in range(journals[0].first + 1, first.steps + 1):
             batches = {name: next(stream) for name, stream in streams.items()}
             batch = batches[names[0]] if same_batch else _stacked([batches[n] for n in names])
             batch = processes.assembled(batch, spread)
-            states, losses = step(states, first.backbone_parameters, batch, keys, weights)
-            progress.update()
+            states, losses = step(states, first.loaded.backbone_parameters, batch, keys, weights)
+            bar.update()
             due = journals[0].is_due(number)
             asked = signals_asked(signals, due)
             if not due and not asked:
                 continue
-            each_second, totals = pace.until(number), []
+            each_second, totals = pace.until(number, (states, losses)), []
             for head, journal in enumerate(journals):
                 state, loss = jax.tree.map(lambda x, head=head: x[head], (states, losses))
                 iterator = streams[names[head]].state()
@@ -113,9 +107,7 @@ def _train(journals: Sequence[Journal]) -> None:
                     journal.stop(number, state, loss, iterator)
             if asked:
                 raise journals[0].stopped(number, asked)
-            progress.set_postfix(
-                loss=f"{np.mean(totals):.3f}", episodes_per_second=f"{each_second:.1f}"
-            )
+            bar.set_postfix(loss=f"{np.mean(totals):.3f}", episodes_per_second=f"{each_second:.1f}")
             pace.restart(number)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from apanet_jax.models.apanet import APANet, PictureFeatures
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.runtime.devices import batch_sharding, replicated
+from apanet_jax.runtime.programs import Programs
 from apanet_jax.training.losses import Losses, losses
 
 
@@ -30,7 +31,6 @@ class TrainState(NamedTuple):
     momentum: Any
 
 
-@functools.lru_cache(maxsize=32)
 def poly_schedule(base: float, steps: int, power: float = 0.9) -> optax.Schedule:
     """Returns base * (1 - step/steps)^power, where the first update is step 1."""
 
@@ -40,9 +40,8 @@ def poly_schedule(base: float, steps: int, power: float = 0.9) -> optax.Schedule
     return rate
 
 
-@functools.lru_cache(maxsize=32)
 def optimizer(
-    schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 1e-4
+    schedule: optax.Schedule, momentum: float = 0.9, weight_decay: float = 1e-4
 ) -> optax.GradientTransformation:
     """Returns SGD as PyTorch has it: decay joins the gradient before the momentum."""
     return optax.chain(
@@ -58,15 +57,16 @@ def create_state(
     image_size: int,
     transformation: optax.GradientTransformation,
     key: PRNGKeyArray,
+    programs: Programs,
 ) -> TrainState:
-    """Draws the head's parameters, for pictures of `image_size` pixels a side."""
+    """Draws the head's parameters, for images of `image_size` pixels a side."""
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
     features = jax.eval_shape(network.embed, backbone_parameters, image)
-    parameters = _initialiser(network.head, features, image_size)(key)
+    initialise = programs(_initialiser, network.head, features, image_size)
+    parameters = initialise(key)
     return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
 
 
-@functools.lru_cache(maxsize=8)
 def _initialiser(head: APANet, features: PictureFeatures, image_size: int):
     def initialise(key):
         query = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
@@ -77,8 +77,6 @@ def _initialiser(head: APANet, features: PictureFeatures, image_size: int):
     return jax.jit(initialise)
 
 
-# A sweep's runs that differ in fold or seed share one compiled step.
-@functools.lru_cache(maxsize=32)
 def make_step(
     network: Network,
     transformation: optax.GradientTransformation,
@@ -103,13 +101,11 @@ def make_step(
     )
 
 
-@functools.lru_cache(maxsize=8)
 def make_side_by_side_step(
     network: Network,
     transformation: optax.GradientTransformation,
     mesh: Mesh,
-    level_weight: float = 1.0,
-    *,
+    level_weight: float,
     same_batch: bool,
     at_once: bool,
 ) -> Callable[

@@ -1,86 +1,133 @@
-"""From a config to its network, and from files to the network's parameters."""
+"""From settings to a network, and from files to the network's parameters."""
 
-import functools
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from apanet_jax.config.definitions import BackboneSettings, ModelSettings
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network, Parameters
+from apanet_jax.runtime import processes
 from apanet_jax.runtime.devices import replicated
 from apanet_jax.weights import load, pfenet
 
 
-def make_network(config: ConfigDict) -> Network:
-    """Returns the network that the config describes."""
-    model = config.model
-    backbone = backbones.create(
-        config.backbone.name,
-        stem=config.backbone.stem,
-        dtype=jnp.dtype(config.backbone.dtype),
-    )
-    head = APANet(
-        channels=model.channels,
-        comparison=model.comparison,
-        pyramid_bins=tuple(model.pyramid_bins),
-        agnostic_levels=model.agnostic_levels,
-        num_clusters=model.num_clusters,
-        regions=model.regions,
-        foreground_prototypes=model.foreground_prototypes,
-        negatives=model.negatives,
-        resemblance_limit=model.resemblance_limit,
-        priors=tuple(model.priors),
-        block4_channels=backbones.spec(config.backbone.name).block4_channels,
-        agnostic_prior=model.agnostic_prior,
-        unit_features=model.unit_features,
-        prior_scale=model.prior_scale,
-        stretch_prior=model.stretch_prior,
-        shared_reduction=model.shared_reduction,
-        reduction_bias=model.comparison != "fem",
-        reduction_dropout=model.reduction_dropout,
-        comparison_dropout=model.comparison_dropout,
-        cluster_features=model.cluster_features,
-        kmeans_rounds=model.kmeans_rounds,
-        kmeans_init=model.kmeans_init,
-    )
-    return Network(backbone, head, masked_support=model.masked_support)
+def make_network(backbone: BackboneSettings, model: ModelSettings) -> Network:
+    """Returns the network that the settings describe.
 
-
-def load_parameters(
-    config: ConfigDict, head: APANet, mesh: Mesh
-) -> tuple[Parameters, load.Origin, str, Parameters | None]:
-    """Returns the backbone's parameters, origin and fingerprint, and a given checkpoint's head.
-
-    A checkpoint may hold the backbone too, and that one is taken unless the config names another.
+    The head's attributes have the names of the settings.
     """
-    backbone, checkpoint = config.backbone, config.evaluation.checkpoint
-    given_backbone, given_head = None, None
-    if checkpoint:
-        given_backbone, given_head = pfenet.load_checkpoint(
-            checkpoint, backbone.name, head, stem=backbone.stem
+    module = backbones.create(backbone.name, stem=backbone.stem, dtype=jnp.dtype(backbone.dtype))
+    attributes = {field.name for field in dataclasses.fields(APANet)}
+    named = {name: value for name, value in vars(model).items() if name in attributes}
+    head = APANet(
+        **named,
+        block4_channels=backbones.spec(backbone.name).block4_channels,
+        reduction_bias=model.comparison != "fem",
+    )
+    return Network(module, head, masked_support=model.masked_support)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedNetwork:
+    """A network with the parameters of its backbone.
+
+    Attributes:
+      network: backbone and head.
+      backbone_parameters: frozen, on every device of every process.
+      given_head: the head's parameters of a given checkpoint, on every device; None where there is
+        none.
+      mesh: the devices, of all processes.
+      fingerprint: of the backbone's parameters.
+      origin: the file that they came from.
+    """
+
+    network: Network
+    backbone_parameters: Parameters
+    given_head: Parameters | None
+    mesh: Mesh
+    fingerprint: str
+    origin: load.Origin
+
+    @property
+    def local_mesh(self) -> Mesh:
+        """The devices of this process: each embeds and scores on its own."""
+        return processes.local_mesh(self.mesh)
+
+    @property
+    def local_backbone_parameters(self) -> Parameters:
+        """Those on the devices of this process."""
+        return processes.local(self.backbone_parameters, self.mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadedBackbone:
+    parameters: Parameters
+    origin: load.Origin
+    fingerprint: str
+
+
+class NetworkLoader:
+    """Loads networks; the backbone that was loaded last is kept for the next one like it."""
+
+    def __init__(self):
+        """Has loaded nothing."""
+        self._last: tuple[tuple, _LoadedBackbone] | None = None
+
+    def load(
+        self,
+        backbone: BackboneSettings,
+        model: ModelSettings,
+        mesh: Mesh,
+        *,
+        checkpoint: str = "",
+    ) -> LoadedNetwork:
+        """Returns the network that the settings describe, its parameters on the devices.
+
+        Args:
+          backbone: which backbone, and where its weights are.
+          model: the head.
+          mesh: the devices.
+          checkpoint: file of a head's parameters, and perhaps the backbone's, which are taken
+            unless the settings name other weights; "": none.
+
+        Raises:
+          UserError: a file cannot be used.
+        """
+        network = make_network(backbone, model)
+        given_backbone, given_head = None, None
+        if checkpoint:
+            given_backbone, given_head = pfenet.load_checkpoint(
+                checkpoint, backbone.name, network.head, stem=backbone.stem
+            )
+            given_head = jax.device_put(given_head, replicated(mesh))
+        if given_backbone is not None and not backbone.weights:
+            origin = load.origin_of(Path(checkpoint), checkpoint)
+            loaded = _placed(given_backbone, origin, mesh)
+        else:
+            loaded = self._backbone(backbone, mesh)
+        return LoadedNetwork(
+            network=network,
+            backbone_parameters=loaded.parameters,
+            given_head=given_head,
+            mesh=mesh,
+            fingerprint=loaded.fingerprint,
+            origin=loaded.origin,
         )
-        given_head = jax.device_put(given_head, replicated(mesh))
-    if given_backbone is not None and not backbone.weights:
-        origin = load.origin_of(Path(checkpoint), checkpoint)
-        return (*_placed(given_backbone, origin, mesh), given_head)
-    source = backbone.weights or load.default_source(backbone.name)
-    return (*_loaded_backbone(backbone.name, source, backbone.stem, mesh), given_head)
+
+    def _backbone(self, backbone: BackboneSettings, mesh: Mesh) -> _LoadedBackbone:
+        source = backbone.weights or load.default_source(backbone.name)
+        key = backbone.name, source, backbone.stem, mesh
+        if self._last is None or self._last[0] != key:
+            weights, origin = load.load_with_origin(backbone.name, source, stem=backbone.stem)
+            self._last = key, _placed(weights, origin, mesh)
+        return self._last[1]
 
 
-@functools.lru_cache(maxsize=1)
-def _loaded_backbone(
-    name: str, source: str, stem: str, mesh: Mesh
-) -> tuple[Parameters, load.Origin, str]:
-    """Loads a backbone onto the devices once for all the runs of a command."""
-    return _placed(*load.load_with_origin(name, source, stem=stem), mesh)
-
-
-def _placed(
-    weights: Parameters, origin: load.Origin, mesh: Mesh
-) -> tuple[Parameters, load.Origin, str]:
-    """Puts parameters onto the devices; returns them with their origin and fingerprint."""
-    return jax.device_put(weights, replicated(mesh)), origin, load.fingerprint(weights)
+def _placed(weights: Parameters, origin: load.Origin, mesh: Mesh) -> _LoadedBackbone:
+    fingerprint = load.fingerprint(weights)
+    return _LoadedBackbone(jax.device_put(weights, replicated(mesh)), origin, fingerprint)
