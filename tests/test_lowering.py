@@ -9,6 +9,7 @@ from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network
 from apanet_jax.runtime.devices import data_mesh
+from apanet_jax.runtime.programs import Programs
 from apanet_jax.training import train_step
 
 SIZE = 65
@@ -49,7 +50,7 @@ def shapes(network, batch=2, shot=1):
 
     def state(parameters):
         key = jax.random.key(0)
-        return train_step.create_state(network, parameters, SIZE, transformation, key)
+        return train_step.create_state(network, parameters, SIZE, transformation, key, Programs())
 
     return backbone_parameters, jax.eval_shape(state, backbone_parameters), episode, transformation
 

@@ -10,9 +10,9 @@ import pytest
 
 from apanet_jax.evaluation import embed_once, protocol
 from apanet_jax.runs import sweep
-from apanet_jax.runs.run import forget_test_features, make_run
+from apanet_jax.runs.run import make_run
 from apanet_jax.runtime.devices import batch_sharding
-from apanet_jax.training import train_step
+from apanet_jax.training import loop
 from apanet_jax.training.loop import train
 from configs import folder
 
@@ -24,7 +24,7 @@ OPTIONS = (
 # As the paper has it, with all that a head can do: the backbone runs in every step.
 WHOLE = "keep=False,masked_support=True,priors=high+middle+contrast,reduction_dropout=0.5"
 MAKERS = (
-    (train_step, "make_step"),
+    (loop, "make_step"),
     (protocol, "_compiled_count"),
     (embed_once, "_compiled_backbone"),
     (embed_once, "_compiled_parts"),
@@ -35,9 +35,6 @@ MAKERS = (
 @pytest.fixture(autouse=True)
 def nothing_compiled():
     """What other tests compiled is not what a run compiles."""
-    for module, name in MAKERS:
-        getattr(module, name).cache_clear()
-    forget_test_features()
     jax.clear_caches()
 
 
@@ -125,7 +122,7 @@ def test_the_guard_sees_what_is_moved_by_itself(prepared):
     run = make_run(folder.get_config(f"{OPTIONS},records={prepared}"))
     spread = batch_sharding(run.mesh)
     double = jax.jit(lambda x: 2 * x, in_shardings=spread)
-    with run.training_batches(0) as batches:
+    with run.data.training_batches(0) as batches:
         labels = next(batches)["query_label"]
     with pytest.raises(Exception, match="[Dd]isallowed host-to-device"):
         guarded(double, Counter(), "double")(labels)
@@ -177,7 +174,7 @@ def test_a_run_compiles_each_program_once(prepared, tmp_path, options, programs)
 def test_a_run_that_goes_on_compiles_no_more_than_one_that_does_not(prepared, tmp_path):
     run = make_run(folder.get_config(f"{OPTIONS},records={prepared}"))
     with compilations() as compiled:
-        train(run, tmp_path / "run")
+        train(run.task(), tmp_path / "run")
         (tmp_path / "run" / "checkpoints" / "4").rename(tmp_path / "aside")
-        train(run, tmp_path / "run")
+        train(run.task(), tmp_path / "run")
     assert compiled["_step"] == 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from apanet_jax.config import settings
+from apanet_jax.config.settings import with_options
 from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.data.sources.pascal import PascalSource
@@ -22,6 +22,7 @@ from apanet_jax.models.network import Network
 from apanet_jax.runs import sweep
 from apanet_jax.runs.run import make_run
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.programs import Programs
 from apanet_jax.training.loop import train
 from apanet_jax.weights import pfenet
 from configs import folder, pascal
@@ -136,12 +137,12 @@ def _stop_after(batches, monkeypatch):
 def test_an_interrupted_run_ends_as_an_undisturbed_one(prepared, tmp_path, monkeypatch, stop):
     run = make_run(config_of(prepared))
     run.kept_training_features()
-    whole = train(run, tmp_path / "whole")
+    whole = train(run.task(), tmp_path / "whole")
     with monkeypatch.context() as patch:
         _stop_after(stop, patch)
         with pytest.raises(KeyboardInterrupt):
-            train(run, tmp_path / "parts")
-    parts = train(run, tmp_path / "parts")
+            train(run.task(), tmp_path / "parts")
+    parts = train(run.task(), tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(parts), jax.device_get(whole))
     losses = [[x["loss"] for x in metrics(tmp_path / name)] for name in ("whole", "parts")]
     assert losses[0] == losses[1]
@@ -149,16 +150,16 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(prepared, tmp_path, monke
 
 def test_a_finished_run_is_not_trained_again(prepared, tmp_path, monkeypatch):
     run = make_run(config_of(prepared, "steps=2"))
-    first = train(run, tmp_path)
+    first = train(run.task(), tmp_path)
     _stop_after(0, monkeypatch)
-    again = train(run, tmp_path)
+    again = train(run.task(), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(first), jax.device_get(again))
 
 
 def test_the_workdir_of_other_settings_is_refused(prepared, tmp_path):
-    train(make_run(config_of(prepared, "steps=2")), tmp_path)
+    train(make_run(config_of(prepared, "steps=2")).task(), tmp_path)
     with pytest.raises(UserError, match="other settings"):
-        train(make_run(config_of(prepared, "steps=2,seed=5")), tmp_path)
+        train(make_run(config_of(prepared, "steps=2,seed=5")).task(), tmp_path)
 
 
 def test_evaluation_without_a_checkpoint_says_so(prepared, tmp_path):
@@ -181,7 +182,7 @@ def test_evaluation_without_a_checkpoint_says_so(prepared, tmp_path):
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(prepared, tmp_path, options, says):
-    config = settings.with_options(config_of(prepared), options)
+    config = with_options(config_of(prepared), options)
     with pytest.raises(UserError, match=says) as refused:
         sweep.run_all(config, tmp_path / "run", "train")
     assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
@@ -190,7 +191,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(prepared, tmp_path, op
 def test_a_loss_that_is_no_number_stops_the_run(prepared, tmp_path):
     run = make_run(config_of(prepared, "learning_rate=1e30,log_every=1"))
     with pytest.raises(UserError, match="the loss is .* at step"):
-        train(run, tmp_path)
+        train(run.task(), tmp_path)
 
 
 @pytest.mark.slow
@@ -226,9 +227,9 @@ def test_a_checkpoint_of_pfenet_is_scored_on_its_fold(tmp_path):
     (part,) = sweep.parts(config)
     run = make_run(part.config)
     lines = (tmp_path / "run/fold1/episodes/given_2shot.jsonl").read_text().splitlines()
-    with run.evaluation_batches(2, 6) as batches:
+    with run.data.test_batches(2, range(6)) as batches:
         counts, _ = count_episodes(
-            make_count(network, head, backbone, run.mesh), batches, episodes=6
+            make_count(network, head, backbone, run.mesh, Programs()), batches, episodes=6
         )
     assert [json.loads(line)["union"] for line in lines] == counts.union.tolist()
 

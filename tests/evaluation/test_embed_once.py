@@ -1,5 +1,7 @@
 """Evaluation that embeds once against the path that embeds every episode anew."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,7 @@ import pytest
 
 from apanet_jax.evaluation import embed_once
 from apanet_jax.evaluation.feature_store import FeatureStore
-from apanet_jax.runs import run as runs
-from apanet_jax.runs.run import make_run
+from apanet_jax.runs.run import RunMaker, make_run
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training.train_step import create_state, optimizer, poly_schedule
 from configs import folder
@@ -22,21 +23,22 @@ EPISODES = 21
 MASKED = "masked_support=True,priors=high,prior_scale=1.0"
 
 
-def run_of(prepared, options):
-    return make_run(folder.get_config(f"{TINY},records={prepared},{options}"))
+def run_of(prepared, options, make=make_run):
+    return make(folder.get_config(f"{TINY},records={prepared},{options}"))
 
 
 def head_of(run, seed=0):
     state = create_state(
         run.network,
-        run.backbone_parameters,
-        run.config.image_size,
+        run.loaded.backbone_parameters,
+        run.settings.image_size,
         optimizer(poly_schedule(0.1, 10)),
         jax.random.key(seed),
+        run.programs,
     )
     # An untrained head finds everything or nothing: half of what it sees shall be foreground.
-    with run.evaluation_batches(1, 8) as batches:
-        logits = run.network(state.parameters, run.backbone_parameters, next(batches)).logits
+    with run.data.test_batches(1, range(8)) as batches:
+        logits = run.network(state.parameters, run.loaded.backbone_parameters, next(batches)).logits
     output = state.parameters["comparison"]["output"]
     output = output.get("output", output)
     output["bias"] += np.array([0, -np.median(logits[..., 1] - logits[..., 0])], np.float32)
@@ -44,12 +46,12 @@ def head_of(run, seed=0):
 
 
 def both(run, parameters, shot):
-    once = run.count_episodes(parameters, shot, EPISODES)
-    with run.config.unlocked():
-        run.config.evaluation.embed_once = False
-    anew = run.count_episodes(parameters, shot, EPISODES)
-    run.config.evaluation.embed_once = True
-    return once, anew
+    once = run.evaluator.count(parameters, shot, EPISODES)
+    settings = run.evaluator.settings
+    run.evaluator.settings = dataclasses.replace(settings, embed_once=False)
+    each_time = run.evaluator.count(parameters, shot, EPISODES)
+    run.evaluator.settings = settings
+    return once, each_time
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,8 @@ def test_every_episode_has_the_same_counts(prepared, options):
 
 @pytest.mark.slow
 def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
-    run = run_of(prepared, MASKED + ",model.channels=9")
+    make = RunMaker().make
+    run = run_of(prepared, MASKED, make)
     embedded = []
     original = embed_once.load_test_view
 
@@ -94,24 +97,24 @@ def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
         return original(split, size, pictures, index)
 
     monkeypatch.setattr(embed_once, "load_test_view", noted)
-    runs.forget_test_features()
     for seed in (0, 1):
         for shot in (1, 3):
-            run.count_episodes(head_of(run, seed), shot, EPISODES)
-    assert len(embedded) <= len(run.records.split("val")) + run.config.evaluation.batch_size
+            run.evaluator.embed(EPISODES)
+            run.evaluator.count(head_of(run, seed), shot, EPISODES)
+    assert len(embedded) <= len(run.records.split("val")) + run.settings.evaluation.batch_size
     count = len(embedded)
     # Another fold asks for other classes of the same pictures.
-    run_of(prepared, MASKED + ",fold=1,shots=1,model.channels=9").count_episodes(head_of(run), 1, 4)
-    assert len(embedded) <= count + 4 * 2 + run.config.evaluation.batch_size
+    other = run_of(prepared, MASKED + ",fold=1,shots=1", make)
+    other.evaluator.count(head_of(run), 1, 4)
+    assert len(embedded) <= count + 4 * 2 + run.settings.evaluation.batch_size
 
 
 @pytest.mark.slow
 def test_kept_pictures_do_not_pass_the_backbone_again(prepared, monkeypatch):
-    run = run_of(prepared, "keep=True,model.channels=10")
-    run.kept_test_features()
+    run = run_of(prepared, "keep=True")
+    run.data.kept_test_features()
     monkeypatch.setattr(embed_once, "load_test_view", None)
-    runs.forget_test_features()
-    counts, _ = run.count_episodes(head_of(run), 1, EPISODES)
+    counts, _ = run.evaluator.count(head_of(run), 1, EPISODES)
     assert counts.union[:, 1].all()
 
 
@@ -151,9 +154,8 @@ def test_bfloat16_comes_back_from_disk(tmp_path):
 def test_counts_do_not_depend_on_the_memory(prepared, tmp_path):
     found = []
     for memory in ("8.0", "0.0"):
-        runs.forget_test_features()
         run = run_of(prepared, f"{MASKED},memory_gigabytes={memory},directory={tmp_path}")
-        found.append(run.count_episodes(head_of(run), 3, EPISODES)[0])
+        found.append(run.evaluator.count(head_of(run), 3, EPISODES)[0])
     np.testing.assert_array_equal(found[0].union, found[1].union)
     assert list(tmp_path.glob("features-*/*.npy"))
 

@@ -14,6 +14,7 @@ from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.evaluation.metrics import SummedCounts
 from apanet_jax.evaluation.protocol import count_episodes, make_count
 from apanet_jax.runs.run import make_run
+from apanet_jax.runtime.programs import Programs
 from configs import folder
 from tests import trees
 
@@ -158,7 +159,7 @@ def identity(episode, corner):
 
 
 def identities(run, shot, episodes=EPISODES):
-    return [identity(e, corner=0) for e in taken(run.evaluation_batches(shot, episodes))]
+    return [identity(e, corner=0) for e in taken(run.data.test_batches(shot, range(episodes)))]
 
 
 def test_the_pictures_put_the_rules_to_the_test(labels):
@@ -199,7 +200,7 @@ def test_the_seed_alone_decides_on_the_episodes(labels, run):
 
 @pytest.mark.parametrize("shot", [1, 5])
 def test_test_labels_are_the_original_ones_of_the_class(labels, run, shot):
-    for episode in taken(run.evaluation_batches(shot, EPISODES)):
+    for episode in taken(run.data.test_batches(shot, range(EPISODES))):
         query, class_id, _ = identity(episode, corner=0)
         expected = episode_label(labels.val[query], class_id)
         height, width = expected.shape
@@ -240,9 +241,9 @@ def test_scores_follow_the_protocol(labels, run, shot, episodes):
     def network(_, __, batch):
         return types.SimpleNamespace(logits=jnp.asarray(logits)[batch["index"]])
 
-    with run.evaluation_batches(shot, episodes) as batches:
+    with run.data.test_batches(shot, range(episodes)) as batches:
         counts, class_ids = count_episodes(
-            make_count(network, {}, {}, run.mesh), batches, episodes=episodes
+            make_count(network, {}, {}, run.mesh, Programs()), batches, episodes=episodes
         )
     sums = SummedCounts(CLASSES)
     sums.add(counts, class_ids)
@@ -270,7 +271,7 @@ def test_a_training_epoch_asks_every_listed_picture_once(labels):
     run = run_of(labels, "training.batch_size=1,epochs=3,steps=0,shot=2")
     lists, chosen = class_lists(labels.train, BASE), listed(labels.train, BASE)
     assert run.steps == 3 * len(chosen)
-    episodes = itertools.islice(taken(run.training_batches(0)), 2 * len(chosen))
+    episodes = itertools.islice(taken(run.data.training_batches(0)), 2 * len(chosen))
     found = []
     for episode in episodes:
         query, class_id, supports = identity(episode, corner=32)
@@ -291,7 +292,7 @@ def test_a_partial_batch_of_an_epoch_is_no_step(labels):
     run = run_of(labels, f"training.batch_size={size},epochs=3,steps=0")
     assert run.steps == 3 * (count // size)
     asked = count - count % size
-    episodes = itertools.islice(taken(run.training_batches(0)), 2 * asked)
+    episodes = itertools.islice(taken(run.data.training_batches(0)), 2 * asked)
     queries = [identity(episode, corner=32)[0] for episode in episodes]
     for epoch in (queries[:asked], queries[asked:]):
         assert len(set(epoch)) == asked

@@ -10,6 +10,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 import apanet_jax
+from apanet_jax.config.settings import typed
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
 from apanet_jax.inference.matchers import (
     DECISION,
@@ -182,7 +183,8 @@ def test_the_head_that_comes_along_is_the_default_and_names_no_folder_of_its_mak
 def test_a_head_whose_cells_lie_16_pixels_apart_finds_things_at_the_same_places(monkeypatch):
     """VGG's do; the margins stay where the network's are."""
     config = folder.get_config("backbone=vgg16,weights=random,channels=8")
-    network = make_network(config)
+    settings = typed(config)
+    network = make_network(settings.backbone, settings.model)
     rng = np.random.default_rng(0)
     shapes = abstract_state(network.head, "vgg16").parameters
     parameters = jax.tree.map(lambda x: rng.normal(scale=0.1, size=x.shape).astype("f"), shapes)

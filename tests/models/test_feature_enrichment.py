@@ -6,7 +6,7 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate
 
-from apanet_jax.config.settings import with_options
+from apanet_jax.config.settings import typed, with_options
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.feature_enrichment import level_size
 from apanet_jax.training.losses import losses
@@ -173,4 +173,5 @@ def test_level_sizes_are_cells_or_fractions():
 
 def test_the_config_s_baseline_is_pfenet_s_head():
     config = with_options(common.get_config(), "comparison=fem,num_clusters=0")
-    assert make_network(config).head == pfenet.head()
+    settings = typed(config)
+    assert make_network(settings.backbone, settings.model).head == pfenet.head()

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from apanet_jax.config.saved import of_run
 from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator, batches
 from apanet_jax.data.sources.folder import FolderSource
@@ -55,7 +56,7 @@ def run(prepared):
 def whole(run, tmp_path_factory):
     """The workdir of an undisturbed training, and its final state."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, train(run, workdir)
+    return workdir, train(run.task(), workdir)
 
 
 @pytest.fixture
@@ -116,19 +117,19 @@ def test_a_signal_lets_the_step_end_and_leaves_a_checkpoint(
     with monkeypatch.context() as patch:
         send_at(3, number, patch)
         with pytest.raises(Stopped, match=r"behind step 3 of 4, which is saved in .* goes on"):
-            train(run, tmp_path)
+            train(run.task(), tmp_path)
         handler = signal.getsignal(signal.SIGTERM)
         assert handler == signal.SIG_DFL or handler is None
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() == 3
-    assert_same(train(run, tmp_path), whole[1])
+    assert_same(train(run.task(), tmp_path), whole[1])
     assert losses(tmp_path) == losses(whole[0])
 
 
 def test_the_second_signal_ends_at_once(run, tmp_path, monkeypatch):
     send_at(3, signal.SIGTERM, monkeypatch, times=2)
     with pytest.raises(Stopped, match="by the user"):
-        train(run, tmp_path)
+        train(run.task(), tmp_path)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() == 2
 
@@ -164,7 +165,7 @@ def test_a_workdir_has_one_process_at_a_time(run, tmp_path):
     ) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="in use by process 17 on there") as refused:
-            train(run, tmp_path)
+            train(run.task(), tmp_path)
         assert "\n" not in str(refused.value)
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
         process.kill()
@@ -189,7 +190,7 @@ def test_the_newest_good_checkpoint_is_taken(run, whole, workdir, capsys, damage
     chosen = {"largest": max, "smallest": min}[which](files, key=lambda p: p.stat().st_size)
     damage(chosen)
     capsys.readouterr()
-    state = train(run, workdir)
+    state = train(run.task(), workdir)
     printed = capsys.readouterr()
     warnings = [line for line in printed.err.splitlines() if line.startswith("warning")]
     assert len(warnings) == 1 and "checkpoints/4 is set aside" in warnings[0]
@@ -204,7 +205,7 @@ def test_the_newest_good_checkpoint_is_taken(run, whole, workdir, capsys, damage
 
 def test_evaluation_passes_over_a_damaged_checkpoint(run, workdir, capsys):
     flip(max((workdir / "checkpoints" / "4" / "state" / "d").iterdir()))
-    (row,) = sweep.run_all(run.config, workdir, "evaluate")["run"]
+    (row,) = sweep.run_all(of_run(workdir), workdir, "evaluate")["run"]
     assert row["step"] == 2 and "checkpoints/4 is passed over" in capsys.readouterr().err
     assert (workdir / "checkpoints" / "4").exists()
 
@@ -212,14 +213,14 @@ def test_evaluation_passes_over_a_damaged_checkpoint(run, workdir, capsys):
 def test_a_full_disk_leaves_the_checkpoints_from_before(run, whole, tmp_path):
     with pytest.raises(Stopped), pytest.MonkeyPatch.context() as patch:
         send_at(2, signal.SIGTERM, patch)
-        train(run, tmp_path)
+        train(run.task(), tmp_path)
     with full_disk(5000):
         with pytest.raises(UserError, match="checkpoint of step 4 cannot be written") as refused:
-            train(run, tmp_path)
+            train(run.task(), tmp_path)
     assert "\n" not in str(refused.value) and "goes on from step 2" in str(refused.value)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() == 2
-    assert_same(train(run, tmp_path), whole[1])
+    assert_same(train(run.task(), tmp_path), whole[1])
     assert losses(tmp_path) == losses(whole[0])
 
 
@@ -280,20 +281,20 @@ def test_metrics_that_cannot_be_written_are_one_line(run, workdir):
     (workdir / "metrics.jsonl").unlink()
     (workdir / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match="metrics.jsonl cannot be written"):
-        train(run, workdir)
+        train(run.task(), workdir)
 
 
 @pytest.mark.parametrize("place", ["/proc/apanet_jax", "/dev/null/run"])
 def test_a_workdir_that_cannot_be_written_is_refused_in_one_line(run, place):
     with pytest.raises(UserError, match=f"{place}/{LOCK} cannot be written: ") as refused:
-        train(run, Path(place))
+        train(run.task(), Path(place))
     assert "\n" not in str(refused.value)
 
 
 def test_lines_of_metrics_that_are_no_metrics_are_left_out(run, whole, workdir):
     with (workdir / "metrics.jsonl").open("ab") as file:
         file.write(b'[1]\n{"loss": 2}\n"x"\n\xff\xfe\n{"step": ')
-    train(run, workdir)
+    train(run.task(), workdir)
     assert len(losses(workdir)) == 2
 
 
@@ -304,7 +305,7 @@ def test_a_record_file_that_is_gone_is_one_line(prepared, tmp_path, workers):
     config = folder.get_config(f"{TINY},records={copy},keep=False,masked_support=False")
     config.workers = workers
     with pytest.raises(UserError, match="of train in .* cannot be read") as refused:
-        with make_run(config).training_batches(0) as iterator:
+        with make_run(config).data.training_batches(0) as iterator:
             next(iterator)
     assert "\n" not in str(refused.value) and "apanet_jax.prepare" in str(refused.value)
 

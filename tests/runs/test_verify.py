@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from apanet_jax import __version__, main
-from apanet_jax.config import settings
+from apanet_jax.config import saved
 from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.runs import sweep
@@ -66,7 +66,7 @@ def test_rows_say_how_they_came_about(evaluated, stored):
 def test_the_same_again_is_told_in_a_line_a_row(evaluated, capsys):
     assert verify(evaluated) == 0
     assert capsys.readouterr().out.startswith(f"{evaluated} last 1-shot: the same again, mIoU ")
-    config = settings.of_run(evaluated)
+    config = saved.of_run(evaluated)
     assert verify(evaluated, config) == 0
 
 

@@ -126,8 +126,8 @@ def test_a_run_goes_on_with_other_numbers_of_devices(prepared, tmp_path, monkeyp
     assert_same_losses(tmp_path / "parts", tmp_path / "whole")
     for devices in (2, 8):
         for ours, theirs in zip(
-            run_on(devices).count_episodes(whole, 1, 7)[0],
-            run_on(1).count_episodes(whole, 1, 7)[0],
+            run_on(devices).evaluator.count(whole, 1, 7)[0],
+            run_on(1).evaluator.count(whole, 1, 7)[0],
             strict=True,
         ):
             np.testing.assert_array_equal(ours, theirs)
