@@ -8,5 +8,5 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "experiments" / name), *arguments]
+    command = [sys.executable, str(next(ROOT.glob(f"experiments/*/{name}"))), *arguments]
     return subprocess.run(command, capture_output=True, text=True)

@@ -99,8 +99,8 @@ class PrototypeMatcher:
         )
 
     def decision(self, shots: int) -> Decision:
-        # 0 is the threshold that experiments/training_free.py chooses on base classes. The scale is
-        # for showing margins as probabilities, and was not calibrated.
+        # 0 is the threshold that experiments/paper/training_free.py chooses on base classes. The
+        # scale is for showing margins as probabilities, and was not calibrated.
         return Decision(threshold=0.0, scale=0.05, peak_weight=20.0)
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Float[Array, "h w c"]:

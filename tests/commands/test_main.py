@@ -264,7 +264,7 @@ def test_a_wrong_command_line_is_answered_without_a_traceback(arguments, says, t
     ],
 )
 def test_the_experiment_without_learning_answers_in_one_line_too(arguments, says):
-    done = run_command([sys.executable, "experiments/training_free.py", *arguments])
+    done = run_command([sys.executable, "experiments/paper/training_free.py", *arguments])
     assert done.returncode == 2
     assert says in done.stderr and "Traceback" not in done.stderr
 

@@ -11,9 +11,9 @@ from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.reports.paper import published_ablations
 from configs import folder
-from experiments import ablations
-from experiments.ablation_report import Row, Table, finished, write_table
-from experiments.paired import difference, miou, read_sums
+from experiments.paper import ablations
+from experiments.paper.ablation_report import Row, Table, finished, write_table
+from experiments.paper.paired import difference, miou, read_sums
 from tests import trees
 from tests.scripts import run_script
 
@@ -189,7 +189,7 @@ def test_a_sweep_is_run_once_goes_on_and_is_held_against_no_learning(tmp_path):
 )
 def test_wrong_arguments_are_answered_in_a_line(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    root = ablations.__file__.rpartition("/experiments")[0]
+    root = ablations.__file__.rpartition("/experiments/")[0]
     done = run_script("ablations.py", f"--config={root}/configs/folder.py", *arguments)
     assert done.returncode != 0 and says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.branch_cost import markdown
+from experiments.paper.branch_cost import markdown
 from tests.scripts import run_script
 
 SMALL = "image_size=65,channels=8,training.batch_size=2,evaluation.batch_size=2"

@@ -12,7 +12,7 @@ from apanet_jax.reports import overlays
 from apanet_jax.runs import sweep
 from apanet_jax.runtime.errors import UserError
 from configs import folder
-from experiments.figures import choose_episodes
+from experiments.paper.figures import choose_episodes
 from tests import trees
 from tests.scripts import run_script
 

@@ -16,7 +16,7 @@ from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.reports.overlays import GIVEN, PREDICTION
 from apanet_jax.runs.run import make_run, training_lists
 from configs import folder
-from experiments.hidden_classes import (
+from experiments.paper.hidden_classes import (
     Share,
     contact_sheet,
     hidden_shares,

@@ -10,8 +10,8 @@ from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import CLASS_NAMES
 from apanet_jax.runtime.errors import UserError
 from configs import pascal
-from experiments import main_tables
-from experiments.main_tables import markdown, read_runs, run_missing, tables
+from experiments.paper import main_tables
+from experiments.paper.main_tables import markdown, read_runs, run_missing, tables
 from tests import trees
 from tests.scripts import run_script
 

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from apanet_jax.inference.presence import Decision
-from experiments.own_pictures import Seen, presence_weights, summary, table, tasks_of
+from experiments.own_pictures.general_head import Seen, presence_weights, summary, table, tasks_of
 from tests import trees
 from tests.scripts import run_script
 
@@ -75,9 +75,9 @@ def test_supports_stand_apart_from_queries():
 def test_a_folder_becomes_a_table(tmp_path):
     tree = trees.folder_tree(tmp_path / "mine")
     options = ["--queries=1", "--min_area=20", "--size=65", f"--output={tmp_path / 'out.md'}"]
-    done = run_script("own_pictures.py", f"--source={tree}", *options)
+    done = run_script("general_head.py", f"--source={tree}", *options)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.md").read_text().count("| mine | 65 |") == 4
     rows = json.loads((tmp_path / "out.json").read_text())
     assert {row["method"] for row in rows} == {"head", "untrained"}
-    assert run_script("own_pictures.py").returncode == 2
+    assert run_script("general_head.py").returncode == 2

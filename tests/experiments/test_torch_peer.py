@@ -17,7 +17,7 @@ from apanet_jax.runtime.errors import UserError
 from apanet_jax.training import train_step
 from apanet_jax.weights.head import head_parameters
 from apanet_jax.weights.load import parameter_shapes
-from experiments.torch_peer import STEM, TorchPeer, cosine_kmeans
+from experiments.speed.torch_peer import STEM, TorchPeer, cosine_kmeans
 from tests import trees
 from tests.networks import relative_error, tensors_of
 from tests.scripts import run_script

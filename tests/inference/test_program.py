@@ -97,7 +97,7 @@ def test_it_is_served_where_this_package_is_not(exported, tmp_path):
         image, mask = (Image.fromarray(x) for x in pictures[number])
         image.save(tmp_path / f"{number}.png")
         mask.save(tmp_path / f"{number}_mask.png")
-    shutil.copy(ROOT / "experiments" / "serve_program.py", tmp_path)
+    shutil.copy(ROOT / "experiments" / "own_pictures" / "serve_program.py", tmp_path)
     for number in range(SHOTS):
         arguments += ["--support", f"{number}.png", f"{number}_mask.png"]
     queries = [f"{number}.png" for number in range(SHOTS, len(pictures))]

@@ -1,7 +1,7 @@
 """Training episodes a second: this package's pipeline against PyTorch's DataLoader.
 
     python -m apanet_jax.prepare folder --source=DIR --output=RECORDS
-    python experiments/pipeline_benchmark.py --source=DIR --records=RECORDS [--size=473]
+    python experiments/speed/pipeline_benchmark.py --source=DIR --records=RECORDS [--size=473]
         [--longer_side=0] [--batch=4] [--shot=1] [--min_area=2048] [--workers=1,2] [--batches=40]
         [--repetitions=3] [--json=FILE] [--markdown=FILE]
 
@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import cv2
 import numpy as np

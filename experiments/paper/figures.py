@@ -1,8 +1,8 @@
 """The paper's figures, drawn anew: 4, the pipeline; 6, episodes; 7, background regions.
 
-    python experiments/figures.py --figure=4 --output=figure4.png
-    python experiments/figures.py --figure=6 --baseline=DIR --apanet=DIR --output=figure6.png
-    python experiments/figures.py --figure=7 --apanet=DIR --output=figure7.png
+    python experiments/paper/figures.py --figure=4 --output=figure4.png
+    python experiments/paper/figures.py --figure=6 --baseline=DIR --apanet=DIR --output=figure6.png
+    python experiments/paper/figures.py --figure=7 --apanet=DIR --output=figure7.png
 
 DIR is the workdir of one trained run (a sweep's are its seed0/fold0/apanet and the like). Beside
 Figures 6 and 7 lies a JSON file of the same name with the rule that chose the episodes or pictures
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.loader import load_evaluation_episode
@@ -33,7 +33,7 @@ from apanet_jax.runs.scoring import TrainedHead, trained_heads
 from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
 from configs import saved
-from experiments.pipeline_figure import draw_pipeline
+from experiments.paper.pipeline_figure import draw_pipeline
 
 QUANTILES = (10, 30, 50, 70, 90)
 CLUSTERS = 3
@@ -337,7 +337,7 @@ def _positive(least: int) -> Callable[[str], int]:
 def main() -> None:
     """Draws the figure that is asked for."""
     parser = Parser(
-        prog="python experiments/figures.py",
+        prog="python experiments/paper/figures.py",
         description="The paper's Figures 4, 6 and 7 from trained runs.",
     )
     parser.add_argument("--figure", type=int, choices=(4, 6, 7), required=True)

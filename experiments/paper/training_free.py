@@ -1,6 +1,6 @@
 """What no learning at all gives: similarity to the supports, and a threshold.
 
-    python experiments/training_free.py --config=configs/folder.py:records=RECORDS,folds=all \
+    python experiments/paper/training_free.py --config=configs/folder.py:records=RECORDS,folds=all \
         --workdir=WORKDIR
 
 Methods, on the features that a head would learn from:
@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array, Float
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.evaluation.metrics import EpisodeCounts, SummedCounts, count_pixels

@@ -1,6 +1,6 @@
 """A training step from pictures on: this package against the same network in PyTorch.
 
-    python experiments/training_benchmark.py [--backbones=resnet50,…] [--size=473] [--batch=4]
+    python experiments/speed/training_benchmark.py [--backbones=resnet50,…] [--size=473] [--batch=4]
         [--shot=1] [--clusters=0,3] [--steps=3] [--only=NAME,…] [--json=FILE] [--markdown=FILE]
 
 Everybody makes the same steps in turn: forward with a frozen random backbone, loss, backward, SGD.
@@ -24,16 +24,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from absl import flags
-from measuring import Memory, environment, settle
-from torch_peer import STEM, TorchPeer, fastest_here
 
 from apanet_jax.config.flags import run_command
 from apanet_jax.models import backbones
@@ -44,6 +41,8 @@ from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training import train_step
 from apanet_jax.weights.load import load_backbone
+from experiments.harness import Memory, environment, settle
+from experiments.speed.torch_peer import STEM, TorchPeer, fastest_here
 
 OURS, OURS_HALF = "apanet_jax", "apanet_jax bfloat16 backbone"
 PEER, PEER_LAST = "pytorch", "pytorch channels last"

@@ -1,8 +1,8 @@
 """Does in a browser what a visitor of `apanet_jax.demo` does, and says whether it works.
 
     pip install playwright
-    python experiments/demo_tour.py --support=PICTURE --support=PICTURE --queries=DIR --output=DIR \
-        [--chromium=/usr/bin/chromium] [--workdir=WORKDIR]
+    python experiments/own_pictures/demo_tour.py --support=PICTURE --support=PICTURE \
+        --queries=DIR --output=DIR [--chromium=/usr/bin/chromium] [--workdir=WORKDIR]
 
 It takes a sample and looks; then it uploads the supports, paints over the middle of each with the
 mouse, uploads the queries and looks again; then what a visitor gets wrong. It ends with 1 unless
@@ -23,7 +23,7 @@ from urllib.parse import urlparse
 from absl import flags
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.config.flags import run_command
 from apanet_jax.data.images import find_pictures
@@ -62,7 +62,7 @@ def main() -> int:
     if _WORKDIR.value:
         command.append(f"--workdir={_WORKDIR.value}")
     server = subprocess.Popen(
-        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
     try:

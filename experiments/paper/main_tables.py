@@ -1,7 +1,7 @@
 """The paper's Tables I, II and III, with our results beside the published ones.
 
-    python experiments/main_tables.py --workdir=WORKDIR [--workdir=…] [--output=FOLDER]
-    python experiments/main_tables.py --workdir=WORKDIR [--baseline] [--output=FOLDER] \\
+    python experiments/paper/main_tables.py --workdir=WORKDIR [--workdir=…] [--output=FOLDER]
+    python experiments/paper/main_tables.py --workdir=WORKDIR [--baseline] [--output=FOLDER] \\
         --run --config=configs/pascal.py:records=RECORDS,seeds=0+1+2
 
 A workdir is that of one run, or of several by fold, seed and variant: every results.json in it
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.config import settings
 from apanet_jax.config.flags import config_flag, config_of, run_command

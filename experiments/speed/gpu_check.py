@@ -1,6 +1,6 @@
 """What there is to know of a device, in one command of some minutes: right, how fast, how large.
 
-    python experiments/gpu_check.py [--json=FILE] [--small] [--only=NAME,…] [--minutes=7]
+    python experiments/speed/gpu_check.py [--json=FILE] [--small] [--only=NAME,…] [--minutes=7]
 
 Sections: `kernels` (against NumPy in float64, and twice for the same bits), `kmeans` (the benchmark
 of kmeans_benchmark.py, with the peers that are installed), `branch` (a training step on kept
@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 if importlib.util.find_spec("jaxtyping") is None:
     # Shapes in signatures are for readers; without the package anything stands there.
@@ -38,8 +37,6 @@ if importlib.util.find_spec("jaxtyping") is None:
 
 import jax
 import jax.numpy as jnp
-import kmeans_benchmark
-import measuring
 import numpy as np
 
 from apanet_jax.kernels import KMeans, cluster_average, kmeans
@@ -49,6 +46,8 @@ from apanet_jax.models.resnet import RESNET50, ResNet
 from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
 from apanet_jax.training import train_step
+from experiments import harness
+from experiments.speed import kmeans_benchmark
 
 Row = dict[str, Any]
 
@@ -364,7 +363,7 @@ def run_section(name: str, small: bool) -> list[Row]:
 def main() -> int:
     """Runs the sections, writes what was asked for, and fails where something is wrong."""
     parser = Parser(
-        prog="python experiments/gpu_check.py",
+        prog="python experiments/speed/gpu_check.py",
         description="Correctness, speed and memory of this package on a device.",
     )
     parser.add_argument("--json", type=Path, help="write the rows there")
@@ -376,7 +375,7 @@ def main() -> int:
     for name in names:
         if name not in SECTIONS:
             raise UserError(f"--only={arguments.only}: expected some of {', '.join(SECTIONS)}")
-    result = measuring.environment() | {"rows": []}
+    result = harness.environment() | {"rows": []}
     print(json.dumps(result), flush=True)
     start = time.perf_counter()
     for name in names:

@@ -1,6 +1,6 @@
 """Cosine k-means of feature maps: this package against what else can be installed.
 
-    python experiments/kmeans_benchmark.py [--json=FILE] [--markdown=FILE] [--plot=FILE]
+    python experiments/speed/kmeans_benchmark.py [--json=FILE] [--markdown=FILE] [--plot=FILE]
         [--peers=all|none|NAME,…] [--device=cpu|gpu] [--shapes=all|GROUP,…] [--rounds=10]
 
 Everybody clusters the same unit vectors in the same process, in turn, from the same initial centres
@@ -31,15 +31,14 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
-import kmeans_report
-from kmeans_peers import OURS, PEERS, Peer, Shape, ours
-from measuring import Memory, bandwidth, environment, settle
 
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
+from experiments.harness import Memory, bandwidth, environment, settle
+from experiments.speed import kmeans_report
+from experiments.speed.kmeans_peers import OURS, PEERS, Peer, Shape, ours
 
 # Length of the directions that the data lies around, beside noise of 1 along each axis.
 STRENGTH = 3.0
@@ -214,7 +213,7 @@ def _chosen(text: str, known: dict[str, Any], option: str, default: list[str]) -
 def main() -> None:
     """Measures, prints, and writes what was asked for."""
     parser = Parser(
-        prog="python experiments/kmeans_benchmark.py",
+        prog="python experiments/speed/kmeans_benchmark.py",
         description="Cosine k-means of feature maps: this package against installed peers.",
     )
     parser.add_argument("--json", type=Path, help="write the rows there")
@@ -243,7 +242,7 @@ def main() -> None:
     peers, missing = available(_chosen(arguments.peers, PEERS, "--peers", list(PEERS)), device)
     for name, reason in missing.items():
         print(f"missing: {name} ({reason})")
-    command = "python " + " ".join(["experiments/kmeans_benchmark.py", *sys.argv[1:]])
+    command = "python " + " ".join(["experiments/speed/kmeans_benchmark.py", *sys.argv[1:]])
     result = environment() | {"commands": [command], "load_average": os.getloadavg()}
     result["missing"] = missing
     result["rows"], result["left_out"] = benchmark(

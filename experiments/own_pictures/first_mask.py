@@ -1,6 +1,6 @@
 """From a wheel to the first mask, as a new user would: seconds and memory.
 
-    python experiments/first_mask.py [--many=300] [--json=FILE] [--markdown=FILE]
+    python experiments/own_pictures/first_mask.py [--many=300] [--json=FILE] [--markdown=FILE]
 
 Builds a wheel of the checkout (not timed). Then, in an empty folder with a fresh virtual
 environment and a home of its own, so that nothing was compiled or downloaded before: `pip install`
@@ -24,17 +24,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measuring import environment
-from processes import run
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
+from experiments.harness import environment, run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 THING = "butterfly"
 SUPPORTS = 5
 
@@ -184,7 +181,7 @@ def markdown(result: dict[str, Any]) -> str:
 def main() -> None:
     """Measures, prints the page, and writes what was asked for."""
     parser = Parser(
-        prog="python experiments/first_mask.py",
+        prog="python experiments/own_pictures/first_mask.py",
         description="From a wheel to the first mask: seconds and memory in a fresh environment.",
     )
     parser.add_argument("--some", type=int, default=30, help="pictures to look through (30)")
@@ -207,7 +204,7 @@ def main() -> None:
         )
     told = environment()
     result = {
-        "command": " ".join(["python experiments/first_mask.py", *sys.argv[1:]]),
+        "command": " ".join(["python experiments/own_pictures/first_mask.py", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "device": told["device"],
         "versions": {"python": told["versions"]["python"]},

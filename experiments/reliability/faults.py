@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apanet_jax.runtime.errors import UserError
-from experiments.tiny_runs import (
+from experiments.reliability.tiny_runs import (
     ROOT,
     Outcome,
     differing,

@@ -1,6 +1,7 @@
 """The tables, page and picture of kmeans_benchmark.py, from the rows that it wrote.
 
-    python experiments/kmeans_report.py FILE.json [FILE.json …] [--markdown=FILE] [--plot=FILE]
+    python experiments/speed/kmeans_report.py FILE.json [FILE.json …] \
+        [--markdown=FILE] [--plot=FILE]
 
 Several files, of runs with other shapes on one machine, make one page. What follows the page's
 first second-level heading is notes by hand: it stays when the page is written again.
@@ -15,12 +16,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from kmeans_peers import OURS, Shape
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
+from experiments.speed.kmeans_peers import OURS, Shape
 
 
 def table(result: dict[str, Any]) -> str:
@@ -154,7 +153,7 @@ def together(results: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Reads the rows, prints the table, and writes what was asked for."""
     parser = Parser(
-        prog="python experiments/kmeans_report.py",
+        prog="python experiments/speed/kmeans_report.py",
         description="The table, page and picture of what kmeans_benchmark.py measured.",
     )
     parser.add_argument("files", nargs="+", type=Path, help="what --json wrote")

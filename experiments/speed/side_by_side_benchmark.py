@@ -1,6 +1,6 @@
 """Training several heads side by side in one program against one after another.
 
-    python experiments/side_by_side_benchmark.py --config=configs/folder.py:records=RECORDS \\
+    python experiments/speed/side_by_side_benchmark.py --config=configs/folder.py:records=RECORDS \\
         [--heads=4] [--steps=10] [--repetitions=3] [--noat_once] [--json=FILE]
 
 Heads of seeds 0, 1, 2, …, each on its own episodes. Both ways make the same steps from the same
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.runs.run import Run, make_run
@@ -28,7 +28,7 @@ from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.devices import replicated
 from apanet_jax.training import train_step
 from apanet_jax.training.loop import training_key, transformation
-from experiments.measuring import environment
+from experiments.harness import environment
 
 _CONFIG = config_flag("Settings: data, backbone, head.")
 _HEADS = flags.DEFINE_integer("heads", 4, "How many.", lower_bound=2)

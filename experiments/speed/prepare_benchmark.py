@@ -1,6 +1,6 @@
 """What preparing COCO costs: time and peak memory on a generated tree in the official layout.
 
-    python experiments/prepare_benchmark.py [--pictures=20000] [--json=FILE]
+    python experiments/speed/prepare_benchmark.py [--pictures=20000] [--json=FILE]
 
 Makes a COCO 2014 tree of small noisy pictures with eight polygons each in a temporary folder, runs
 `python -m apanet_jax.prepare coco` on it in a process of its own, and prints seconds (by the clock
@@ -20,13 +20,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from processes import run
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
+from experiments.harness import run
 
 HEIGHT, WIDTH = 96, 128
 INSTANCES, CORNERS = 8, 24
@@ -126,7 +124,7 @@ def _read_alone(tree: Path) -> int:
 def main() -> None:
     """Measures a quarter of the pictures, then all."""
     parser = Parser(
-        prog="python experiments/prepare_benchmark.py",
+        prog="python experiments/speed/prepare_benchmark.py",
         description="Time and peak memory of preparing a generated COCO tree.",
     )
     parser.add_argument("--pictures", type=int, default=20000, help="in the tree (20000)")

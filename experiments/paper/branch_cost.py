@@ -1,6 +1,6 @@
 """What the class-agnostic branch costs: parameters, inference and training, against the baseline.
 
-    python experiments/branch_cost.py --config=configs/pascal.py [--clusters=0,3,5]
+    python experiments/paper/branch_cost.py --config=configs/pascal.py [--clusters=0,3,5]
         [--repetitions=5] [--json=FILE] [--markdown=FILE]
 
 The config says backbone, size, network, batches and whether steps begin at pictures or at kept
@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ from apanet_jax.runtime.errors import UserError
 from apanet_jax.training import train_step
 from apanet_jax.weights.load import load_backbone
 from apanet_jax.weights.network import make_network
-from experiments.measuring import environment
+from experiments.harness import environment
 
 _CONFIG = config_flag("Settings: network, size, batches.")
 _CLUSTERS = flags.DEFINE_list("clusters", ["0", "3", "5"], "Numbers of clusters, 0: no branch.")

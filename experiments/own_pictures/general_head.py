@@ -1,7 +1,8 @@
 """What `apanet_jax.load()` finds in pictures that its head was not trained for, and what it misses.
 
-    python experiments/own_pictures.py --source=VOC_LAYOUT_DIR --output=FILE.md [--gap=30]
-    python experiments/own_pictures.py --calibrate=apanet_jax/inference/heads/drawn
+    python experiments/own_pictures/general_head.py --source=VOC_LAYOUT_DIR --output=FILE.md \
+        [--gap=30]
+    python experiments/own_pictures/general_head.py --calibrate=apanet_jax/inference/heads/drawn
 
 The pictures are those of `val`: supports come from the first half of its list, queries from the
 second, `--gap` names apart (the frames of a film). For each class the queries are some with the
@@ -28,7 +29,7 @@ from jaxtyping import UInt8
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import apanet_jax
 from apanet_jax.config.flags import run_command

@@ -1,6 +1,6 @@
 """Kills tiny runs at random moments, does worse to others, and asks whether they end the same.
 
-    python experiments/fault_drill.py --kills=30 --output=experiments/results
+    python experiments/reliability/fault_drill.py --kills=30 --output=experiments/results
 
 `--kills` times a process gets SIGKILL at a random moment of one of five phases (preparing the
 records, keeping features, training, writing a checkpoint, evaluating; they take turns); then the
@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
-from experiments.faults import (
+from experiments.reliability.faults import (
     EVERY,
     FAULTS,
     LOOK_EVERY,
@@ -35,7 +35,7 @@ from experiments.faults import (
     meet,
     steps_of,
 )
-from experiments.tiny_runs import outcome
+from experiments.reliability.tiny_runs import outcome
 
 PHASES = {
     "prepare": "prepare",
@@ -109,8 +109,8 @@ def report(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
         "undisturbed run's. Said: the line of the command that met the fault, for SIGKILL that of "
         "the command given again.",
         "",
-        f"    python experiments/fault_drill.py --kills={arguments.kills} --seed={arguments.seed} "
-        f"--together={arguments.together}",
+        f"    python experiments/reliability/fault_drill.py --kills={arguments.kills} "
+        f"--seed={arguments.seed} --together={arguments.together}",
         "",
         f"{sum(not row.wrong for row in rows)} of {len(rows)} ended as they should.",
         "",

@@ -20,7 +20,7 @@ from apanet_jax.training.metrics_log import read_metrics
 from apanet_jax.weights.load import fingerprint
 from apanet_jax.weights.network import make_network
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _RESTORING = threading.Lock()
 
 

@@ -1,6 +1,6 @@
 """Whether a run ends the same with other workers, after interruptions, and on other devices.
 
-    python experiments/repeatability.py --output=experiments/results
+    python experiments/reliability/repeatability.py --output=experiments/results
 
 Runs `python -m apanet_jax.main` on drawn pictures, each time from nothing, features and all. On one
 device every number of workers meets every number of interruptions; on the others there is one run
@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
-from experiments.tiny_runs import (
+from experiments.reliability.tiny_runs import (
     ROOT,
     Outcome,
     differing,
@@ -139,7 +139,7 @@ def report(done: Sequence[Done], arguments: argparse.Namespace) -> str:
         "CPU. Not every combination: all workers and interruptions on one device, and on more "
         "devices a run without and one with an interruption.",
         "",
-        f"    python experiments/repeatability.py --seed={arguments.seed} "
+        f"    python experiments/reliability/repeatability.py --seed={arguments.seed} "
         f"--together={arguments.together}",
         "",
         "Equal: parameters, momentum, losses and results.json bit by bit those of the first row "

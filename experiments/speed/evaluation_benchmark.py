@@ -1,6 +1,6 @@
 """Evaluation that embeds once against the paths that embed every episode anew.
 
-    python experiments/evaluation_benchmark.py [--repetitions=2] [--sample=40] [--json=FILE]
+    python experiments/speed/evaluation_benchmark.py [--repetitions=2] [--sample=40] [--json=FILE]
         --config=configs/pascal.py:records=RECORDS,weights=random,stem=plain,episodes=1000
 
 Three paths score episodes with the same untrained head, in turns, each repetition with episodes of
@@ -32,7 +32,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.data.episodes import Episode
@@ -41,8 +41,8 @@ from apanet_jax.runs.run import Run, forget_test_features, make_run
 from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.devices import replicated
 from apanet_jax.training.train_step import create_state, optimizer
-from experiments.measuring import environment
-from experiments.torch_peer import TorchPeer, fastest_here
+from experiments.harness import environment
+from experiments.speed.torch_peer import TorchPeer, fastest_here
 
 _CONFIG = config_flag("Settings: data, backbone, episodes.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 2, "How often each path runs.", lower_bound=1)

@@ -1,6 +1,6 @@
 """Peak memory of training and of evaluation, over ten times the steps and episodes.
 
-    python experiments/memory_benchmark.py --config=configs/folder.py:records=RECORDS \\
+    python experiments/speed/memory_benchmark.py --config=configs/folder.py:records=RECORDS \\
         [--steps=60] [--episodes=100] [--json=FILE]
 
 Runs `python -m apanet_jax.main` as a user would, once with the given number and once with ten times
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
@@ -69,7 +69,7 @@ def peak_megabytes(mode: str, config: str, workdir: Path, **settings: int) -> di
     command = [sys.executable, "-m", "apanet_jax.main", f"--config={config}", f"--mode={mode}"]
     process = subprocess.Popen(
         [*command, f"--workdir={workdir}", "--config.evaluation.pictures=0", *flags],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
     )
     own = whole = 0

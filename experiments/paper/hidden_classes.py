@@ -1,7 +1,7 @@
 """How much of a fold's novel classes its training pictures hide: the paper's Fig. 3 and Fig. 2.
 
-    python experiments/hidden_classes.py --config=configs/folder.py:records=RECORDS,folds=all \\
-        [--output=DIRECTORY]
+    python experiments/paper/hidden_classes.py \\
+        --config=configs/folder.py:records=RECORDS,folds=all [--output=DIRECTORY]
 
 Training calls objects of novel classes background wherever they stand beside a base-class object.
 The paper counts them "according to the original multi-labels of each image", and leaves open what
@@ -47,7 +47,7 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.data.folds import novel_classes

@@ -1,7 +1,7 @@
 """The paper's ablations, Tables IV to VII, and what lies beyond them, on any data.
 
-    python experiments/ablations.py --table=4,5,6,7 --config=configs/folder.py:records=RECORDS \
-        --workdir=WORKDIR
+    python experiments/paper/ablations.py --table=4,5,6,7 \
+        --config=configs/folder.py:records=RECORDS --workdir=WORKDIR
 
 Every row is the one model with other settings (`RUNS`), on all folds with three seeds unless
 `--folds` and `--seeds` say otherwise. What tables share is run once: WORKDIR/seed*/fold*/<run>
@@ -29,7 +29,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.runs.run import make_run
@@ -39,7 +39,7 @@ from apanet_jax.runtime.compilation import keep_compiled
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training.loop import train
 from apanet_jax.training.side_by_side import train_side_by_side
-from experiments.ablation_report import NO_LEARNING, Row, Table, write_table
+from experiments.paper.ablation_report import NO_LEARNING, Row, Table, write_table
 
 BASELINE = "baseline"
 SHARES = (0.0, 0.5, 1.0)

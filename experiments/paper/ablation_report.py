@@ -11,7 +11,7 @@ from apanet_jax.evaluation.results import read_results
 from apanet_jax.reports.paper import published_ablations
 from apanet_jax.runtime.atomic_files import write_json, writing
 from apanet_jax.runtime.errors import UserError
-from experiments.paired import difference, read_sums
+from experiments.paper.paired import difference, read_sums
 
 NO_LEARNING = "free_"
 
