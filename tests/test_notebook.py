@@ -106,7 +106,7 @@ def test_it_runs_from_top_to_bottom(tmp_path):
     assert "jax" in Outputs(done, "devices").text
     assert "mIoU" in Outputs(done, "quickstart").text
     assert len(Outputs(done, "quickstart-pictures").pictures) == 2
-    assert "5 supports, 6 pictures" in Outputs(done, "own-pictures").text
+    assert "5 supports, 6 queries" in Outputs(done, "own-pictures").text
 
     found = Outputs(done, "predict")
     (sheet,) = found.pictures

@@ -1,5 +1,6 @@
 """The wheel, installed beside nothing of the checkout, and the one command it brings."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -13,7 +14,10 @@ from packaging.requirements import Requirement
 from apanet_jax.__main__ import main
 from tests.scripts import ROOT
 
-TRAVELS = ("apanet_jax", "configs", "requirements", "README.md", "pyproject.toml")
+TRAVELS = (
+    *("apanet_jax", "configs", "requirements", "requirements.txt"),
+    *("LICENSE", "README.md", "pyproject.toml", "setup.py"),
+)
 
 
 def run(*command, **options):
@@ -69,7 +73,7 @@ def test_the_help_of_train_names_the_configs():
     assert "--mode=train_and_evaluate|train|evaluate|verify" in done.stdout
     assert all(name in done.stdout for name in ("quickstart", "folder", "pascal"))
     *lines, where = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 80 and where.endswith("common.py")
+    assert max(map(len, lines)) <= 80 and where.endswith(".py")
 
 
 @pytest.mark.parametrize(
@@ -100,8 +104,8 @@ def test_a_wrong_config_is_one_line(arguments, says, tmp_path):
 
 def test_a_config_of_ones_own_goes_before_the_one_of_that_name(tmp_path):
     (tmp_path / "folder.py").write_text(
-        "from configs import folder\n\n"
-        "def get_config(options=''):\n    return folder.get_config('records=mine,' + options)\n"
+        "from apanet_jax.config.recipes import recipe\n\n"
+        "def get_config(options=''):\n    return recipe('folder', 'records=mine,' + options)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for name, records in (("folder.py", "mine"), ("folder", ".")):
@@ -119,20 +123,35 @@ def wheel(tmp_path_factory):
             shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(path, source / name)
-    shutil.copy(ROOT / "requirements.txt", source / "requirements.txt")
     done = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", output, source)
     assert done.returncode == 0, done.stderr
     return next(output.glob("*.whl"))
 
 
+def metadata(wheel, name):
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = (n for n in archive.namelist() if n.endswith(f".dist-info/{name}"))
+        return archive.read(path).decode().splitlines()
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_one_package_with_its_configs_and_data(wheel):
+    assert metadata(wheel, "top_level.txt") == ["apanet_jax"]
+    assert "License-Expression: Apache-2.0" in metadata(wheel, "METADATA")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for folder, there in (("apanet_jax", "apanet_jax"), ("configs", "apanet_jax/configs")):
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+        here = {path.relative_to(ROOT / folder) for path in files if "pycache" not in str(path)}
+        assert {f"{there}/{path.as_posix()}" for path in here} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
 @pytest.mark.slow
 def test_the_wheel_asks_for_what_the_lists_of_requirements_say(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (n for n in archive.namelist() if n.endswith("METADATA"))
-        text = archive.read(name).decode()
     asked = [
         Requirement(line.partition(": ")[2])
-        for line in text.splitlines()
+        for line in metadata(wheel, "METADATA")
         if line.startswith("Requires-Dist")
     ]
     for extra, path in [("", ROOT / "requirements.txt")] + [
@@ -145,41 +164,118 @@ def test_the_wheel_asks_for_what_the_lists_of_requirements_say(wheel):
         assert set(listed) == {Requirement(line) for line in lines if line}
 
 
-@pytest.mark.slow
-def test_an_installed_wheel_works_from_an_empty_folder(wheel, tmp_path):
-    environment, folder = tmp_path / "environment", tmp_path / "empty"
-    folder.mkdir()
-    assert run(sys.executable, "-m", "venv", "--without-pip", environment).returncode == 0
-    packages = Path(
-        run(
-            environment / "bin" / "python",
-            "-c",
-            "import sysconfig; print(sysconfig.get_path('purelib'))",
-        ).stdout.strip()
-    )
-    # What it needs comes from the environment of the tests.
+class Environment:
+    """A virtual environment without pip; what it holds is what a test puts into `packages`."""
+
+    def __init__(self, root):
+        assert run(sys.executable, "-m", "venv", "--without-pip", root).returncode == 0
+        self.python = root / "bin" / "python"
+        asked = run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+        self.packages = Path(asked.stdout.strip())
+        self.script = root / "bin" / "apanet-jax"
+
+    def install(self, wheel):
+        install = [sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps"]
+        done = run(*install, wheel)
+        assert done.returncode == 0, done.stderr
+
+    def run(self, *words, **options):
+        variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return run(*words, env=variables, **options)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The wheel in an environment that takes what it needs from that of the tests."""
+    environment = Environment(tmp_path_factory.mktemp("installed") / "environment")
     others = [path for path in sys.path if path.endswith("-packages")]
-    (packages / "others.pth").write_text("\n".join(others) + "\n")
-    install = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "install"]
-    done = run(*install, "--no-deps", "--force-reinstall", wheel)
-    assert done.returncode == 0, done.stderr
-    script = environment / "bin" / "apanet-jax"
-    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    (environment.packages / "others.pth").write_text("\n".join(others) + "\n")
+    environment.install(wheel)
+    return environment
 
-    def installed(*arguments):
-        return run(script, *arguments, cwd=folder, env=variables)
 
-    assert "apanet-jax predict" in installed("--help").stdout
-    assert str(packages) in installed("train", "--help").stdout
+@pytest.mark.slow
+def test_an_installed_wheel_works_from_an_empty_folder(installed, tmp_path):
+    def call(*arguments):
+        return installed.run(installed.script, *arguments, cwd=tmp_path)
+
+    assert "apanet-jax predict" in call("--help").stdout
+    assert str(installed.packages) in call("train", "--help").stdout
+    for name in ("quickstart", "quickstart.py", "configs/quickstart.py"):
+        assert "did you mean 'fold'" in call("train", f"--config={name}:fodl=1").stderr
     drawn = ["--train=60", "--val=60", "--size=64", "--output=records"]
-    done = installed("prepare", "synthetic", *drawn)
+    done = call("prepare", "synthetic", *drawn)
     assert done.returncode == 0, done.stderr
     options = (
         "records=records,devices=1,min_area=20,image_size=65,longer_side=65,channels=8,steps=2,"
         "training.batch_size=2,episodes=4,evaluation.batch_size=2,shots=1,pictures=1"
     )
-    done = installed("train", f"--config=folder:{options}", "--workdir=run")
+    done = call("train", f"--config=folder:{options}", "--workdir=run")
     assert done.returncode == 0, done.stderr
-    assert (folder / "run" / "results.json").exists()
-    done = installed("export", "--workdir=run", "--output=head")
-    assert done.returncode == 0 and (folder / "head" / "model.safetensors").exists(), done.stderr
+    assert (tmp_path / "run" / "results.json").exists()
+    done = call("export", "--workdir=run", "--output=head")
+    assert done.returncode == 0 and (tmp_path / "head" / "model.safetensors").exists(), done.stderr
+    (tmp_path / "run" / "report.html").unlink()
+    others_own_configs(tmp_path)
+    done = call("report", "--workdir=run")
+    assert done.returncode == 0 and (tmp_path / "run" / "report.html").exists(), done.stderr
+
+
+def others_own_configs(folder):
+    """Leaves a package `configs` of somebody else's in a folder, which cannot be imported."""
+    (folder / "configs").mkdir()
+    for name in ("__init__", "common", "folder", "own"):
+        (folder / "configs" / f"{name}.py").write_text("raise SystemExit('not this one')\n")
+
+
+@pytest.mark.slow
+def test_a_folder_of_ones_own_configs_hides_nothing(installed, tmp_path):
+    others_own_configs(tmp_path)
+
+    def answer(config):
+        # -m puts the folder before everything that is installed.
+        words = [installed.python, "-m", "apanet_jax", "train", f"--config={config}"]
+        return installed.run(*words, cwd=tmp_path).stderr
+
+    assert "did you mean 'fold'" in answer("quickstart:fodl=1")
+    assert "did you mean 'fold'" in answer("configs/quickstart.py:fodl=1")
+    # A file that is there goes first.
+    assert "not this one" in answer("configs/own.py")
+    assert "not this one" in answer("configs/folder.py:fold=1")
+
+
+def required(name):
+    """Returns the distributions that one needs, itself among them, without extras."""
+    found, waiting = {}, [name]
+    while waiting:
+        distribution = importlib.metadata.distribution(waiting.pop())
+        if distribution.name not in found:
+            found[distribution.name] = distribution
+            needs = map(Requirement, distribution.requires or [])
+            waiting += [x.name for x in needs if not x.marker or x.marker.evaluate({"extra": ""})]
+    return found.values()
+
+
+KERNELS_ALONE = """
+import importlib.util
+assert not any(map(importlib.util.find_spec, ("flax", "jaxtyping", "absl", "ml_collections")))
+import jax
+from apanet_jax.kernels import kmeans, masked_average
+features = jax.random.normal(jax.random.key(0), (2, 30, 4))
+found = kmeans(features, 3, key=jax.random.key(1))
+prototypes, areas = masked_average(features, jax.nn.one_hot(found.assignment, 3))
+assert prototypes.shape == (2, 3, 4) and areas.sum() == 60
+"""
+
+
+@pytest.mark.slow
+def test_the_kernels_need_only_jax_and_numpy(wheel, tmp_path):
+    environment = Environment(tmp_path / "environment")
+    for distribution in [*required("jax"), *required("numpy")]:
+        for name in {path.parts[0] for path in distribution.files or ()} - {"..", "__pycache__"}:
+            link = environment.packages / name
+            if not link.exists():
+                link.symlink_to(distribution.locate_file(name))
+    environment.install(wheel)
+    done = environment.run(environment.python, "-c", KERNELS_ALONE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
