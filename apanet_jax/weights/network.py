@@ -12,14 +12,26 @@ from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.runtime.devices import replicated
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import load, pfenet
 
 
 def make_network(config: ConfigDict) -> Network:
-    """Returns the network that the config describes."""
-    model = config.model
+    """Returns the network that the config describes.
+
+    Raises:
+      UserError: there is no such backbone, or it cannot do what the config asks for.
+    """
+    model, name = config.model, config.backbone.name
+    row = backbones.spec(name)
+    backbones.check_size(name, config.image_size)
+    if model.masked_support and not row.has_last_block:
+        raise UserError(
+            f"{name} has no last block that supports could be masked before: set "
+            "model.masked_support=False"
+        )
     backbone = backbones.create(
-        config.backbone.name,
+        name,
         stem=config.backbone.stem,
         dtype=jnp.dtype(config.backbone.dtype),
     )
@@ -34,7 +46,7 @@ def make_network(config: ConfigDict) -> Network:
         negatives=model.negatives,
         resemblance_limit=model.resemblance_limit,
         priors=tuple(model.priors),
-        block4_channels=backbones.spec(config.backbone.name).block4_channels,
+        block4_channels=row.block4_channels,
         agnostic_prior=model.agnostic_prior,
         unit_features=model.unit_features,
         prior_scale=model.prior_scale,
