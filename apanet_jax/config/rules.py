@@ -66,6 +66,13 @@ def stems(name: str) -> tuple[str, ...]:
     return _backbones()[name].stems
 
 
+def check_image_size(name: str, size: int) -> None:
+    """Raises UserError, with the nearest sizes, where a backbone cannot take images of a size."""
+    from apanet_jax.models.backbones import check_size
+
+    check_size(name, size)
+
+
 def _backbones():
     # Not at the top: it imports jax, and a wrong flag is answered before that.
     from apanet_jax.models.backbones import BACKBONES

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from apanet_jax.config import rules
 from apanet_jax.config.definitions import COCO_BINS, PASCAL_BINS, Settings
 from apanet_jax.config.options import flat_fields, set_options
 from apanet_jax.runtime.errors import UserError
@@ -128,6 +129,7 @@ def settle_inert(config: ConfigDict, before: set[str], chosen: list[str]) -> Non
 
 def _check_together(settings: Settings) -> None:
     model = settings.model
+    rules.check_image_size(settings.backbone.name, settings.image_size)
     if settings.features.keep and model.masked_support:
         raise UserError(
             "features.keep needs model.masked_support=False: a masked support has other features "

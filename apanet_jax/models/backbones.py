@@ -1,9 +1,11 @@
 """The frozen networks that features are taken from.
 
-Every backbone is a Linen module that maps pictures (RGB, 0 to 255, not normalised) to `Features`,
-and whose method `last_block` maps block 4's features to block 5's, so that supports can be masked
-before it as in PFENet. Its convolutions have a kernel and a bias; BatchNorm is folded into them
-when weights are loaded (see `apanet_jax.weights`).
+Every backbone is a Linen module that maps images (RGB, 0 to 255, not normalised) to `Features`.
+The convolutional ones have a method `last_block` besides, which maps block 4's features to block
+5's, so that supports can be masked before it as in PFENet; their convolutions have a kernel and a
+bias, and BatchNorm is folded into them when weights are loaded (see `apanet_jax.weights`). A vision
+transformer has none: its patches look at each other in every block, and zeros in the place of some
+are not the absence of something.
 """
 
 import functools
@@ -14,11 +16,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from apanet_jax.models.efficientnet_lite import EfficientNetLite0
+from apanet_jax.models.dino import VARIANTS, default_blocks
+from apanet_jax.models.efficientnet_lite import LITE0, LITE2, EfficientNetLite
 from apanet_jax.models.layers import Features
 from apanet_jax.models.resize import resize_bilinear
 from apanet_jax.models.resnet import RESNET50, RESNET101, ResNet
 from apanet_jax.models.vgg import VGG16
+from apanet_jax.models.vit import ViT, check_divides
 from apanet_jax.runtime.errors import UserError
 
 __all__ = ["BACKBONES", "BackboneSpec", "Features", "create", "middle", "spec"]
@@ -33,6 +37,10 @@ class BackboneSpec(NamedTuple):
       block4_channels: of block 4.
       block3_channels: of block 3.
       high_channels: of block 5.
+      stride: pixels from one position of block 4 to the next.
+      patch: what must divide the sides of images; None where any size will do. With a patch the
+        positions are the patches' centres, otherwise the first one is the first pixel.
+      has_last_block: whether there is a method `last_block`.
     """
 
     build: Callable[..., nn.Module]
@@ -40,6 +48,9 @@ class BackboneSpec(NamedTuple):
     block4_channels: int
     block3_channels: int
     high_channels: int
+    stride: int = 8
+    patch: int | None = None
+    has_last_block: bool = True
 
     @property
     def middle_channels(self) -> int:
@@ -50,13 +61,35 @@ class BackboneSpec(NamedTuple):
 RESNET_STEMS = ("deep", "plain")
 
 BACKBONES = {
-    "efficientnet_lite0": BackboneSpec(EfficientNetLite0, (), 112, 40, 320),
+    "efficientnet_lite0": BackboneSpec(
+        functools.partial(EfficientNetLite, LITE0), (), 112, 40, 320
+    ),
+    "efficientnet_lite2": BackboneSpec(
+        functools.partial(EfficientNetLite, LITE2), (), 120, 48, 352
+    ),
     "resnet50": BackboneSpec(functools.partial(ResNet, RESNET50), RESNET_STEMS, 1024, 512, 2048),
     "resnet101": BackboneSpec(functools.partial(ResNet, RESNET101), RESNET_STEMS, 1024, 512, 2048),
     # One module: they differ in their weights' names only, once BatchNorm is folded in.
-    "vgg16": BackboneSpec(VGG16, (), 512, 256, 512),
-    "vgg16_bn": BackboneSpec(VGG16, (), 512, 256, 512),
+    "vgg16": BackboneSpec(VGG16, (), 512, 256, 512, stride=16),
+    "vgg16_bn": BackboneSpec(VGG16, (), 512, 256, 512, stride=16),
+} | {
+    name: BackboneSpec(
+        functools.partial(ViT, variant, default_blocks(variant)),
+        (),
+        *(3 * (variant.width,)),
+        stride=variant.patch,
+        patch=variant.patch,
+        has_last_block=False,
+    )
+    for name, variant in VARIANTS.items()
 }
+
+
+def check_size(name: str, size: int) -> None:
+    """Raises UserError, with the nearest sizes, where a backbone cannot take square images."""
+    patch = spec(name).patch
+    if patch is not None:
+        check_divides(name, patch, (size, size))
 
 
 def spec(name: str) -> BackboneSpec:

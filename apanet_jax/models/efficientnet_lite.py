@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its strides cut to 8.
+"""EfficientNet-Lite0 and Lite2 with their strides cut to 8.
 
 EfficientNet without squeeze-and-excitation, with ReLU6, and a stem and last block of fixed width
 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). Pictures are
@@ -36,7 +36,7 @@ class Stage(NamedTuple):
     stride: int
 
 
-STAGES = (
+LITE0 = (
     Stage(1, 16, 3, 1, 1),
     Stage(2, 24, 3, 6, 2),
     Stage(2, 40, 5, 6, 2),
@@ -45,6 +45,17 @@ STAGES = (
     Stage(4, 192, 5, 6, 2),
     Stage(1, 320, 3, 6, 1),
 )
+LITE2 = (
+    Stage(1, 16, 3, 1, 1),
+    Stage(3, 24, 3, 6, 2),
+    Stage(3, 48, 5, 6, 2),
+    Stage(4, 88, 3, 6, 2),
+    Stage(4, 120, 5, 6, 1),
+    Stage(5, 208, 5, 6, 2),
+    Stage(1, 352, 3, 6, 1),
+)
+"""1.1 times as wide, in multiples of 8, and 1.2 times as deep but for the first and last stage."""
+
 BLOCK3_STAGES, BLOCK4_STAGES = 3, 5
 """The paper's block 3 ends after so many stages, block 4 after so many, block 5 after all."""
 
@@ -85,27 +96,29 @@ class InvertedResidual(nn.Module):
         return x + y if self.stride == 1 and inputs == self.channels else y
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 as a backbone of stride 8.
+class EfficientNetLite(nn.Module):
+    """An EfficientNet-Lite as a backbone of stride 8.
 
     Where a stage would go beyond that stride, its own stride is left out and every depthwise
     kernel from there on, the stage's first included, is dilated twice as much.
 
     Attributes:
+      stages: `LITE0` or `LITE2`.
       dtype: of the computation: float32 or bfloat16. Parameters are float32.
     """
 
+    stages: tuple[Stage, ...]
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         self.stem = Conv(32, 3, stride=2, padding="same", dtype=self.dtype)
-        stages, reached, dilation = [], 2, 1
-        for stage in STAGES:
+        blocks, reached, dilation = [], 2, 1
+        for index, stage in enumerate(self.stages):
             stride = stage.stride
             if reached * stride > OUTPUT_STRIDE:
                 stride, dilation = 1, dilation * stride
             reached *= stride
-            stages.append(
+            blocks.append(
                 [
                     InvertedResidual(
                         stage.channels,
@@ -114,11 +127,12 @@ class EfficientNetLite0(nn.Module):
                         stride if block == 0 else 1,
                         dilation,
                         self.dtype,
+                        name=f"stages_{index}_{block}",
                     )
                     for block in range(stage.blocks)
                 ]
             )
-        self.stages = stages
+        self.blocks = blocks
 
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
         """Returns the features of pictures.
@@ -127,7 +141,8 @@ class EfficientNetLite0(nn.Module):
           images: RGB, 0 to 255.
 
         Returns:
-          40, 112 and 320 channels, all at an eighth of the pictures' size (rounded up).
+          40, 112 and 320 channels (Lite0) or 48, 120 and 352 (Lite2), all at an eighth of the
+          pictures' size (rounded up).
         """
         x = (images.astype(jnp.float32) - MEAN) / SCALE
         x = nn.relu6(self.stem(x))
@@ -139,10 +154,10 @@ class EfficientNetLite0(nn.Module):
         self, block4: Float[Array, "batch height width 112"]
     ) -> Float[Array, "batch height width 320"]:
         """Returns block 5 of block 4's features, which may have been masked."""
-        return self._run(block4, BLOCK4_STAGES, len(STAGES))
+        return self._run(block4, BLOCK4_STAGES, len(self.stages))
 
     def _run(self, x, first: int, end: int):
-        for stage in self.stages[first:end]:
+        for stage in self.blocks[first:end]:
             for block in stage:
                 x = block(x)
         return x

@@ -1,4 +1,4 @@
-"""Bilinear resizing and adaptive average pooling, as two small matrix products each."""
+"""Bilinear and bicubic resizing and average pooling, as two small matrix products each."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +33,47 @@ def resize_bilinear(
     return _product(x, bilinear_matrix(height, size[0]), bilinear_matrix(width, size[1]))
 
 
+def bicubic_matrix(
+    size_in: int, size_out: int, *, smooth: bool = False
+) -> Float[np.ndarray, "size_out size_in"]:
+    """Returns the matrix that resamples a line of `size_in` samples to `size_out` by cubics.
+
+    Samples stand for pixels of equal area (corners are not aligned); beyond the ends the last
+    sample goes on. PyTorch's `interpolate(mode="bicubic", size=..., align_corners=False)`.
+
+    Args:
+      size_in: number of samples.
+      size_out: number of outputs.
+      smooth: PyTorch's `antialias=True`: a line that gets shorter is low-pass filtered, there is
+        nothing beyond the ends, and the cubic is another one (Keys's a is -0.5 instead of -0.75).
+
+    Source: Keys, Cubic Convolution Interpolation for Digital Image Processing, 1981.
+    """
+    scale = size_in / size_out
+    centre = (np.arange(size_out)[:, None] + 0.5) * scale - 0.5
+    if smooth:
+        samples = np.arange(size_in)
+        matrix = _cubic((samples - centre) / max(scale, 1.0), -0.5)
+        matrix /= matrix.sum(1, keepdims=True)
+        return matrix.astype(np.float32)
+    taps = np.floor(centre).astype(int) + np.arange(-1, 3)
+    matrix = np.zeros((size_out, size_in), np.float64)
+    rows = np.broadcast_to(np.arange(size_out)[:, None], taps.shape)
+    np.add.at(matrix, (rows, taps.clip(0, size_in - 1)), _cubic(taps - centre, -0.75))
+    return matrix.astype(np.float32)
+
+
+def resize_bicubic(
+    x: Float[Array, "*batch height width channels"], size: tuple[int, int], *, smooth: bool = False
+) -> Float[Array, "*batch new_height new_width channels"]:
+    """Resizes the two spatial axes of `x` to `size` (height, width) as `bicubic_matrix`."""
+    height, width = x.shape[-3:-1]
+    if (height, width) == tuple(size):
+        return x
+    rows = bicubic_matrix(height, size[0], smooth=smooth)
+    return _product(x, rows, bicubic_matrix(width, size[1], smooth=smooth))
+
+
 def adaptive_average_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
     """Returns the matrix that pools a line of `size_in` samples to `size_out` means.
 
@@ -57,6 +98,13 @@ def adaptive_average_pool(
         return x
     rows = adaptive_average_matrix(height, size[0])
     return _product(x, rows, adaptive_average_matrix(width, size[1]))
+
+
+def _cubic(distance: Float[np.ndarray, "*shape"], a: float) -> Float[np.ndarray, "*shape"]:
+    d = np.abs(distance)
+    inner = ((a + 2) * d - (a + 3)) * d * d + 1
+    outer = (((d - 5) * d + 8) * d - 4) * a
+    return np.where(d < 1, inner, np.where(d < 2, outer, 0.0))
 
 
 def _product(x, rows, columns) -> Float[Array, "*batch new_height new_width channels"]:

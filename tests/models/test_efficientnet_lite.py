@@ -108,7 +108,7 @@ def networks():
     tensors = tensors_of(theirs)
     parameters = convert(
         tensors,
-        efficientnet_lite.table(tensors, "deep"),
+        efficientnet_lite.lite0_table(tensors, "deep"),
         parameter_shapes("efficientnet_lite0"),
     )
     return theirs, parameters

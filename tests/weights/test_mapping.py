@@ -148,7 +148,7 @@ def test_pfenet_s_names_are_all_known(name):
 
 
 def test_the_table_of_efficientnet_lite_names_every_parameter():
-    rows = efficientnet_lite.table({}, "deep").rows
+    rows = efficientnet_lite.lite0_table({}, "deep").rows
     shapes = flatten_dict(parameter_shapes("efficientnet_lite0"))
     assert {path[:-1] for path in shapes} == {row.path for row in rows}
     assert len({row.source for row in rows}) == len(rows) == 1 + 16 * 3 - 1
