@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 from apanet_jax.config import settings
 from apanet_jax.data.episode_files import read_episodes
 from apanet_jax.data.episodes import (
-    Apart,
     Draw,
     Episode,
     EpisodeLists,
     draw_evaluation,
     draw_training,
     episode_lists,
+    left_out_line,
     with_hidden_share,
 )
 from apanet_jax.data.folds import base_classes, novel_classes
@@ -363,9 +363,17 @@ def make_run(config: ConfigDict) -> Run:
         records.split("val"),
         novel_ids,
         shot=1 if listed else max(config.evaluation.shots),
-        apart=_apart(config),
+        support_gap=config.data.support_gap,
         min_area=config.data.min_area,
     )
+    for lists, purpose, shot in (
+        (base, "training", config.shot),
+        (novel, "evaluation", 1 if listed else max(config.evaluation.shots)),
+    ):
+        if line := left_out_line(
+            lists, purpose, records.class_names, shot=shot, min_area=config.data.min_area
+        ):
+            print(line, flush=True)
     network = make_network(config)
     parameters, origin, weights_fingerprint, given_head = load_parameters(
         config, network.head, mesh
@@ -397,7 +405,7 @@ def training_lists(config: ConfigDict, records: Records) -> EpisodeLists:
         split,
         base_classes(records, config.fold),
         shot=config.shot,
-        apart=_apart(config),
+        support_gap=config.data.support_gap,
         min_area=config.data.min_area,
     )
     if config.data.hidden_share < 0:
@@ -415,10 +423,6 @@ def augmentation(config: ConfigDict) -> Augmentation:
     """Returns the transforms of training pictures that the config describes."""
     given = config.augmentation.to_dict()
     return Augmentation(size=config.image_size, **given)
-
-
-def _apart(config: ConfigDict) -> Apart | None:
-    return Apart(config.data.support_gap) if config.data.support_gap else None
 
 
 def _label_side(sizes: np.ndarray) -> int:
