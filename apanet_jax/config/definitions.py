@@ -89,6 +89,13 @@ class DataSettings:
         "share of training queries that hold a novel class, from 0 to 1; -1: all queries there are",
         rules.number(0, 1, or_value=-1),
     )
+    training_list: str = setting(
+        "all",
+        'training images: "all" with a base class (PFENet, the paper), or "no_novel": of these '
+        "those without a pixel of a novel class (BAM, HDMNet)",
+        rules.one_of("all", "no_novel"),
+        added=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,13 +16,13 @@ from apanet_jax.config.definitions import (
 )
 from apanet_jax.data.episode_files import read_episodes
 from apanet_jax.data.episodes import (
-    Apart,
     Draw,
     Episode,
     EpisodeLists,
     draw_evaluation,
     draw_training,
     episode_lists,
+    left_out_line,
     with_hidden_share,
 )
 from apanet_jax.data.folds import base_classes, novel_classes
@@ -110,6 +110,7 @@ class EpisodeData:
       seed: of the training.
       shot: supports of a training episode.
       batch_size: episodes of a training batch.
+      min_area: pixels of a class that put an image on its list.
       evaluation: the settings of the test episodes.
       workers: processes that load images.
       keeper: keeps the features that episodes then hold in place of images; None: they hold images.
@@ -123,6 +124,7 @@ class EpisodeData:
     seed: int
     shot: int
     batch_size: int
+    min_area: int
     evaluation: EvaluationSettings
     workers: int
     keeper: FeatureKeeper | None = None
@@ -146,6 +148,19 @@ class EpisodeData:
     def label_side(self) -> int:
         """Side of a square that every test label fits into, the same for images of like sizes."""
         return -(-int(self.test_split.sizes.max()) // _LABEL_BUCKET) * _LABEL_BUCKET
+
+    def left_out(self) -> list[str]:
+        """Returns a line for training and one for evaluation that name classes without episodes."""
+        parts = [(self.base, "training", self.shot)]
+        if not self.listed:
+            parts.append((self.novel, "evaluation", max(self.test_shots)))
+        lines = [
+            left_out_line(
+                lists, purpose, self.records.class_names, shot=shot, min_area=self.min_area
+            )
+            for lists, purpose, shot in parts
+        ]
+        return list(filter(None, lines))
 
     def draw_test(self, shot: int) -> Draw:
         """Returns the test episodes with `shot` supports."""
@@ -235,8 +250,9 @@ def episode_data(
         records.split("val"),
         novel_ids,
         shot=1 if listed else max(evaluation.shots),
-        apart=_apart(settings.data),
+        support_gap=settings.data.support_gap,
         min_area=settings.data.min_area,
+        class_names=records.class_names,
     )
     return EpisodeData(
         records=records,
@@ -247,6 +263,7 @@ def episode_data(
         seed=settings.seed,
         shot=settings.shot,
         batch_size=settings.training.batch_size,
+        min_area=settings.data.min_area,
         evaluation=evaluation,
         workers=settings.workers,
         keeper=keeper,
@@ -286,7 +303,3 @@ def training_lists(
 def augmentation_of(settings: AugmentationSettings, size: int) -> Augmentation:
     """Returns the transforms of training images of `size` pixels a side."""
     return Augmentation(size=size, **dataclasses.asdict(settings))
-
-
-def _apart(data: DataSettings) -> Apart | None:
-    return Apart(data.support_gap) if data.support_gap else None

@@ -111,6 +111,7 @@ class RunMaker:
         """Has made nothing."""
         self.embedded, self.programs = EmbeddedSlot(), Programs()
         self._loader = NetworkLoader()
+        self._said: set[str] = set()
 
     def make(self, config: ConfigDict | Settings) -> Run:
         """Opens and checks everything that a run needs; nothing is compiled yet.
@@ -123,6 +124,10 @@ class RunMaker:
         mesh = data_mesh(settings.devices or None)
         _check_batches(settings, mesh)
         data = episode_data(settings, records)
+        for line in data.left_out():
+            if line not in self._said:
+                print(line, flush=True)
+                self._said.add(line)
         training = settings.training
         if not training.steps and len(data.base.queries) < training.batch_size:
             raise UserError(

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apanet_jax.data.episodes import (
-    Apart,
     draw_evaluation,
     draw_training,
     episode_lists,
+    left_out_line,
     with_hidden_share,
 )
 from apanet_jax.runtime.errors import UserError
@@ -110,7 +110,7 @@ def test_frames_of_a_video_stay_apart():
     order = rng.permutation(60)
     names = [names[i] for i in order]
     split = types.SimpleNamespace(areas=np.full((60, 2), 500), names=names)
-    lists = episode_lists(split, (1,), shot=5, apart=Apart(15), min_area=MIN_AREA)
+    lists = episode_lists(split, (1,), shot=5, support_gap=15, min_area=MIN_AREA)
     others = set()
     for index in range(300):
         episode = draw_training(lists, seed=1, index=index, shot=5)
@@ -122,13 +122,46 @@ def test_frames_of_a_video_stay_apart():
     assert others == {True, False}
 
 
-def test_a_class_without_supports_enough_is_named():
+def test_classes_without_enough_images_are_left_out_and_named():
+    areas = np.array([[0, 500, 0, 9]] * 4 + [[0, 0, 500, 0]] + [[0, 0, 0, 500]] * 2)
+    split = types.SimpleNamespace(areas=areas, names=list("abcdefg"))
+    names = ("cat", "dog", "cow")
+    lists = episode_lists(split, (1, 2, 3), shot=1, min_area=MIN_AREA)
+    assert lists.left_out == (2,) and 4 not in lists.queries
+    line = left_out_line(lists, "training", names, shot=1, min_area=MIN_AREA)
+    assert "left out of training, 1 of 3 classes: dog (" in line and "100 pixels" in line
+    lists = episode_lists(split, (1, 2, 3), shot=2, min_area=MIN_AREA)
+    # Of cow there are two supports, and a query beside them that holds few pixels of it.
+    assert lists.left_out == (2,) and lists.queries.tolist() == [0, 1, 2, 3]
+    assert {tuple(c) for c in lists.classes} == {(1, 3)}
+    lists = episode_lists(split, (1, 2, 3), shot=3, min_area=MIN_AREA)
+    assert lists.left_out == (2, 3)
+    assert left_out_line(lists, "training", names, shot=3, min_area=MIN_AREA).count("dog, cow") == 1
+    lists = episode_lists(split, (1,), shot=3, min_area=MIN_AREA)
+    assert left_out_line(lists, "training", names, shot=3, min_area=MIN_AREA) == ""
+
+
+def test_where_every_class_has_too_few_images_the_error_names_them():
     split = types.SimpleNamespace(areas=np.array([[0, 500], [0, 500], [0, 5]]), names=list("abc"))
     assert len(episode_lists(split, (1,), shot=1, min_area=MIN_AREA).queries) == 2
-    with pytest.raises(UserError, match="class 1 has 2 pictures .* 2 supports"):
-        episode_lists(split, (1,), shot=2, min_area=MIN_AREA)
-    with pytest.raises(UserError, match="class 1 has 0 pictures"):
+    with pytest.raises(UserError, match="1 of 1 classes: bee .*2 others .*fewer shots"):
+        episode_lists(split, (1,), shot=2, min_area=MIN_AREA, class_names=["bee"])
+    with pytest.raises(UserError, match="class 1"):
         episode_lists(split, (1,), shot=1, min_area=1000)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_images_with_a_novel_class_can_be_left_out_of_queries_and_supports(seed):
+    split = split_of(seed)
+    lists = episode_lists(split, CLASSES, shot=1, min_area=MIN_AREA, without=(1, 4))
+    admitted = [i for i, row in enumerate(split.areas) if row[1] == 0 and row[4] == 0]
+    alone = types.SimpleNamespace(areas=split.areas[admitted], names=split.names)
+    expected = episode_lists(alone, CLASSES, shot=1, min_area=MIN_AREA)
+    assert lists.queries.tolist() == [admitted[i] for i in expected.queries]
+    for c in CLASSES:
+        assert lists.supports[c].tolist() == [admitted[i] for i in expected.supports[c]]
+    everything = episode_lists(split, CLASSES, shot=1, min_area=MIN_AREA)
+    assert 0 < len(lists.queries) < len(everything.queries)
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,5 +1,6 @@
 """PASCAL-5i's pictures: VOC 2012 and SBD from their official trees."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ class PascalSource:
         sets = self._voc / "ImageSets" / "Segmentation"
         own, val = read_names(sets / "train.txt"), read_names(sets / "val.txt")
         self._own = set(own)
-        self._names = {"train": own + [n for n in self._sbd_names(val) if n not in self._own]}
+        self._names = {"train": united(own, self._sbd_names(val))}
         self._names["val"] = val
         for split, count in EXPECTED.items():
             found = len(self._names[split])
@@ -106,6 +107,12 @@ class PascalSource:
         image = read_bytes(path)
         check_same_size(path, read_image_size(image, path), label)
         return Sample(name, image, label)
+
+
+def united(own: Sequence[str], sbd: Sequence[str]) -> list[str]:
+    """Returns the training list: VOC's names, then those of SBD's that are not among them."""
+    there = set(own)
+    return [*own, *(name for name in sbd if name not in there)]
 
 
 def _find(root: Path, below: tuple[str, ...], mark: str, flag: str) -> Path:
