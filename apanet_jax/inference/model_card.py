@@ -43,8 +43,8 @@ _CARD = """\
 
 # {title}
 
-The head of a few-shot segmentation network: from one to five pictures with a mask of a thing it
-compares a new picture with them, and says where that thing is. Trained by apanet_jax, after
+The head of a few-shot segmentation network: it compares a new image with one to five images that
+show a class with a mask, and says where the class is. Trained by apanet_jax, after
 Chen et al., *APANet: Adaptive Prototypes Alignment Network for Few-Shot Semantic Segmentation*.
 
 | | |
@@ -72,8 +72,8 @@ In apanet_jax:
 
 ## Limits
 
-It was trained on the base classes of one fold of one data set, on pictures of {size} pixels a
-side. It always marks something: it does not say that the thing is absent.
+It was trained on the base classes of one fold of one data set, on images of {size} pixels a
+side. It always marks something: it does not say that an image shows none of the class.
 """
 
 
@@ -93,7 +93,7 @@ def model_card(
       checkpoint: "best" or "last".
       step: of the training.
     """
-    dataset = config.dataset or "own pictures"
+    dataset = config.dataset or "own images"
     kind = "APANet" if config.model.num_clusters else "Baseline"
     title = f"{kind} ({config.model.comparison}, {config.backbone.name}), {dataset}"
     title += f", fold {config.fold}"
@@ -154,7 +154,7 @@ def _facts(config: ConfigDict, checkpoint: str, step: int) -> list[tuple[str, An
     branch = f"n = {model.num_clusters}, lambda = {model.agnostic_weight}"
     return [
         ("backbone", f"{backbone.name}{stem}, weights: {backbone.weights or 'the usual ImageNet'}"),
-        ("pictures", f"{config.image_size}x{config.image_size} pixels, {_normalisation(config)}"),
+        ("images", f"{config.image_size}x{config.image_size} pixels, {_normalisation(config)}"),
         ("comparison", model.comparison),
         ("prior masks from", ", ".join(model.priors) or "none"),
         ("prototypes of a support", model.foreground_prototypes),

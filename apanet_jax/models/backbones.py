@@ -33,6 +33,9 @@ class BackboneSpec(NamedTuple):
       block4_channels: of block 4.
       block3_channels: of block 3.
       high_channels: of block 5.
+      stride: pixels from one position of block 4 to the next.
+      patch: what must divide the sides of images; None where any size will do. With a patch the
+        positions are the patches' centres, otherwise the first one is the first pixel.
     """
 
     build: Callable[..., nn.Module]
@@ -40,6 +43,8 @@ class BackboneSpec(NamedTuple):
     block4_channels: int
     block3_channels: int
     high_channels: int
+    stride: int = 8
+    patch: int | None = None
 
     @property
     def middle_channels(self) -> int:
@@ -54,8 +59,8 @@ BACKBONES = {
     "resnet50": BackboneSpec(functools.partial(ResNet, RESNET50), RESNET_STEMS, 1024, 512, 2048),
     "resnet101": BackboneSpec(functools.partial(ResNet, RESNET101), RESNET_STEMS, 1024, 512, 2048),
     # One module: they differ in their weights' names only, once BatchNorm is folded in.
-    "vgg16": BackboneSpec(VGG16, (), 512, 256, 512),
-    "vgg16_bn": BackboneSpec(VGG16, (), 512, 256, 512),
+    "vgg16": BackboneSpec(VGG16, (), 512, 256, 512, stride=16),
+    "vgg16_bn": BackboneSpec(VGG16, (), 512, 256, 512, stride=16),
 }
 
 
