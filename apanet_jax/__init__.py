@@ -1,6 +1,6 @@
 """Few-shot semantic segmentation with adaptive prototypes (APANet) in JAX.
 
-`load()` returns a segmenter for pictures of one's own: see `apanet_jax.inference.segmenter`.
+`load()` returns a segmenter for images of one's own: see `apanet_jax.inference.segmenter`.
 """
 
 from typing import TYPE_CHECKING

@@ -10,21 +10,21 @@ from apanet_jax.runtime.errors import Parser, main_guard
 
 # A module and what it does, by the command's name; in the order in which they are needed.
 _COMMANDS = {
-    "predict": ("predict", "finds in pictures what a few of them show with a mask"),
+    "predict": ("predict", "finds in images what a few of them show with a mask"),
     "demo": ("demo", "a page in the browser to try that on"),
-    "prepare": ("prepare", "checks pictures and masks, writes them as records"),
-    "train": ("main", "trains on records, scores on classes that were never seen"),
+    "prepare": ("prepare", "checks images and masks, writes them as records"),
+    "train": ("main", "trains on records, evaluates on novel classes"),
     "export": ("export", "writes a trained head for others, with a model card"),
     "report": ("report", "writes a run's page, report.html, again"),
 }
 _START = """\
 start here:
   apanet-jax predict --support a.jpg a_mask.png --output=found photos
-      needs no training: one to five pictures with a mask are enough
+      needs no training: one to five images with a mask are enough
   apanet-jax train --config=quickstart
       draws its own data, trains on 15 classes and tests on 5 others
 
-`apanet-jax COMMAND --help` says more of each.
+`apanet-jax COMMAND --help` says more about each.
 """
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     """Runs the command that the first argument names, with the arguments behind it."""
     name, *rest = _parsed(sys.argv[1:])
     module = importlib.import_module(f"apanet_jax.{_COMMANDS[name][0]}")
-    # Each command says in its help and its errors how it was called; flags read this list too.
+    # Commands say in their help and errors how they were called, and absl reads flags from here.
     sys.argv = [f"apanet-jax {name}", *rest]
     if name == "train":
         run_command(module.main)
@@ -55,7 +55,7 @@ def _parsed(arguments: list[str]) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="apanet-jax",
-        description="Few-shot segmentation: finds in pictures what a few of them show with a mask.",
+        description="Few-shot segmentation: finds in images what a few of them show with a mask.",
         epilog=_START,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

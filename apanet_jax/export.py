@@ -5,16 +5,16 @@ With `--program` also the whole network, as one file that runs without this pack
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from apanet_jax.inference.exported_head import CARD, PROGRAM, SHOTS, SIZES, WEIGHTS, export
-from apanet_jax.inference.matchers import GENERAL_HEAD
+from apanet_jax.inference.exported_head import CARD, PROGRAM, export
 from apanet_jax.inference.program import PLATFORMS
+from apanet_jax.inference.saved_head import GENERAL_HEAD, WEIGHTS
 from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
-from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
+from apanet_jax.runtime.errors import Parser, called, main_guard
+from apanet_jax.runtime.paths import given_path
 
 _DESCRIPTION = (
-    "Saves a trained head for others: model.safetensors with PyTorch's names and layouts, the "
+    f"Saves a trained head for others: {WEIGHTS} with PyTorch's names and layouts, the "
     "settings, and a model card; with --program also the whole network, to serve."
 )
 
@@ -23,33 +23,30 @@ _DESCRIPTION = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Exports the head that the arguments name."""
     arguments = _parser().parse_args(argv)
-    if not arguments.program and (arguments.size, arguments.shots) != (None, None):
-        raise UserError("--size and --shots are of the program: add --program, or leave them out")
-    for name, least, most in (("size", *SIZES), ("shots", *SHOTS)):
-        value = getattr(arguments, name)
-        if value is not None and not least <= value <= most:
-            raise UserError(f"--{name}={value}: expected {least} to {most}")
     keep_compiled(DIRECTORY)
     output = export(
-        Path(arguments.workdir),
-        Path(arguments.output),
+        arguments.workdir,
+        arguments.output,
         arguments.checkpoint,
         program=arguments.program,
         size=arguments.size,
         shots=arguments.shots,
     )
-    print(f"{output / WEIGHTS} holds the head, {output / CARD} says what it is")
+    print(f"{output / WEIGHTS} holds the head, {output / CARD} describes it")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog=called("export"), description=_DESCRIPTION)
     parser.add_argument(
         "--workdir",
+        type=given_path,
         metavar="DIR",
-        default=str(GENERAL_HEAD),
+        default=GENERAL_HEAD,
         help="of a trained run, or an exported head; default: the head that comes with the package",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
+    parser.add_argument(
+        "--output", type=given_path, required=True, metavar="DIR", help="folder for the files"
+    )
     parser.add_argument(
         "--checkpoint",
         choices=["best", "last"],
@@ -65,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--size",
         type=int,
         metavar="PIXELS",
-        help="side of the program's square pictures; default: the head's own",
+        help="side of the program's square images; default: the head's own",
     )
     parser.add_argument(
         "--shots",

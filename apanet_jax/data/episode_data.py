@@ -285,19 +285,19 @@ def training_lists(
     Raises:
       UserError: there is no such fold, or a base class has too few images.
     """
-    split = records.split("train")
+    split, novel = records.split("train"), novel_classes(records, fold)
     base = episode_lists(
         split,
         base_classes(records, fold),
         shot=shot,
-        apart=_apart(data),
+        without=novel if data.training_list == "no_novel" else (),
+        support_gap=data.support_gap,
         min_area=data.min_area,
+        class_names=records.class_names,
     )
     if data.hidden_share < 0:
         return base
-    return with_hidden_share(
-        base, split, novel_classes(records, fold), data.hidden_share, seed=seed
-    )
+    return with_hidden_share(base, split, novel, data.hidden_share, seed=seed)
 
 
 def augmentation_of(settings: AugmentationSettings, size: int) -> Augmentation:

@@ -75,21 +75,31 @@ def augment(
     return np.ascontiguousarray(image[window]), np.ascontiguousarray(label[window])
 
 
-def fit_square(image: Image, label: Label, size: int) -> tuple[Image, Label]:
+def fit_square(image: Image, label: Label, size: int, multiple: int = 8) -> tuple[Image, Label]:
     """Fits a test picture into the top left of a square of zeros, label 255 outside.
 
-    The longer side becomes `size`, the other keeps the proportion, both rounded down to a multiple
-    of 8 (at least 8).
+    Its sides there are those of `fitted_size`.
     """
-    height, width = label.shape
-    factor = size / max(height, width)
-    new_height, new_width = (max(int(n * factor + 1e-6) // 8 * 8, 8) for n in (height, width))
+    new_height, new_width = fitted_size(label.shape, size, multiple)
     image, label = _resize(image, label, new_height, new_width)
     square = np.zeros((size, size, 3), np.uint8)
     square[:new_height, :new_width] = image
     square_label = np.full((size, size), IGNORE, np.uint8)
     square_label[:new_height, :new_width] = label
     return square, square_label
+
+
+def fitted_size(image_size: tuple[int, int], size: int, multiple: int = 8) -> tuple[int, int]:
+    """Returns the height and width that a test picture has in its square.
+
+    The longer side becomes `size`, the other keeps the proportion, both rounded down to a multiple
+    of `multiple` (at least `multiple`).
+    """
+    factor = size / max(image_size)
+    height, width = (
+        max(int(n * factor + 1e-6) // multiple * multiple, multiple) for n in image_size
+    )
+    return height, width
 
 
 def binary_label(label: UInt8[np.ndarray, "*shape"], class_id: int) -> UInt8[np.ndarray, "*shape"]:

@@ -1,5 +1,9 @@
-"""A page to try it on: `python -m apanet_jax.demo`, in the browser of the same machine."""
+"""A page to try few-shot segmentation: `python -m apanet_jax.demo`, in a browser on this machine.
 
-from apanet_jax.demo.server import main
+`command` holds the flags, `server` starts the page, `page` is its layout and events, `visit` what a
+visitor has entered, and `cards` what is shown of each query.
+"""
+
+from apanet_jax.demo.command import main
 
 __all__ = ["main"]

@@ -1,27 +1,29 @@
-"""A trained head as files for others: exporting it, and restoring one from a run."""
+"""Exports a trained head: its tensors, settings and model card, with `--program` all of it."""
 
 from pathlib import Path
 
-import jax
 from safetensors.numpy import save
 
 from apanet_jax.config.definitions import Settings
 from apanet_jax.config.saved import FILE, json_settings, of_run
 from apanet_jax.config.settings import typed
 from apanet_jax.evaluation.results import RESULTS, read_results
-from apanet_jax.inference.matchers import DECISION, HeadMatcher, trained_matcher
+from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.model_card import model_card, with_program
 from apanet_jax.inference.program import PLATFORMS, check_program, describe, make_program
-from apanet_jax.models.apanet import APANet
-from apanet_jax.models.network import Parameters
+from apanet_jax.inference.saved_head import (
+    DECISION,
+    WEIGHTS,
+    head_matcher,
+    is_exported,
+    restore_head,
+)
 from apanet_jax.runtime.atomic_files import cannot_write, json_bytes, write_bytes
 from apanet_jax.runtime.errors import UserError
-from apanet_jax.training.checkpoints import Checkpoints, abstract_state
 from apanet_jax.weights.head import head_tensors
 from apanet_jax.weights.network import make_network
 
-WEIGHTS, CARD, SETTINGS, PROGRAM = "model.safetensors", "README.md", FILE, "program.jax"
-
+CARD, SETTINGS, PROGRAM = "README.md", FILE, "program.jax"
 
 SIZES, SHOTS = (65, 4097), (1, 100)
 """Smallest and largest square of a program, in pixels, and number of its supports."""
@@ -46,7 +48,7 @@ def export(
       output: folder of the files; it is made where it is missing.
       checkpoint: "best" on validation, or "last"; None: the best where there is one.
       program: whether to write the whole network too, see `program.make_program`.
-      size: side of the program's squares, in pixels; None: as `matchers.trained_matcher` chooses.
+      size: side of the program's squares, in pixels; None: as `saved_head.head_matcher` chooses.
       shots: number of the program's supports; None: as many as the head was trained with.
 
     Returns:
@@ -56,13 +58,14 @@ def export(
       UserError: there is no such run or checkpoint, it cannot be written, or the program does not
         give what the network gives; files are written after all that, each whole or not at all.
     """
+    _check_program_options(program, size=size, shots=shots)
     settings = typed(of_run(workdir))
     if not program and (output / PROGRAM).exists():
         raise UserError(
             f"{output / PROGRAM} is of an earlier export, perhaps of another head: add --program "
             "to write it again, or remove it"
         )
-    if (workdir / WEIGHTS).is_file():
+    if is_exported(workdir):
         if checkpoint:
             raise UserError(f"--checkpoint={checkpoint}: {workdir} is an exported head, not a run")
         files = _files_of_head(workdir)
@@ -70,7 +73,7 @@ def export(
         checkpoint, files = _files_of_run(workdir, settings, checkpoint)
     described = None
     if program:
-        matcher = trained_matcher(workdir, size, checkpoint=checkpoint)
+        matcher = head_matcher(workdir, size, checkpoint=checkpoint)
         files[PROGRAM], described = _program(matcher, shots or settings.shot)
     files[CARD] = with_program(files[CARD].decode(), described).encode()
     with cannot_write(output):
@@ -80,13 +83,21 @@ def export(
     return output
 
 
+def _check_program_options(program: bool, **options: int | None) -> None:
+    if not program and any(value is not None for value in options.values()):
+        raise UserError("--size and --shots are of the program: add --program, or leave them out")
+    for (name, value), (least, most) in zip(options.items(), (SIZES, SHOTS), strict=True):
+        if value is not None and not least <= value <= most:
+            raise UserError(f"--{name}={value}: expected {least} to {most}")
+
+
 def _files_of_run(
     workdir: Path, settings: Settings, checkpoint: str | None
 ) -> tuple[str, dict[str, bytes]]:
     """Returns the checkpoint that is taken, and the content of the files by their names."""
-    head = make_network(settings.backbone, settings.model).head
-    backbone = settings.backbone.name
-    name, step, parameters = restore_head(workdir, head, backbone, checkpoint)
+    backbone = settings.backbone
+    head = make_network(backbone, settings.model).head
+    name, step, parameters = restore_head(workdir, head, backbone.name, checkpoint)
     tensors = head_tensors(parameters, head)
     scored = read_results(workdir) if (workdir / RESULTS).exists() else []
     results = [row for row in scored if row["checkpoint"] == name]
@@ -108,40 +119,16 @@ def _files_of_head(folder: Path) -> dict[str, bytes]:
 
 def _program(matcher: HeadMatcher, shots: int) -> tuple[bytes, str]:
     """Makes and checks a program; returns it with what the card says of it."""
-    print(f"making the program: {matcher.size}x{matcher.size} pixels, {shots} supports", flush=True)
+    print(
+        f"making the program: {matcher.grid.size}x{matcher.grid.size} pixels, {shots} supports",
+        flush=True,
+    )
     made = make_program(matcher, shots)
     print("comparing it with the network", flush=True)
     difference = check_program(made, matcher, shots)
     print(
         f"{PROGRAM}: {len(made) / 1e6:.1f} MB for {', '.join(PLATFORMS)}; its log-odds differ from "
         f"the network's by {difference.largest:.1e} at most, of {difference.magnitude:.1f}, on "
-        f"{difference.pictures} drawn pictures"
+        f"{difference.images} drawn images"
     )
     return made, describe(made, matcher, shots, difference)
-
-
-def restore_head(
-    workdir: Path, head: APANet, backbone: str, checkpoint: str | None
-) -> tuple[str, int, Parameters]:
-    """Returns a checkpoint's name, its step and the head's parameters.
-
-    Args:
-      workdir: of the run.
-      head: the module.
-      backbone: the name of the run's backbone.
-      checkpoint: "best" on validation, or "last"; None: the best where there is one.
-
-    Raises:
-      UserError: there is no such checkpoint.
-    """
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        steps = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
-        name = checkpoint or ("best" if steps["best"] is not None else "last")
-        if steps[name] is None:
-            raise UserError(f"{workdir} holds no {name} checkpoint: train first")
-        state, _ = checkpoints.restore(
-            steps[name],
-            abstract_state(head, backbone),
-            jax.sharding.SingleDeviceSharding(jax.devices()[0]),
-        )
-    return name, steps[name], jax.device_get(state.parameters)

@@ -44,8 +44,8 @@ _CARD = """\
 
 # {title}
 
-The head of a few-shot segmentation network: from one to five pictures with a mask of a thing it
-compares a new picture with them, and says where that thing is. Trained by apanet_jax, after
+The head of a few-shot segmentation network: it compares a new image with one to five images that
+show a class with a mask, and says where the class is. Trained by apanet_jax, after
 Chen et al., *APANet: Adaptive Prototypes Alignment Network for Few-Shot Semantic Segmentation*.
 
 | | |
@@ -73,8 +73,8 @@ In apanet_jax:
 
 ## Limits
 
-It was trained on the base classes of one fold of one data set, on pictures of {size} pixels a
-side. It always marks something: it does not say that the thing is absent.
+It was trained on the base classes of one fold of one data set, on images of {size} pixels a
+side. It always marks something: it does not say that an image shows none of the class.
 """
 
 
@@ -94,7 +94,7 @@ def model_card(
       checkpoint: "best" or "last".
       step: of the training.
     """
-    dataset = settings.dataset or "own pictures"
+    dataset = settings.dataset or "own images"
     kind = "APANet" if settings.model.num_clusters else "Baseline"
     title = f"{kind} ({settings.model.comparison}, {settings.backbone.name}), {dataset}"
     title += f", fold {settings.fold}"
@@ -155,7 +155,7 @@ def _facts(settings: Settings, checkpoint: str, step: int) -> list[tuple[str, An
     branch = f"n = {model.num_clusters}, lambda = {model.agnostic_weight}"
     return [
         ("backbone", f"{backbone.name}{stem}, weights: {backbone.weights or 'the usual ImageNet'}"),
-        ("pictures", f"{size}x{size} pixels, {_normalisation(settings)}"),
+        ("images", f"{size}x{size} pixels, {_normalisation(settings)}"),
         ("comparison", model.comparison),
         ("prior masks from", ", ".join(model.priors) or "none"),
         ("prototypes of a support", model.foreground_prototypes),

@@ -1,76 +1,82 @@
-"""What `apanet_jax.predict` leaves of each picture: masks, probabilities, overlays, a sheet."""
+"""What `apanet_jax.predict` writes for each image: masks, probabilities, overlays, a sheet."""
 
 import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image as PILImage
 
 from apanet_jax.data.images import read_picture
 from apanet_jax.data.masks import read_mask
+from apanet_jax.inference.prediction_job import Query
 from apanet_jax.inference.support_folders import Support
 from apanet_jax.reports import overlays
 
 if TYPE_CHECKING:
-    from apanet_jax.inference.segmenter import Answer
+    from apanet_jax.inference.answer import Answer
 
-CONTACT_PICTURES = 24
+CONTACT_IMAGES = 24
 _CONTACT_SUPPORTS, _COLUMNS = 6, 6
 _OVERLAY_SIDE, _THUMBNAIL_SIDE = 1600, 512
 _COLOURS = (overlays.PREDICTION, *overlays.CLUSTERS)
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "height width 3"]
 
 
-def file_names(name: str, files: Mapping[str, str]) -> list[str]:
-    """Returns the names of a query's files: see `contents`, which makes them."""
-    parts = [f"{part}_{kind}" for part in files.values() for kind in ("mask", "probability")]
-    labels = [] if "" in files else ["_labels"]
-    return [f"{name}{part}.png" for part in (*parts, *labels, "_overlay")]
-
-
-def contents(
-    answer: "Answer", image: Picture, name: str, files: Mapping[str, str]
-) -> tuple[dict[str, bytes], Picture]:
-    """Returns a query's files by name, and its overlay as a thumbnail.
+def overlay_of(answer: "Answer", image: Image) -> Image:
+    """Returns a query with the mask of each class tinted, its longer side `_OVERLAY_SIDE` at most.
 
     Args:
       answer: what was found.
       image: the query.
-      name: what its files begin with.
-      files: for each class in order what its files go on with; "" where there is one without name.
     """
-    several = "" not in files
-    labels = answer.labels() if several else answer.mask(0).astype(np.uint8)
-    result, overlay = {}, fitted(image, _OVERLAY_SIDE)
-    for index, part in enumerate(files.values()):
-        probability = np.round(255 * answer.probability(index)).astype(np.uint8)
-        result[f"{name}{part}_mask.png"] = _png(answer.mask(index) * np.uint8(255))
-        result[f"{name}{part}_probability.png"] = _png(probability)
-        shown = fitted((labels == index + 1).astype(np.uint8), _OVERLAY_SIDE) > 0
-        overlay = overlays.overlay(overlay, shown, _COLOURS[index % len(_COLOURS)])
-    if several:
-        result[f"{name}_labels.png"] = _palette_png(labels)
-    result[f"{name}_overlay.png"] = _png(overlay)
-    return result, fitted(overlay, _THUMBNAIL_SIDE)
+    classes = len(answer.found)
+    labels = answer.labels() if classes > 1 else answer.mask(0).view(np.uint8)
+    labels, overlay = shrunk(labels, _OVERLAY_SIDE), shrunk(image, _OVERLAY_SIDE)
+    for index in range(classes):
+        colour = _COLOURS[index % len(_COLOURS)]
+        overlay = overlays.overlay(overlay, labels == index + 1, colour)
+    return overlay
 
 
-def row(
-    answer: "Answer",
-    image: Picture,
-    path: Path,
-    name: str,
-    files: Mapping[str, str],
+def contents(
+    answer: "Answer", overlay: Image, name: str, class_files: Mapping[str, str]
+) -> Iterator[tuple[str, bytes]]:
+    """Yields a query's files, one after the other: name and content.
+
+    Args:
+      answer: what was found.
+      overlay: see `overlay_of`.
+      name: what the files begin with.
+      class_files: see `prediction_job.class_files`.
+    """
+    for index, part in enumerate(class_files.values()):
+        mask = answer.mask(index).view(np.uint8)
+        yield f"{name}{part}_mask.png", _png(np.multiply(mask, 255, out=mask))
+        yield f"{name}{part}_probability.png", _png(answer.probability_levels(index))
+    if "" not in class_files:
+        yield f"{name}_labels.png", _palette_png(answer.labels())
+    yield f"{name}_overlay.png", _png(overlay)
+
+
+def result_row(
+    answer: "Answer", image: Image, query: Query, class_files: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Returns what results.json says of a query."""
+    """Returns what results.json says of a query.
+
+    Args:
+      answer: what was found.
+      image: the query.
+      query: its file and name.
+      class_files: see `prediction_job.class_files`.
+    """
     height, width = image.shape[:2]
     classes = []
-    for index, (class_name, part) in enumerate(files.items()):
-        area = int(np.count_nonzero(answer.mask(index)))
+    for index, (class_name, part) in enumerate(class_files.items()):
+        area = answer.area(index)
         classes.append(
             {
                 "class": class_name or None,
@@ -78,10 +84,10 @@ def row(
                 "score": round(float(answer.scores[index]), 4),
                 "area": area,
                 "share": round(area / (height * width), 6),
-                "mask": f"{name}{part}_mask.png",
+                "mask": f"{query.name}{part}_mask.png",
             }
         )
-    return {"query": str(path), "width": width, "height": height, "classes": classes}
+    return {"query": str(query.path), "width": width, "height": height, "classes": classes}
 
 
 def caption(answer: "Answer", name: str) -> str:
@@ -90,21 +96,31 @@ def caption(answer: "Answer", name: str) -> str:
     return " ".join([name[:24], *(f"{x:.2f}" if found else f"({x:.2f})" for x, found in scores)])
 
 
-def contact_sheet(supports: Sequence[Support], cells: list[tuple[str, Picture]]) -> bytes:
-    """Returns a sheet: a row of supports, and the queries below."""
+def thumbnail(image: Image) -> Image:
+    """Returns an image as small as the sheet needs it."""
+    return shrunk(image, _THUMBNAIL_SIDE)
+
+
+def contact_sheet(supports: Sequence[Support], shown: Sequence[tuple[str, Image]]) -> bytes:
+    """Returns a sheet: a row of supports, and the queries below.
+
+    Args:
+      supports: the first ones are shown.
+      shown: captions and overlays of queries.
+    """
     given = []
-    for name, image, mask in supports[:_CONTACT_SUPPORTS]:
-        picture = read_picture(image)
-        label = read_mask(mask, picture, name)
-        small, label = (fitted(x, _THUMBNAIL_SIDE) for x in (picture.image, label))
-        shown = overlays.overlay(small, label == 1, overlays.GIVEN)
-        given.append((f"support {name or image.stem}"[:34], shown))
-    rows = [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
+    for name, path, mask in supports[:_CONTACT_SUPPORTS]:
+        image = read_picture(path)
+        label = read_mask(mask, image, name)
+        small, label = (thumbnail(x) for x in (image.image, label))
+        shown_support = overlays.overlay(small, label == 1, overlays.GIVEN)
+        given.append((f"support {name or path.stem}"[:34], shown_support))
+    rows = [shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)]
     return _png(overlays.sheet([given, *rows]))
 
 
-def fitted(values: np.ndarray, side: int) -> np.ndarray:
-    """Returns a picture or a mask with its longer side no more than `side`."""
+def shrunk(values: np.ndarray, side: int) -> np.ndarray:
+    """Returns an image or a mask with its longer side no more than `side` pixels."""
     height, width = values.shape[:2]
     factor = min(1.0, side / max(height, width))
     if factor == 1.0:
@@ -121,8 +137,8 @@ def _png(values: np.ndarray) -> bytes:
 
 def _palette_png(labels: UInt8[np.ndarray, "height width"]) -> bytes:
     colours = [(0, 0, 0), *(_COLOURS[i % len(_COLOURS)] for i in range(255))]
-    picture = Image.fromarray(labels)
-    picture.putpalette([part for colour in colours for part in colour])
+    image = PILImage.fromarray(labels)
+    image.putpalette([part for colour in colours for part in colour])
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

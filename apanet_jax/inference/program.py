@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, UInt8
 
 from apanet_jax.data.sources.synthetic import draw_picture
 from apanet_jax.data.transforms import binary_label, fit_square
-from apanet_jax.inference.matchers import STRIDE, HeadMatcher, between_cells, stride_of
+from apanet_jax.inference.geometry import Grid, pixel_weights
+from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.runtime.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,36 +43,36 @@ class Difference(NamedTuple):
     Attributes:
       largest: difference of two log-odds.
       magnitude: of the largest log-odds of the network.
-      pictures: how many were looked at.
+      images: how many were compared.
     """
 
     largest: float
     magnitude: float
-    pictures: int
+    images: int
 
 
 def make_program(matcher: HeadMatcher, shots: int) -> bytes:
     """Returns the program that finds what supports show: queries, supports, masks -> log-odds.
 
     Its arguments are uint8: `[batch, size, size, 3]` queries and `[shots, size, size, 3]` supports
-    (RGB, fitted into the square by `fit_square`), and `[shots, size, size]` masks (1: the thing, 0:
-    the rest, 255: ignored or outside). It returns float32 `[batch, size, size]`: at each pixel the
-    log-odds that it is of the thing, if that is in the picture. The batch may be of any size.
+    (RGB, fitted into the square by `fit_square`), and `[shots, size, size]` masks (1: the class, 0:
+    background, 255: ignored or outside). It returns float32 `[batch, size, size]`: at each pixel
+    the log-odds that it is of the class, if the image shows it. The batch may be of any size.
 
     Args:
       matcher: which holds the network and the size of the square.
       shots: number of supports.
     """
     (batch,) = symbolic_shape("batch")
-    size = matcher.size
+    size = matcher.grid.size
     shapes = [
         jax.ShapeDtypeStruct(shape, np.uint8)
         for shape in ((batch, size, size, 3), (shots, size, size, 3), (shots, size, size))
     ]
     # What a check would say in debugging cannot be written; nothing is checked here.
     checked = checkify.checkify(log_odds(matcher, shots), errors=frozenset())
-    traced = jax.make_jaxpr(lambda *pictures: checked(*pictures)[1])(*shapes)
-    # A backbone's last block has most of the parameters, and many heads do not look at it.
+    traced = jax.make_jaxpr(lambda *arguments: checked(*arguments)[1])(*shapes)
+    # A backbone's last block has most of the parameters, and many heads do not use it.
     needed, _ = dce_jaxpr(traced.jaxpr, [True], instantiate=True)
     run = jaxpr_as_fun(ClosedJaxpr(needed, traced.consts))
 
@@ -93,11 +94,11 @@ def log_odds(matcher: HeadMatcher, shots: int) -> Find:
         # Together, so that the file holds the backbone once.
         features = network.features(backbone_parameters, jnp.concatenate([queries, supports]))
         count = queries.shape[0]
-        seen = jax.tree.map(lambda x: x[:count], features)
-        shown = jax.tree.map(lambda x: x[count:], features)
-        query, support = network.of_pictures(seen), network.of_pictures(shown)
+        of_queries = jax.tree.map(lambda x: x[:count], features)
+        of_supports = jax.tree.map(lambda x: x[count:], features)
+        query, support = network.of_pictures(of_queries), network.of_pictures(of_supports)
         if support.high is not None and network.masked_support:
-            masked = network.masked_last_block(backbone_parameters, shown.block4, masks)
+            masked = network.masked_last_block(backbone_parameters, of_supports.block4, masks)
             support = support._replace(high=masked)
 
         def compare(query):
@@ -107,15 +108,15 @@ def log_odds(matcher: HeadMatcher, shots: int) -> Find:
 
         logits = jax.vmap(compare)(query)
         margins = logits[..., 1] - logits[..., 0]
-        rows, columns = (_of_pixels(cells, matcher.size) for cells in margins.shape[1:])
-        pixels = jnp.einsum("yr,brc,xc->byx", rows, margins, columns, precision="highest")
+        weights = pixel_weights(matcher.grid)
+        pixels = jnp.einsum("yr,brc,xc->byx", weights, margins, weights, precision="highest")
         return (pixels - decision.threshold) / decision.scale
 
     return find
 
 
 def check_program(program: bytes, matcher: HeadMatcher, shots: int) -> Difference:
-    """Compares a program with the network that it was made of, on drawn pictures.
+    """Compares a program with the network that it was made of, on drawn images.
 
     Args:
       program: what `make_program` returned.
@@ -126,15 +127,15 @@ def check_program(program: bytes, matcher: HeadMatcher, shots: int) -> Differenc
       UserError: they differ by more than rounding.
     """
     find = jax.jit(deserialize(bytearray(program)).call)
-    queries, _ = _drawn(max(_BATCHES), matcher.size, first=0)
-    supports, masks = _drawn(shots, matcher.size, first=max(_BATCHES))
+    queries, _ = _drawn(max(_BATCHES), matcher.grid, first=0)
+    supports, masks = _drawn(shots, matcher.grid, first=max(_BATCHES))
     learned = matcher.learn([matcher.embed(x) for x in supports], list(masks))
     margins = np.stack([np.asarray(matcher.margins(matcher.embed(x), learned)) for x in queries])
-    decision = matcher.decision(shots)
-    expected = (margins - decision.threshold) / decision.scale
+    decision, weights = matcher.decision(shots), pixel_weights(matcher.grid)
+    expected = (weights @ margins @ weights.T - decision.threshold) / decision.scale
     largest = 0.0
     for batch in _BATCHES:
-        found = np.asarray(find(queries[:batch], supports, masks))[:, ::STRIDE, ::STRIDE]
+        found = np.asarray(find(queries[:batch], supports, masks))
         largest = max(largest, float(np.abs(found - expected[:batch]).max()))
     magnitude = float(np.abs(expected).max())
     bound = _TOLERANCES[jnp.dtype(matcher.network.backbone.dtype).name] * max(magnitude, 1.0)
@@ -149,7 +150,7 @@ def check_program(program: bytes, matcher: HeadMatcher, shots: int) -> Differenc
 def describe(program: bytes, matcher: HeadMatcher, shots: int, difference: Difference) -> str:
     """Returns what a model card says of a program, as Markdown."""
     read: Exported = deserialize(bytearray(program))
-    size, decision = matcher.size, matcher.decision(shots)
+    size, decision = matcher.grid.size, matcher.decision(shots)
     return _SECTION.format(
         megabytes=len(program) / 1e6,
         platforms=", ".join(read.platforms),
@@ -157,6 +158,7 @@ def describe(program: bytes, matcher: HeadMatcher, shots: int, difference: Diffe
         convention=read.calling_convention_version,
         size=size,
         shots=shots,
+        grid=matcher.grid,
         threshold=decision.threshold,
         scale=decision.scale,
         difference=difference,
@@ -173,39 +175,34 @@ convention {convention}).
 from jax import export
 
 find = export.deserialize(bytearray(open("program.jax", "rb").read())).call
-log_odds = find(queries, supports, masks)  # above 0: the thing
+log_odds = find(queries, supports, masks)  # above 0: the class
 ```
 
 | | shape | |
 |---|---|---|
-| `queries` | uint8 [batch, {size}, {size}, 3] | RGB; as many as you like |
+| `queries` | uint8 [batch, {size}, {size}, 3] | RGB; any number |
 | `supports` | uint8 [{shots}, {size}, {size}, 3] | RGB |
-| `masks` | uint8 [{shots}, {size}, {size}] | 1: the thing, 0: the rest, 255: ignored or outside |
+| `masks` | uint8 [{shots}, {size}, {size}] | 1: the class, 0: background, 255: ignored or outside |
 | `log_odds` | float32 [batch, {size}, {size}] | 1 / (1 + exp(-x)) is the probability |
 
-A picture stands in the top left of its square, its longer side {size} pixels, both sides rounded
-down to a multiple of 8; outside of it are zeros. The log-odds are the head's margin less
-{threshold:g}, over {scale:g}.
+An image lies in the top left of its square, its longer side {size} pixels, both sides rounded
+down to a multiple of {grid.stride}; outside of it are zeros. The log-odds are the head's margin
+less {threshold:g}, over {scale:g}.
 
-When it was written, its log-odds were compared with the network's on {difference.pictures} drawn
-pictures, in batches of {batches}: the largest difference was {difference.largest:.1e}, of log-odds
+When it was written, its log-odds were compared with the network's on {difference.images} drawn
+images, in batches of {batches}: the largest difference was {difference.largest:.1e}, of log-odds
 up to {difference.magnitude:.1f}.
 """
 
 
-def _of_pixels(cells: int, size: int) -> Float[np.ndarray, "size cells"]:
-    """Returns how much each cell says of each pixel of a line."""
-    return between_cells(cells, np.arange(size) / stride_of(cells, size))
-
-
 def _drawn(
-    count: int, size: int, *, first: int
+    count: int, grid: Grid, *, first: int
 ) -> tuple[UInt8[np.ndarray, "count size size 3"], UInt8[np.ndarray, "count size size"]]:
-    """Draws wide pictures of one class, each with its label, and fits them into squares."""
-    squares = []
+    """Draws wide images of one class, each with its label, and fits them into squares."""
+    squares, size = [], grid.size
     for number in range(first, first + count):
         image, label = draw_picture(np.random.default_rng(number), [0], size)
         wide = slice(size // 8, size - size // 8)
-        squares.append(fit_square(image[wide], binary_label(label[wide], 1), size))
+        squares.append(fit_square(image[wide], binary_label(label[wide], 1), size, grid.stride))
     images, labels = zip(*squares, strict=True)
     return np.stack(images), np.stack(labels)

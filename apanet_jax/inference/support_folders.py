@@ -1,5 +1,7 @@
-"""Supports that lie in a folder: pictures with their masks beside them, a folder for each class."""
+"""Supports that lie in a folder: images with their masks beside them, a folder for each class."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,14 +11,16 @@ from apanet_jax.runtime.errors import UserError
 
 IMAGES, MASKS = "images", "masks"
 _MASK = "_mask"
+_ARCHIVE_FOLDER = "__MACOSX"
+"""What macOS adds to the archives it makes: companions of the files, no images."""
 
 
 class Support(NamedTuple):
     """A support's files.
 
     Attributes:
-      name: of its class; None where there is one thing alone.
-      image: the picture.
+      name: of its class; None where there is one class without a name.
+      image: the image.
       mask: see `masks.read_mask`.
     """
 
@@ -29,15 +33,17 @@ def folder_supports(folder: Path) -> list[Support]:
     """Returns the supports in a folder, in the order of their names.
 
     The mask of `a.jpg` is `a_mask.png`, `a.json` or `a.png` beside it, or `masks/a.png` where the
-    picture is `images/a.jpg`; a JSON that is named like no picture is for all of them (COCO's).
-    Where folders lie in the folder, each of them is a class, named like it.
+    image is `images/a.jpg`. With a mask for each object, these are `a_1.png`, `a_2.png` and so on,
+    or `a_mask_1.png`: a support for each, which `Segmenter.fit` joins. A JSON that is named like no
+    image is for all of them (COCO's). Where folders lie in the folder, each of them is a class,
+    named like it.
 
     Raises:
-      UserError: it is no folder, holds no supports, or a picture in it has no mask, or several.
+      UserError: it is no folder, holds no supports, or an image in it has no mask, or several.
     """
     if not folder.is_dir():
-        raise UserError(f"--supports={folder} is no folder: give one with pictures and masks")
-    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        raise UserError(f"--supports={folder} is no folder: give one with images and masks")
+    inside = [path for path in sorted(folder.iterdir()) if not _is_hidden(path)]
     classes = [path for path in inside if path.is_dir() and path.name not in (IMAGES, MASKS)]
     if not classes:
         return [Support(None, *pair) for pair in _pairs(folder)]
@@ -45,47 +51,72 @@ def folder_supports(folder: Path) -> list[Support]:
     if files:
         raise UserError(
             f"{folder} holds {files[0].name} beside the folder {classes[0].name}: expected "
-            "pictures with their masks, or a folder of them for each class"
+            "images with their masks, or a folder of them for each class"
         )
     return [Support(path.name, *pair) for path in classes for pair in _pairs(path)]
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     images, masks = folder / IMAGES, folder / MASKS
-    apart = images.is_dir() and masks.is_dir()
-    pictures = _files(images if apart else folder, ENDINGS)
-    beside = _files(masks, (*ENDINGS, ".json")) if apart else _files(folder, (*ENDINGS, ".json"))
-    if not apart:
-        pictures = [path for path in pictures if not _is_mask(path, pictures)]
-    if not pictures:
-        raise UserError(f"{images if apart else folder} holds no picture ({', '.join(ENDINGS)})")
-    stems = {path.stem for path in pictures}
-    for_all = [path for path in beside if path.suffix.lower() == ".json" and path.stem not in stems]
-    return [(path, _mask_of(path, beside, for_all)) for path in pictures]
+    separate = images.is_dir() and masks.is_dir()
+    of_images = _files(images if separate else folder, ENDINGS)
+    of_masks = _files(masks if separate else folder, (*ENDINGS, ".json"))
+    if not separate:
+        of_images = [path for path in of_images if not _is_mask(path, of_images, of_masks)]
+    if not of_images:
+        raise UserError(f"{images if separate else folder} holds no image ({', '.join(ENDINGS)})")
+    stems = {_stem(path) for path in of_images}
+    for_all = [
+        path for path in of_masks if path.suffix.lower() == ".json" and _stem(path) not in stems
+    ]
+    return [(path, mask) for path in of_images for mask in _masks_of(path, of_masks, for_all)]
 
 
-def _mask_of(picture: Path, beside: Sequence[Path], for_all: Sequence[Path]) -> Path:
-    stems = picture.stem, picture.stem + _MASK
-    own = [path for path in beside if path != picture and path.stem in stems]
-    found = own or for_all
-    if len(found) != 1:
-        expected = f"{picture.stem}{_MASK}.png, {picture.stem}.png or {picture.stem}.json"
-        many = f"{len(found)} masks, {' and '.join(path.name for path in found)}"
-        raise UserError(f"{picture} has {many if found else 'no mask'}: expected one of {expected}")
-    return found[0]
+def _masks_of(image: Path, masks: Sequence[Path], for_all: Sequence[Path]) -> list[Path]:
+    stem, others = _stem(image), [path for path in masks if path != image]
+    own = [path for path in others if _stem(path) in (stem, stem + _MASK)]
+    found = own or [path for path in others if _of_object(path, stem)] or for_all[:]
+    of_objects = not own and found != for_all
+    if len(found) == 1 or of_objects and found:
+        return list(found)
+    expected = f"{image.stem}{_MASK}.png, {image.stem}.png or {image.stem}.json"
+    several = f"{len(found)} masks, {' and '.join(path.name for path in found)}"
+    raise UserError(
+        f"{image} has {several if found else 'no mask'}: expected one of {expected}; or one mask "
+        f"for each object, {image.stem}_1.png, {image.stem}_2.png"
+    )
 
 
-def _is_mask(path: Path, pictures: Sequence[Path]) -> bool:
-    """Returns whether a picture is another one's mask: by its name, or a PNG beside a JPEG."""
-    stems = {other.stem for other in pictures if other != path}
-    if path.stem.endswith(_MASK) and path.stem.removesuffix(_MASK) in stems:
+def _is_mask(path: Path, images: Sequence[Path], masks: Sequence[Path]) -> bool:
+    """Returns whether an image is another one's mask: by its name, or a PNG beside a JPEG."""
+    stem = _stem(path)
+    stems = {_stem(other) for other in images if other != path}
+    if stem.endswith(_MASK) and stem.removesuffix(_MASK) in stems:
         return True
-    return path.suffix.lower() == ".png" and path.stem in stems
+    if path.suffix.lower() != ".png":
+        return False
+    has_own = any(_stem(other) in (stem, stem + _MASK) for other in masks if other != path)
+    return stem in stems or not has_own and any(_of_object(path, other) for other in stems)
+
+
+def _of_object(path: Path, stem: str) -> bool:
+    """Returns whether a PNG is named like a mask of one of the objects in an image."""
+    name = re.fullmatch(f"{re.escape(stem)}(?:{_MASK})?_[0-9]+", _stem(path))
+    return name is not None and path.suffix.lower() == ".png"
+
+
+def _stem(path: Path) -> str:
+    """Returns a file's stem; accents are one character each, as macOS does not write them."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix.lower() in endings and not path.name.startswith(".")
+        if path.is_file() and path.suffix.lower() in endings and not _is_hidden(path)
     ]
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == _ARCHIVE_FOLDER

@@ -93,7 +93,7 @@ def _tour(page: Any, address: str, output: Path, name: str) -> list[str]:
     page.on("request", lambda request: wrong.extend(_foreign(request.url)))
     page.on("pageerror", lambda error: wrong.append(f"error in the page: {error}"))
     page.goto(address)
-    _says(page, "to-paint", "Choose pictures that show the thing")
+    _says(page, "to-paint", "Choose images that show the class")
     page.screenshot(path=output / f"{name}_start.png", full_page=True)
 
     page.get_by_role("button", name="Sample: butterfly").click()
@@ -107,16 +107,16 @@ def _tour(page: Any, address: str, output: Path, name: str) -> list[str]:
         _save_small(page.screenshot(full_page=True), output / "demo.png")
 
     page.get_by_role("button", name="Start over").click()
-    _says(page, "to-paint", "Choose pictures that show the thing")
+    _says(page, "to-paint", "Choose images that show the class")
     page.click("#find")
-    _says(page, "to-do", "No picture shows the thing yet")
+    _says(page, "to-do", "No image shows the class yet")
     queries = find_pictures([_QUERIES.value])
     page.set_input_files("#supports input[type=file]", _SUPPORTS.value)
-    _says(page, "to-paint", "Paint over the whole thing")
+    _says(page, "to-paint", "Paint over the whole object")
     page.set_input_files("#queries input[type=file]", queries)
     page.wait_for_selector("#strip img")
     page.click("#find")
-    _says(page, "to-do", "Nothing is painted on picture 1")
+    _says(page, "to-do", "Nothing is painted on image 1")
     for number in range(len(_SUPPORTS.value)):
         if len(_SUPPORTS.value) > 1:
             _choose(page, number)
@@ -129,7 +129,7 @@ def _tour(page: Any, address: str, output: Path, name: str) -> list[str]:
         text = Path(folder) / "notes.png"
         text.write_text("no picture")
         page.set_input_files("#queries input[type=file]", text)
-        _says(page, "to-do", "notes.png is no picture")
+        _says(page, "to-do", "notes.png is no ")
     page.set_input_files("#supports input[type=file]", (_SUPPORTS.value * 6)[:6])
     _says(page, "to-do", "5 at most")
     page.screenshot(path=output / f"{name}_problem.png", full_page=True)

@@ -1,20 +1,22 @@
 """The command as its user meets it, with a matcher in NumPy in the network's place."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import apanet_jax
 from apanet_jax import predict
+from apanet_jax.inference import segmenter
+from apanet_jax.inference.prediction_job import named_queries
 from apanet_jax.inference.segmenter import Segmenter
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(apanet_jax, "load", lambda *_, **__: Segmenter(ColourMatcher()))
+    monkeypatch.setattr(segmenter, "load", lambda *_, **__: Segmenter(ColourMatcher()))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     for name, colour, where in (("red", RED, LEFT), ("green", GREEN, LEFT)):
         image, mask = scene(colour, where)
@@ -58,14 +60,14 @@ def test_masks_probabilities_overlays_and_what_was_found(folder):
     assert found["area"] == (mask > 0).sum() and missed["area"] == 0
 
 
-def test_it_says_which_head_it_looked_with(folder, monkeypatch):
+def test_results_name_the_head(folder, monkeypatch):
     asked = []
 
     def load(*arguments, **named):
         asked.append((arguments, named["trained"]))
         return Segmenter(ColourMatcher())
 
-    monkeypatch.setattr(apanet_jax, "load", load)
+    monkeypatch.setattr(segmenter, "load", load)
     out, support = folder / "out", ["--support", *given(folder), folder / "new"]
     for options, head, trained in (
         ([], "general_head", True),
@@ -74,7 +76,7 @@ def test_it_says_which_head_it_looked_with(folder, monkeypatch):
     ):
         assert run(*options, *support, "--output", out) == 0
         assert json.loads((out / "results.json").read_text())["head"] == head
-        assert asked.pop() == (("mine" if head == "mine" else None,), trained)
+        assert asked.pop() == ((Path("mine") if head == "mine" else None,), trained)
 
 
 def test_classes_have_masks_of_their_own_and_one_label_map(folder):
@@ -104,7 +106,7 @@ def test_supports_in_folders_give_what_they_give_by_name(folder):
     assert (one / "with_mask.png").exists()
 
 
-def test_turned_pictures_are_looked_at_upright(folder):
+def test_turned_images_are_segmented_upright(folder):
     image, _ = scene(RED, RIGHT)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -130,7 +132,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
         (["--support", image, folder / "small.png", new], "must be of one size"),
         ([*support, *support, new], "given twice"),
         ([*support, folder / "nothing.jpg"], "names no file"),
-        ([*support, folder / "junk.jpg"], "no picture"),
+        ([*support, folder / "junk.jpg"], "junk.jpg is no "),
     ):
         assert run(*arguments, "--output", folder / "out") == 2
         error = capsys.readouterr().err
@@ -146,16 +148,16 @@ def test_given_files_are_never_replaced(folder, capsys):
     assert "one of the given files" in capsys.readouterr().err and mask.read_bytes() == before
 
 
-def test_a_damaged_picture_among_good_ones_is_told_at_the_end(folder, capsys):
+def test_a_damaged_image_among_good_ones_is_reported_at_the_end(folder, capsys):
     whole = (folder / "new" / "with.png").read_bytes()
     (folder / "new" / "cut.png").write_bytes(whole[: len(whole) - 60])
     assert run("--support", *given(folder), "--output", folder / "out", folder / "new") == 2
-    assert "1 of 3 pictures" in capsys.readouterr().err
+    assert "1 of 3 images" in capsys.readouterr().err
     rows = json.loads((folder / "out" / "results.json").read_text())["queries"]
     assert ["error" in row for row in rows] == [True, False, False]
 
 
 def test_names_of_results_are_told_apart(tmp_path):
     paths = [tmp_path / x for x in ("a/1.jpg", "b/1.jpg", "b/2.jpg", "c/3.jpg", "c/3.png")]
-    names = [query.name for query in predict.named(paths)]
+    names = [query.name for query in named_queries(paths)]
     assert names == ["a_1", "b_1", "2", "c_3.jpg", "c_3.png"]

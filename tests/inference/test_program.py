@@ -14,9 +14,9 @@ import apanet_jax
 from apanet_jax.data.sources.synthetic import draw_picture
 from apanet_jax.export import main
 from apanet_jax.inference import program
-from apanet_jax.inference.exported_head import CARD, PROGRAM, SETTINGS, WEIGHTS, export
-from apanet_jax.inference.matchers import DECISION, GENERAL_HEAD, trained_matcher
-from apanet_jax.inference.segmenter import upsample
+from apanet_jax.inference.exported_head import CARD, PROGRAM, SETTINGS, export
+from apanet_jax.inference.geometry import Grid, upsample
+from apanet_jax.inference.saved_head import DECISION, GENERAL_HEAD, WEIGHTS, head_matcher
 from apanet_jax.runtime.errors import UserError
 from tests.scripts import ROOT
 
@@ -43,7 +43,7 @@ def test_it_gives_what_the_network_gives_whatever_the_batch(exported):
     queries, supports = (rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8) for n in (3, SHOTS))
     masks = np.zeros((SHOTS, SIZE, SIZE), np.uint8)
     masks[0, 8:40, 16:48], masks[1, 20:60, 10:30], masks[:, 56:] = 1, 1, 255
-    matcher = trained_matcher(GENERAL_HEAD, SIZE)
+    matcher = head_matcher(GENERAL_HEAD, SIZE)
     learned = matcher.learn([matcher.embed(x) for x in supports], list(masks))
     scale = json.loads((GENERAL_HEAD / DECISION).read_text())["decisions"][str(SHOTS)]["scale"]
     find = read(exported).call
@@ -51,8 +51,11 @@ def test_it_gives_what_the_network_gives_whatever_the_batch(exported):
         found = np.asarray(find(queries[:batch], supports, masks))
         assert found.shape == (batch, SIZE, SIZE) and found.dtype == np.float32
         for query, odds in zip(queries, found, strict=False):
-            cells = np.asarray(matcher.margins(matcher.embed(query), learned))
-            pixels = upsample(cells, (8 * len(cells),) * 2)[:SIZE, :SIZE]
+            margins = np.asarray(matcher.margins(matcher.embed(query), learned))
+            # A larger square whose sides are a multiple of the stride, so that none is cut off.
+            side = 8 * len(margins)
+            grid = Grid(side, len(margins), 8)
+            pixels = upsample(margins, (side, side), grid)[:SIZE, :SIZE]
             np.testing.assert_allclose(odds, pixels / scale, atol=1e-4)
 
 

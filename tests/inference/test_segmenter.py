@@ -1,37 +1,28 @@
 """The segmenter: its rules with a matcher in NumPy, and the real one on drawn pictures."""
 
-import json
-import shutil
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-from scipy.ndimage import map_coordinates
 
 import apanet_jax
 from apanet_jax.config.settings import typed
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
-from apanet_jax.inference.matchers import (
-    DECISION,
-    GENERAL_HEAD,
-    HeadMatcher,
-    PrototypeMatcher,
-    cell_shares,
-)
+from apanet_jax.inference.geometry import Grid, grid_of, upsample
+from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.presence import Decision
-from apanet_jax.inference.segmenter import Segmenter, upsample
+from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
-from apanet_jax.training.checkpoints import abstract_state
+from apanet_jax.weights.head import head_shapes
 from apanet_jax.weights.load import load_backbone
 from apanet_jax.weights.network import make_network
 from configs import folder
 
 
 class ColourMatcher:
-    """Looks for the mean colour of the foreground: 1 less the distance, with no network."""
+    """Finds the mean colour of the foreground: 1 less the distance, with no network."""
 
-    size, adapts = 256, False
+    adapts = False
+    grid = Grid(256, 32, 8)
 
     def decision(self, shots):
         return Decision(0.0, 0.1)
@@ -61,7 +52,7 @@ RED, GREEN = (230, 20, 20), (20, 230, 20)
 LEFT, RIGHT = np.s_[20:70, 10:60], np.s_[20:70, 70:115]
 
 
-def test_one_thing_is_found_where_it_is_and_nothing_where_it_is_not():
+def test_one_class_is_found_where_it_is_and_nothing_where_it_is_not():
     segmenter = Segmenter(ColourMatcher()).fit(*([x] for x in scene(RED, LEFT)))
     other, truth = scene(RED, RIGHT)
     without, _ = scene(GREEN, RIGHT)
@@ -84,7 +75,7 @@ def test_several_classes_make_one_label_map():
     assert labels[45, 35] == 1 and labels[45, 95] == 2 and labels[5, 5] == 0
 
 
-def test_clusters_are_what_looks_alike():
+def test_clusters_are_alike_within():
     class WithHigh(ColourMatcher):
         def high(self, features):
             return features.astype(np.float32)
@@ -93,14 +84,14 @@ def test_clusters_are_what_looks_alike():
     image[:, 60:] = GREEN
     clusters = Segmenter(WithHigh()).clusters(image, 2)
     assert clusters.shape == (80, 120) and set(np.unique(clusters)) == {0, 1}
-    # Within a cell of the edge either may be nearer.
+    # Within a position of the edge either may be nearer.
     left, right = clusters[:, :55], clusters[:, 65:]
     assert len(np.unique(left)) == len(np.unique(right)) == 1 and left[0, 0] != right[0, 0]
     with pytest.raises(UserError, match="a head's features"):
         Segmenter(ColourMatcher()).clusters(image)
 
 
-def test_pictures_are_looked_at_one_by_one():
+def test_images_are_segmented_one_by_one():
     segmenter = Segmenter(ColourMatcher()).fit(*([x] for x in scene(RED, LEFT)))
     taken = []
 
@@ -113,29 +104,11 @@ def test_pictures_are_looked_at_one_by_one():
     assert taken == [0]
 
 
-def test_margins_between_cells_are_linear():
-    cells = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-    height, width = 33, 90
-    rows = np.clip(((np.arange(height) + 0.5) * 40 / height - 0.5) / 8, 0, 4)
-    columns = np.clip(((np.arange(width) + 0.5) * 56 / width - 0.5) / 8, 0, 6)
-    expected = map_coordinates(cells, np.meshgrid(rows, columns, indexing="ij"), order=1)
-    np.testing.assert_allclose(upsample(cells, (height, width)), expected, atol=1e-5)
-
-
-def test_no_pixel_is_lost_between_the_cells():
-    label = np.random.default_rng(1).choice([0, 1, 255], size=(65, 65)).astype(np.uint8)
-    foreground, background = cell_shares(label)
-    assert foreground.shape == (9, 9)
-    np.testing.assert_allclose(64 * foreground.sum(), (label == 1).sum(), rtol=1e-4)
-    np.testing.assert_allclose(64 * background.sum(), (label == 0).sum(), rtol=1e-4)
-    np.testing.assert_allclose(foreground[1, 1], (label[4:12, 4:12] == 1).mean(), rtol=1e-5)
-
-
-def test_what_cannot_be_used_is_told():
+def test_supports_that_cannot_be_used_are_refused():
     image, mask = scene(RED, LEFT)
     for images, masks, message in (
         ([], [], "no support"),
-        ([image], [mask, mask], "1 support pictures, 2 masks"),
+        ([image], [mask, mask], "1 support images, 2 masks"),
         ([image], [mask[:-1]], "one size"),
         ([image], [mask & False], "no foreground"),
         ([image], [mask | True], "covers all"),
@@ -148,63 +121,40 @@ def test_what_cannot_be_used_is_told():
         Segmenter(ColourMatcher()).predict([image])
 
 
-def test_a_head_s_decision_lies_beside_it(tmp_path):
-    with pytest.raises(UserError, match="none at once"):
+def test_one_source_of_a_matcher_at_a_time():
+    with pytest.raises(UserError, match="trained=False: give one"):
         apanet_jax.load("mine", trained=False)
-    head = Path(shutil.copytree(GENERAL_HEAD, tmp_path / "head"))
-    first = Decision(threshold=0.5, scale=2, bias=-1, peak_weight=3, likeness_weight=4)
-    other = first._replace(bias=1)
-    content = {"size": 97, "decisions": {"1": first._asdict(), "5": other._asdict()}}
-    (head / DECISION).write_text(json.dumps(content))
-    matcher = apanet_jax.load(head).matcher
-    assert matcher.size == 97
-    assert matcher.decision(1) == matcher.decision(2) == first
-    assert matcher.decision(4) == matcher.decision(9) == other
-    assert apanet_jax.load(head, size=65).matcher.size == 65
-    (head / DECISION).unlink()
-    matcher = apanet_jax.load(head).matcher
-    assert matcher.size == 193 and matcher.decision(5) == Decision(threshold=0.0, scale=1.0)
-    for damaged in ("{", "[]", '{"size": 97}', '{"size": "x", "decisions": {}}'):
-        (head / DECISION).write_text(damaged)
-        with pytest.raises(UserError, match="decision.json holds no size"):
-            apanet_jax.load(head)
+    with pytest.raises(UserError, match="size 64: expected at least 65"):
+        apanet_jax.load(size=64)
 
 
-def test_the_head_that_comes_along_is_the_default_and_names_no_folder_of_its_maker():
-    assert isinstance(apanet_jax.load().matcher, HeadMatcher)
-    assert isinstance(apanet_jax.load(trained=False).matcher, PrototypeMatcher)
-    config = json.loads((GENERAL_HEAD / "config.json").read_text())
-    assert not config["data"]["records"] and not config["features"]["directory"]
-    size = sum(path.stat().st_size for path in GENERAL_HEAD.iterdir())
-    assert size < 1 << 20
+def test_the_default_is_the_bundled_head():
+    matcher = apanet_jax.load().matcher
+    assert isinstance(matcher, HeadMatcher) and matcher.grid.size == 289
 
 
 @pytest.mark.slow
-def test_a_head_whose_cells_lie_16_pixels_apart_finds_things_at_the_same_places(monkeypatch):
-    """VGG's do; the margins stay where the network's are."""
+def test_margins_of_stride_16_lie_where_the_network_s_do(monkeypatch):
     config = folder.get_config("backbone=vgg16,weights=random,channels=8")
     settings = typed(config)
     network = make_network(settings.backbone, settings.model)
     rng = np.random.default_rng(0)
-    shapes = abstract_state(network.head, "vgg16").parameters
+    shapes = head_shapes(network.head, "vgg16")
     parameters = jax.tree.map(lambda x: rng.normal(scale=0.1, size=x.shape).astype("f"), shapes)
-    matcher = HeadMatcher(network, parameters, load_backbone("vgg16", "random"), 65)
+    weights = load_backbone("vgg16", "random")
+    matcher = HeadMatcher(network, parameters, weights, grid_of("vgg16", 65))
     images = [rng.integers(0, 255, (48, 96, 3), np.uint8) for _ in range(2)]
     mask = np.zeros((48, 96), bool)
     mask[8:40, 16:64] = True
     segmenter = Segmenter(matcher).fit(images[:1], [mask])
     coarse = []
-    compare = matcher._compare
-    monkeypatch.setattr(
-        matcher, "_compare", lambda *x: coarse.append(np.asarray(compare(*x))) or coarse[-1]
-    )
+    margins = matcher.margins
+    monkeypatch.setattr(matcher, "margins", lambda *x: coarse.append(margins(*x)) or coarse[-1])
     (answer,) = segmenter.answers(images[1:])
     assert coarse[0].shape == (5, 5)
-    # The picture is 64x32 pixels in its square: 4 by 2 cells, seen at 8 by 4.
-    seen = answer._cells[0]
-    assert seen.shape == (4, 8)
-    np.testing.assert_allclose(seen[::2, ::2], coarse[0][:2, :4], rtol=1e-5)
-    np.testing.assert_allclose(seen[0, 1], coarse[0][0, :2].mean(), rtol=1e-5)
+    # The image is 64x32 pixels in its square: 4 by 2 positions, the first on the first pixel.
+    expected = upsample(coarse[0][:2, :4], (48, 96), Grid(65, 5, 16))
+    np.testing.assert_allclose(answer.margin(0), expected, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -32,11 +32,11 @@ def found(root):
         (["a.jpg", "b.jpg", "all.json"], [("a.jpg", "all.json"), ("b.jpg", "all.json")]),
         (["images/a.png", "masks/a.png"], [("images/a.png", "masks/a.png")]),
         (["images/a.jpg", "masks/a_mask.png"], [("images/a.jpg", "masks/a_mask.png")]),
-        # A picture may be called like this by itself.
+        # An image may be called like this by itself.
         (["face_mask.jpg", "face_mask.png"], [("face_mask.jpg", "face_mask.png")]),
     ],
 )
-def test_masks_lie_beside_their_pictures(tmp_path, names, pairs):
+def test_masks_lie_beside_their_images(tmp_path, names, pairs):
     assert found(lay(tmp_path, *names)) == [(None, *pair) for pair in pairs]
 
 
@@ -51,7 +51,7 @@ def test_a_folder_for_each_class(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["notes.txt"], "holds no picture"),
+        (["notes.txt"], "holds no image"),
         (["a.jpg", "b.jpg", "b.json", "a.txt"], "a.jpg has no mask: expected one of a_mask.png"),
         (["a.jpg", "a.png", "a.json"], "a.jpg has 2 masks, a.json and a.png"),
         (["a.jpg", "one.json", "two.json"], "a.jpg has 2 masks, one.json and two.json"),
@@ -60,7 +60,7 @@ def test_a_folder_for_each_class(tmp_path):
         (["images/a.jpg", "masks/b.png"], "a.jpg has no mask"),
     ],
 )
-def test_what_cannot_be_used_is_told(tmp_path, names, message):
+def test_what_cannot_be_used_is_refused(tmp_path, names, message):
     with pytest.raises(UserError, match=message):
         folder_supports(lay(tmp_path, *names))
     with pytest.raises(UserError, match="is no folder"):

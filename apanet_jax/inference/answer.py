@@ -1,0 +1,98 @@
+"""What was found in an image: masks, probabilities and scores of each class."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from apanet_jax.inference.geometry import Grid, PositionMap, upsampler
+from apanet_jax.inference.presence import Decision, peak
+
+_STRIP = 1 << 22
+"""Pixels that are computed at once: an image may have hundreds of millions."""
+
+
+class Answer:
+    """What was found in an image, computed at the image's own size when it is asked for.
+
+    Attributes:
+      peaks: `[classes]`, the margin that a hundredth of the image's positions exceed.
+      likenesses: `[classes]`, see `presence.likeness`.
+      scores: `[classes]`, the probability that the image shows each class, if half of the images
+        do.
+      found: `[classes]`, whether that is above a half.
+    """
+
+    def __init__(
+        self,
+        margins: Sequence[PositionMap],
+        likenesses: Sequence[float],
+        decisions: Sequence[Decision],
+        image_size: tuple[int, int],
+        grid: Grid,
+    ):
+        """Makes an answer of the margins of each class.
+
+        Args:
+          margins: `[rows, columns]` of each class, at the positions inside the image.
+          likenesses: of each class.
+          decisions: of each class.
+          image_size: height and width of the image.
+          grid: of the square that the image was fitted into.
+        """
+        self._decisions, self._size = decisions, image_size
+        self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
+        self.peaks, self.likenesses = np.array([peak(x) for x in margins]), np.array(likenesses)
+        measures = zip(decisions, self.peaks, self.likenesses, strict=True)
+        self.scores = np.array([decision.presence(*pair) for decision, *pair in measures])
+        self.found = self.scores > 0.5
+
+    def margin(self, index: int) -> Float[np.ndarray, "height width"]:
+        """Returns by how much each pixel is above the threshold of a class."""
+        return self._filled(np.float32, lambda rows: self._margin(index, rows))
+
+    def mask(self, index: int) -> Bool[np.ndarray, "height width"]:
+        """Returns where a class is, if the image shows it: `found` is a guess of its own."""
+        return self._filled(bool, lambda rows: self._margin(index, rows) > 0)
+
+    def area(self, index: int) -> int:
+        """Returns how many pixels `mask` marks."""
+        counts = (np.count_nonzero(self._margin(index, rows) > 0) for rows in self._strips())
+        return int(sum(counts))
+
+    def probability(self, index: int) -> Float[np.ndarray, "height width"]:
+        """Returns the probability that each pixel is of a class, if the image shows the class."""
+        return self._filled(np.float32, lambda rows: self._probability(index, rows))
+
+    def probability_levels(self, index: int) -> UInt8[np.ndarray, "height width"]:
+        """Returns `probability` in 255ths, rounded."""
+        return self._filled(
+            np.uint8, lambda rows: np.round(255 * self._probability(index, rows)).astype(np.uint8)
+        )
+
+    def labels(self) -> UInt8[np.ndarray, "height width"]:
+        """Returns a label map: 1 + the class with the largest margin, 0 where none is above 0."""
+
+        def largest(rows: slice) -> UInt8[np.ndarray, "height width"]:
+            margins = np.stack([self._margin(i, rows) for i in range(len(self._upsamplers))])
+            return np.where(margins.max(0) > 0, margins.argmax(0) + 1, 0).astype(np.uint8)
+
+        return self._filled(np.uint8, largest)
+
+    def _margin(self, index: int, rows: slice) -> Float[np.ndarray, "rows width"]:
+        return self._upsamplers[index](rows) - self._decisions[index].threshold
+
+    def _probability(self, index: int, rows: slice) -> Float[np.ndarray, "rows width"]:
+        return self._decisions[index].probability(self._upsamplers[index](rows))
+
+    def _strips(self) -> Iterator[slice]:
+        height, width = self._size
+        step = max(_STRIP // width, 1)
+        return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+    def _filled(self, dtype: type, values: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """Returns an array of the image's size, filled strip by strip."""
+        result = np.empty(self._size, dtype)
+        for rows in self._strips():
+            result[rows] = values(rows)
+        return result

@@ -1,0 +1,94 @@
+"""Matching by a trained head on top of its frozen backbone."""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from apanet_jax.inference.geometry import Grid
+from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
+from apanet_jax.models import backbones
+from apanet_jax.models.apanet import APANet, PictureFeatures
+from apanet_jax.models.network import Network, Parameters
+
+UNCALIBRATED = {1: Decision(threshold=0.0, scale=1.0)}
+"""A head's decisions where none were calibrated: what training made more likely than not."""
+
+
+class HeadMatcher:
+    """Finds a class with a trained head.
+
+    The margin is its logit of the foreground less that of the background.
+
+    Attributes:
+      network: backbone and head.
+      parameters: of the head.
+      backbone_parameters: of the backbone.
+    """
+
+    adapts = False
+
+    def __init__(
+        self,
+        network: Network,
+        parameters: Parameters,
+        backbone_parameters: Parameters,
+        grid: Grid,
+        decisions: Mapping[int, Decision] | None = None,
+    ):
+        """Makes a matcher of a network.
+
+        Args:
+          network: backbone and head.
+          parameters: of the head.
+          backbone_parameters: of the backbone.
+          grid: see `Matcher`; the head was trained at its run's `image_size`.
+          decisions: calibrated, by the number of supports; None: `UNCALIBRATED`.
+        """
+        self.grid, self._decisions = grid, decisions or UNCALIBRATED
+        self.network, self.parameters = network, parameters
+        self.backbone_parameters = backbone_parameters
+        self._features = jax.jit(network.features)
+        self._last_block = jax.jit(network.masked_last_block)
+        self._compare = _compiled_head(network.head.for_inference)
+
+    def decision(self, shots: int) -> Decision:
+        return nearest_decision(self._decisions, shots)
+
+    def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> backbones.Features:
+        return self._features(self.backbone_parameters, square[None])
+
+    def appearance(self, features: backbones.Features) -> Appearance:
+        return np.asarray(features.block4[0])
+
+    def learn(self, features, labels) -> tuple[PictureFeatures, UInt8[np.ndarray, "1 shots s s"]]:
+        parts = [self._support(x, label) for x, label in zip(features, labels, strict=True)]
+        support = jax.tree.map(lambda *x: jnp.concatenate(x)[None], *parts)
+        return support, np.stack(labels)[None]
+
+    def margins(self, features, learned) -> Float[np.ndarray, "positions positions"]:
+        query = self.network.of_pictures(features)
+        return np.asarray(self._compare(self.parameters, query, *learned))
+
+    def high(self, features: backbones.Features) -> Float[np.ndarray, "positions positions c"]:
+        """Returns an image's high-level features, which training clusters."""
+        return np.asarray(features.block5[0])
+
+    def _support(self, features, label) -> PictureFeatures:
+        support = self.network.of_pictures(features)
+        if support.high is None or not self.network.masked_support:
+            return support
+        masked = self._last_block(self.backbone_parameters, features.block4, label[None])
+        return support._replace(high=masked)
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled_head(head: APANet):
+    def margins(parameters, query, support, labels):
+        logits = head.apply({"params": parameters}, query, support, labels).logits[0]
+        return logits[..., 1] - logits[..., 0]
+
+    return jax.jit(margins)
