@@ -73,6 +73,17 @@ def check_image_size(name: str, size: int) -> None:
     check_size(name, size)
 
 
+def suited(name: str, size: int) -> tuple[int, bool]:
+    """Returns the side nearest to `size` that a backbone takes, and whether it has a last block.
+
+    See `models.backbones.BackboneSpec`.
+    """
+    row = _backbones()[name]
+    if row.patch is not None:
+        size = max(round(size / row.patch), 1) * row.patch
+    return size, row.has_last_block
+
+
 def _backbones():
     # Not at the top: it imports jax, and a wrong flag is answered before that.
     from apanet_jax.models.backbones import BACKBONES

@@ -96,7 +96,8 @@ def with_options(config: ConfigDict, options: str) -> ConfigDict:
     """Returns `config` with options such as "fold=2,model.num_clusters=5" set: see `set_options`.
 
     A value of the config's own that an option leaves without effect goes back to its default:
-    `configs/coco.py:steps=100` counts steps, whatever epochs that config has.
+    `configs/coco.py:steps=100` counts steps, whatever epochs that config has. With another backbone
+    the image's size becomes the nearest that the backbone takes.
 
     Raises:
       UserError: an option cannot be set, or has no effect in a saved config.
@@ -108,7 +109,10 @@ def with_options(config: ConfigDict, options: str) -> ConfigDict:
 
 
 def settle_inert(config: ConfigDict, before: set[str], chosen: list[str]) -> None:
-    """Resets settings that have lost their effect since `before`, but for those that were chosen.
+    """Brings a config in line with the settings that were just chosen, and leaves those alone.
+
+    Settings that have lost their effect since `before` are reset, and what a chosen backbone cannot
+    do is replaced by what it can.
 
     Args:
       config: it is changed.
@@ -118,6 +122,8 @@ def settle_inert(config: ConfigDict, before: set[str], chosen: list[str]) -> Non
     Raises:
       UserError: the config is a saved one, and a chosen setting has no effect in it.
     """
+    if "backbone.name" in chosen:
+        _suit_backbone(config, chosen)
     inert = dict(inert_fields(config))
     defaults = {name: field.default for name, field in definitions()}
     lost = inert.keys() - before - set(chosen)
@@ -125,6 +131,19 @@ def settle_inert(config: ConfigDict, before: set[str], chosen: list[str]) -> Non
         config.update_from_flattened_dict({name: defaults[name] for name in lost})
     if config.get("saved", False):
         refuse_inert(config, {name: why for name, why in inert.items() if name in chosen})
+
+
+def _suit_backbone(config: ConfigDict, chosen: list[str]) -> None:
+    """Gives a config what the chosen backbone needs, but for settings that were chosen too."""
+    name = config.backbone.name
+    if not rules.backbone().allows(name):
+        return
+    size, has_last_block = rules.suited(name, config.image_size)
+    with config.unlocked():
+        if "image_size" not in chosen:
+            config.image_size = size
+        if "model.masked_support" not in chosen and not has_last_block:
+            config.model.masked_support = False
 
 
 def _check_together(settings: Settings) -> None:

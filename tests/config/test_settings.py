@@ -5,7 +5,6 @@ import pytest
 from apanet_jax.config.options import flat_fields
 from apanet_jax.config.settings import check, typed, with_options
 from apanet_jax.config.settings import fingerprint as settings_fingerprint
-from apanet_jax.models.backbones import BACKBONES
 from apanet_jax.runtime.errors import UserError
 from configs import coco, common, compare, folder, pascal, quickstart
 
@@ -13,11 +12,6 @@ from configs import coco, common, compare, folder, pascal, quickstart
 @pytest.mark.parametrize("module", [coco, common, compare, folder, pascal, quickstart])
 def test_every_config_passes_its_own_check(module):
     check(module.get_config())
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_may_be_named(name):
-    check(with_options(common.get_config(), f"backbone={name}"))
 
 
 @pytest.mark.parametrize(
