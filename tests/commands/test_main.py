@@ -136,7 +136,7 @@ def _stop_after(batches, monkeypatch):
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(prepared, tmp_path, monkeypatch, stop):
     run = make_run(config_of(prepared))
-    run.kept_training_features()
+    run.data.keeper.of_training(run.records.split("train"))
     whole = train(run.task(), tmp_path / "whole")
     with monkeypatch.context() as patch:
         _stop_after(stop, patch)
@@ -173,11 +173,11 @@ def test_evaluation_without_a_checkpoint_says_so(prepared, tmp_path):
         ("fold=7", "no fold 7"),
         ("records=nowhere", "apanet_jax.prepare"),
         ("weights=nowhere.pth", "nowhere.pth"),
-        ("min_area=1000000", "class 3 has 0 pictures"),
+        ("min_area=1000000", "left out of the drawing, 2 of 2 classes: class3, class4"),
         ("devices=4,training.batch_size=6", "multiple of 4"),
         ("devices=99", "99"),
         ("folds=0+9", "no fold 9"),
-        ("training.batch_size=99,steps=0", "99 is more than the .* training pictures"),
+        ("training.batch_size=99,steps=0", "99 is more than the .* training images"),
         ("folds=1+1", "every number once"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from apanet_jax import report
+from apanet_jax.config.settings import typed
 from apanet_jax.reports.line_chart import Line, line_chart, smoothed, thinned, ticks
 from apanet_jax.reports.overview_page import mean_curve, overview_page
 from apanet_jax.reports.paper import paper_folds, published_beside
@@ -134,7 +135,7 @@ def finished(tmp_path):
 
 
 def run_of(config, steps=60):
-    return SimpleNamespace(config=config, steps=steps, mesh=data_mesh(1), records=None)
+    return SimpleNamespace(settings=typed(config), steps=steps, mesh=data_mesh(1), records=None)
 
 
 def command(*arguments):

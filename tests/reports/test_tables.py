@@ -114,7 +114,7 @@ def test_metrics_go_on_after_the_step_that_was_kept(tmp_path):
 
 def test_the_time_of_a_training_leaves_out_interruptions(tmp_path, monkeypatch):
     now = iter([100.0, 107.5, 9000.0, 9001.0])
-    monkeypatch.setattr("apanet_jax.reports.tables.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("apanet_jax.training.metrics_log.time.perf_counter", lambda: next(now))
     for step in (1, 2):
         with MetricsLog(tmp_path, step - 1) as log:
             log.write(step, loss=0.5)

@@ -48,7 +48,7 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def run(prepared):
     run = make_run(folder.get_config(f"{TINY},records={prepared}"))
-    run.kept_training_features()
+    run.data.keeper.of_training(run.records.split("train"))
     return run
 
 
@@ -330,7 +330,7 @@ def test_a_killed_worker_is_one_line_and_the_next_start_goes_on():
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "progress"])
 def test_damaged_features_are_made_anew(run, capsys, damage):
-    kept = run.kept_training_features()
+    kept = run.data.keeper.of_training(run.records.split("train"))
     before = {name: np.load(kept.directory / f"{name}.npy") for name in kept.maps}
     if damage == "progress":
         (kept.directory / "progress.json").write_text('{"vie')
@@ -338,7 +338,7 @@ def test_damaged_features_are_made_anew(run, capsys, damage):
         (kept.directory / "label.npy").unlink()
     else:
         cut_short(kept.directory / "middle.npy")
-    run.kept_training_features()
+    run.data.keeper.of_training(run.records.split("train"))
     assert "features in" in capsys.readouterr().err
     for name, array in before.items():
         np.testing.assert_array_equal(np.load(kept.directory / f"{name}.npy"), array)

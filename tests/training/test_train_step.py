@@ -184,7 +184,7 @@ def test_heads_side_by_side_make_the_steps_of_each_alone(at_once, same_batch, de
         step = train_step.make_step(network, transformation, weight, mesh)
         expected.append(jax.device_get(step(state, {}, batch, key)))
     together = train_step.make_side_by_side_step(
-        network, transformation, mesh, same_batch=bool(same_batch), at_once=bool(at_once)
+        network, transformation, mesh, 1.0, bool(same_batch), bool(at_once)
     )
     given = batches[0] if same_batch else jax.tree.map(lambda *x: np.stack(x), *batches)
     found = jax.device_get(together(stacked, {}, given, jnp.stack(keys), np.float32(weights)))
