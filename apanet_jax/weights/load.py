@@ -117,7 +117,7 @@ def load_with_origin(
     """Returns what `load_backbone` does, and where it came from."""
     shapes = parameter_shapes(name, stem)
     if str(source) == "random":
-        return _random(shapes), Origin("random")
+        return random_parameters(shapes), Origin("random")
     path = find_weights(name, str(source))
     origin = origin_of(path, str(source))
     if origin.revision and "@" not in str(source):
@@ -205,7 +205,7 @@ def find_weights(name: str, source: str) -> Path:
     return Path(source)
 
 
-def _random(shapes: Parameters) -> Parameters:
+def random_parameters(shapes: Parameters) -> Parameters:
     """He-scaled normal kernels, small biases and tokens, and factors around 1.
 
     Each is drawn from a seed made of its path.

