@@ -26,7 +26,7 @@ from apanet_jax.runtime.programs import Programs
 from apanet_jax.training.loop import train
 from apanet_jax.weights import pfenet
 from configs import folder, pascal
-from tests import reference, trees
+from tests import reference_cases, trees
 
 TINY = (
     "min_area=50,image_size=65,longer_side=65,channels=8,steps=6,training.batch_size=2,"
@@ -204,9 +204,8 @@ def test_pictures_instead_of_kept_features_train_too(prepared, tmp_path):
 
 
 @pytest.mark.slow
-@reference.beside_the_project
 def test_a_checkpoint_of_pfenet_is_scored_on_its_fold(tmp_path):
-    tensors = reference.seeded_tensors("vgg16_bn")
+    tensors = reference_cases.seeded_tensors("vgg16_bn")
     state = {f"module.{name}": torch.tensor(x) for name, x in tensors.items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "split1.pth")
     voc, sbd, _ = trees.pascal_tree(tmp_path, own=30, sbd=40, both=5, val=60)

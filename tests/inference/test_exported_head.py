@@ -23,7 +23,7 @@ from apanet_jax.weights import pfenet
 from apanet_jax.weights.head import head_parameters, head_shapes, head_table, head_tensors
 from apanet_jax.weights.mapping import convert
 from configs import common, folder, saved
-from tests import reference, trees
+from tests import reference_cases, trees
 from tests.literal import CHANNELS, episode
 
 TINY = (
@@ -91,7 +91,6 @@ def test_what_cannot_be_exported_is_explained(trained, tmp_path):
         export(root / "run", tmp_path / "file")
 
 
-@reference.beside_the_project
 def test_the_names_of_fem_are_pfenet_s():
     head = pfenet.head()
     shapes = head_shapes(head, "resnet50")
@@ -148,6 +147,6 @@ def test_a_head_of_other_settings_is_refused():
 def _zeros_of(backbone):
     return {
         name: np.zeros(shape, np.float32)
-        for name, shape in reference.shapes(backbone).items()
+        for name, shape in reference_cases.shapes(backbone).items()
         if not name.startswith("layer")
     }

@@ -13,7 +13,7 @@ from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import efficientnet_lite, resnet
 from apanet_jax.weights.load import parameter_shapes
 from apanet_jax.weights.mapping import Convolution, Table, convert
-from tests import reference
+from tests import reference_cases
 
 
 @settings(deadline=None, max_examples=20)
@@ -137,10 +137,9 @@ def test_a_resnet_of_another_depth_or_stem_is_explained():
         resnet.resnet101_table(found, "deep")
 
 
-@reference.beside_the_project
 @pytest.mark.parametrize("name", ["resnet50", "resnet101"])
 def test_pfenet_s_names_are_all_known(name):
-    listed = reference.shapes(name)
+    listed = reference_cases.shapes(name)
     found = foreign(name, "deep", "PFENet")
     assert {key: list(value.shape) for key, value in found.items()}.items() <= listed.items()
     for key in set(listed) - set(found):

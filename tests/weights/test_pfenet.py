@@ -10,16 +10,14 @@ from apanet_jax.weights import pfenet
 from apanet_jax.weights.head import head_shapes, head_table
 from apanet_jax.weights.load import parameter_shapes
 from apanet_jax.weights.mapping import convert
-from tests import reference
-
-pytestmark = reference.beside_the_project
+from tests import reference_cases
 
 
 def tensors(backbone="resnet50"):
     """Zeros under every name of a PFENet; they take no memory."""
     return {
         name: np.broadcast_to(np.float32(0), shape)
-        for name, shape in reference.shapes(backbone).items()
+        for name, shape in reference_cases.shapes(backbone).items()
     }
 
 
@@ -54,7 +52,7 @@ def test_other_names_are_refused(missing, unexpected, says):
 
 
 def test_a_checkpoint_of_the_training_program_is_read(tmp_path):
-    found = reference.seeded_tensors("resnet50")
+    found = reference_cases.seeded_tensors("resnet50")
     path = tmp_path / "train_epoch_3.pth"
     state = {f"module.{name}": torch.tensor(array) for name, array in found.items()}
     torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {}}}, path)

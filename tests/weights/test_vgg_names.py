@@ -9,7 +9,7 @@ from apanet_jax.weights import vgg
 from apanet_jax.weights.load import TABLES, parameter_shapes
 from apanet_jax.weights.mapping import convert
 from apanet_jax.weights.resnet import PFENET_HEAD
-from tests import reference
+from tests import reference_cases
 
 MARKERS = {"torchvision": "features.0.weight", "PFENet": "layer0.0.weight"}
 # Where torchvision's `features` have their convolutions.
@@ -92,9 +92,8 @@ def test_weights_of_another_network_are_refused():
         )
 
 
-@reference.beside_the_project
 def test_pfenet_s_names_are_all_known():
-    listed = reference.shapes("vgg16_bn")
+    listed = reference_cases.shapes("vgg16_bn")
     found = foreign("vgg16_bn", "PFENet")
     assert {key: list(value.shape) for key, value in found.items()}.items() <= listed.items()
     for key in set(listed) - set(found):

@@ -1,5 +1,9 @@
-"""The reference cases: what PFENet computes for seeded weights, and those weights."""
+"""The reference cases: what PFENet computes for seeded weights, and those weights.
 
+The cases lie in `tests/reference`; `APANET_REFERENCE_DIR` names a folder with more of them.
+"""
+
+import filecmp
 import functools
 import importlib.util
 import json
@@ -8,17 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 
-FOLDER = Path(
-    os.environ.get(
-        "APANET_REFERENCE_DIR", Path(__file__).resolve().parents[1] / "../shared/reference"
-    )
-)
-
-beside_the_project = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason="no reference cases beside the project"
-)
+FOLDER = Path(__file__).parent / "reference"
 
 NAMES = {"vgg16bn": "vgg16_bn"}
 """Backbones whose name in a case's file name is not that of the weights' list and of ours."""
@@ -37,14 +32,24 @@ class Case(NamedTuple):
 
     @property
     def side(self) -> int:
-        """The longer side of its pictures, in pixels."""
+        """The longer side of its images, in pixels."""
         with np.load(self.path) as arrays:
             return max(arrays["query_label"].shape)
 
+    @property
+    def name(self) -> str:
+        """Names it in reports of tests."""
+        return self.path.stem if self.path.parent == FOLDER else str(self.path)
+
 
 def cases() -> list[Case]:
-    """Returns every case that there is."""
+    """Returns the repository's cases, then others that `APANET_REFERENCE_DIR` holds."""
     paths = sorted(FOLDER.glob("pfenet_*.npz"))
+    added = os.environ.get("APANET_REFERENCE_DIR")
+    for path in sorted(Path(added).glob("pfenet_*.npz")) if added else ():
+        own = FOLDER / path.name
+        if not (own.exists() and filecmp.cmp(own, path, shallow=False)):
+            paths.append(path)
     names = [path.stem.split("_")[1] for path in paths]
     return [Case(path, NAMES.get(name, name)) for path, name in zip(paths, names, strict=True)]
 
