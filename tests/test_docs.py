@@ -1,10 +1,11 @@
 """README.md and docs/: links, commands, settings and Python that they show exist."""
 
-import argparse
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.util
+import io
 import re
 import shlex
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import NamedTuple
 import pytest
 from absl import flags
 
-from apanet_jax import __main__, export, main, predict, prepare, report
+from apanet_jax import __main__, main
 from apanet_jax.config import settings
-from apanet_jax.demo import server
+from apanet_jax.config.options import flat_fields
 from apanet_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -27,13 +28,6 @@ PAGES = [
 ]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
-PARSERS = {
-    "predict": predict._parser,
-    "prepare": prepare._parser,
-    "export": export._parser,
-    "report": report._parser,
-    "demo": server._parser,
-}
 MODULES = {"main": "train", "__main__": ""}
 OF_ANY_SCRIPT = ("apanet_jax/config/flags.py", "experiments/harness.py")
 LEFT_OPEN = ("…", "[", "{", "CONFIG", "$")
@@ -90,19 +84,21 @@ def option_names(arguments):
     return [a.partition("=")[0].removeprefix("--") for a in arguments if a.startswith("--")]
 
 
-def known_options(parser, arguments):
-    """Returns the options of a parser, or of the subcommand that the arguments begin with."""
-    known = {name.lstrip("-") for name in parser._option_string_actions}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction) and arguments:
-            assert arguments[0] in action.choices, f"no subcommand {arguments[0]}"
-            known |= known_options(action.choices[arguments[0]], arguments[1:])
-    return known
+@functools.cache
+def known_options(name, *subcommand):
+    """Returns the options that the help of a command, or of its subcommand, names."""
+    module = importlib.import_module(f"apanet_jax.{__main__._COMMANDS[name][0]}")
+    printed, refused = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(refused):
+        with pytest.raises(SystemExit) as ended:
+            module.main([*subcommand, "--help"])
+    assert not ended.value.code, refused.getvalue()
+    return set(re.findall(r"--(\w+)", printed.getvalue()))
 
 
 @functools.cache
 def all_settings():
-    return dict(settings.flat_fields(config_of("common")))
+    return dict(flat_fields(config_of("common")))
 
 
 def config_of(given):
@@ -138,7 +134,7 @@ def check_command(command, line):
                 assert option in flags.FLAGS or option == "help", f"train has no --{option}"
     else:
         assert name in __main__._COMMANDS, f"no command {name}"
-        known = known_options(PARSERS[name](), arguments)
+        known = known_options(name, *(arguments[:1] if name == "prepare" else []))
         assert set(options) <= known, f"{name} has no {set(options) - known}"
     for argument in arguments:
         given = argument.removeprefix("--config=")

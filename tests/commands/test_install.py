@@ -102,6 +102,7 @@ def test_a_wrong_config_is_one_line(arguments, says, tmp_path):
     assert says in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_config_of_ones_own_goes_before_the_one_of_that_name(tmp_path):
     (tmp_path / "folder.py").write_text(
         "from apanet_jax.config.recipes import recipe\n\n"
