@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from apanet_jax.data.images import find_pictures, open_picture, read_picture
+from apanet_jax.data.image_files import find_images
+from apanet_jax.data.images import read_image
 from apanet_jax.inference.prediction_files import (
     CONTACT_PICTURES,
     caption,
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.workdir and arguments.untrained:
         raise UserError("--workdir and --untrained together: look with a head, or without")
     files = class_files([name for name, *_ in supports])
-    queries = named(find_pictures(arguments.queries))
+    queries = named(find_images(arguments.queries))
     output = Path(arguments.output)
     _check(queries, supports, output, files)
 
@@ -143,12 +144,7 @@ def _supports(arguments: argparse.Namespace) -> list[Support]:
 
 
 def _check(queries, supports, output, files) -> None:
-    """Refuses what is no picture at all, and results that would take a given file's place.
-
-    Pictures are opened, not decoded.
-    """
-    for query in queries:
-        open_picture(query.path).close()
+    """Refuses results that would take a given file's place."""
     given = {query.path.resolve() for query in queries}
     given |= {path.resolve() for _, *paths in supports for path in paths}
     made = [name for query in queries for name in file_names(query.name, files)]
@@ -164,7 +160,7 @@ def _predict_all(segmenter, files, queries, supports, output, arguments) -> list
     rows, cells, failed = [], [], []
     for query in tqdm(queries, desc="looking", unit="picture", disable=None):
         try:
-            picture = read_picture(query.path)
+            picture = read_image(query.path)
         except UserError as error:
             failed.append(str(error))
             rows.append({"query": str(query.path), "error": str(error)})

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from apanet_jax.data.images import open_picture, read_picture
+from apanet_jax.data.images import read_image
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
 from apanet_jax.inference.prediction_files import fitted
 from apanet_jax.runtime.errors import UserError
@@ -74,19 +74,12 @@ def read_upload(path: Path) -> tuple[str, Image]:
       UserError: it cannot be used; the message names the file without its folder.
     """
     try:
-        with open_picture(path) as opened:
-            width, height = opened.size
-        if (size := path.stat().st_size) > LARGEST_FILE:
+        if path.exists() and (size := path.stat().st_size) > LARGEST_FILE:
             raise UserError(
                 f"{path.name} has {size / 2**20:.0f} MB: {LARGEST_FILE // 2**20} at most, "
                 "make it smaller"
             )
-        if width * height > LARGEST_PICTURE:
-            raise UserError(
-                f"{path.name} has {width}x{height} pixels: {LARGEST_PICTURE // 10**6} million at "
-                "most, make it smaller"
-            )
-        return path.name, fitted(read_picture(path).image, LARGEST_SIDE)
+        return path.name, fitted(read_image(path, max_pixels=LARGEST_PICTURE).image, LARGEST_SIDE)
     except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from apanet_jax.data.images import read_picture
+from apanet_jax.data.images import read_image
 from apanet_jax.data.masks import read_mask
 from apanet_jax.inference.support_folders import Support
 from apanet_jax.reports import overlays
@@ -94,7 +94,7 @@ def contact_sheet(supports: Sequence[Support], cells: list[tuple[str, Picture]])
     """Returns a sheet: a row of supports, and the queries below."""
     given = []
     for name, image, mask in supports[:_CONTACT_SUPPORTS]:
-        picture = read_picture(image)
+        picture = read_image(image)
         label = read_mask(mask, picture, name)
         small, label = (fitted(x, _THUMBNAIL_SIDE) for x in (picture.image, label))
         shown = overlays.overlay(small, label == 1, overlays.GIVEN)

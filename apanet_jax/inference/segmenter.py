@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from apanet_jax.data.images import Picture, read_picture
-from apanet_jax.data.masks import label_of_values, read_mask
+from apanet_jax.data.images import UprightImage, read_image
+from apanet_jax.data.mask_values import label_of_values
+from apanet_jax.data.masks import read_mask
 from apanet_jax.data.transforms import fit_square
 from apanet_jax.inference.matchers import (
     GENERAL_HEAD,
@@ -311,14 +312,14 @@ def _cells_inside(size: tuple[int, int], side: int) -> tuple[int, int]:
     return rows, columns
 
 
-def as_picture(given: Pictured, what: str) -> Picture:
+def as_picture(given: Pictured, what: str) -> UprightImage:
     """Returns a picture, read if it is a file, checked if it is an array.
 
     Raises:
       UserError: it cannot be used; `what` names an array.
     """
     if isinstance(given, str | os.PathLike):
-        return read_picture(Path(given))
+        return read_image(Path(given))
     image = np.asarray(given)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
         raise UserError(
@@ -329,10 +330,10 @@ def as_picture(given: Pictured, what: str) -> Picture:
         image = np.stack([image] * 3, -1)
     if image.shape[-1] not in (3, 4):
         raise UserError(f"{what} has {image.shape[-1]} channels, expected RGB")
-    return Picture(np.ascontiguousarray(image[..., :3]))
+    return UprightImage(np.ascontiguousarray(image[..., :3]))
 
 
-def _support_label(mask: Any, picture: Picture, what: str, name: str | None):
+def _support_label(mask: Any, picture: UprightImage, what: str, name: str | None):
     """Returns a support's label: 1 where the thing is, 0 elsewhere, 255 to ignore."""
     if isinstance(mask, str | os.PathLike):
         label = read_mask(Path(mask), picture, name)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from apanet_jax.data.images import ENDINGS
+from apanet_jax.data.image_files import ENDINGS, composed, is_left_behind
 from apanet_jax.runtime.errors import UserError
 
 IMAGES, MASKS = "images", "masks"
@@ -37,7 +37,7 @@ def folder_supports(folder: Path) -> list[Support]:
     """
     if not folder.is_dir():
         raise UserError(f"--supports={folder} is no folder: give one with pictures and masks")
-    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    inside = [path for path in sorted(folder.iterdir()) if not is_left_behind(path.name)]
     classes = [path for path in inside if path.is_dir() and path.name not in (IMAGES, MASKS)]
     if not classes:
         return [Support(None, *pair) for pair in _pairs(folder)]
@@ -59,14 +59,18 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
         pictures = [path for path in pictures if not _is_mask(path, pictures)]
     if not pictures:
         raise UserError(f"{images if apart else folder} holds no picture ({', '.join(ENDINGS)})")
-    stems = {path.stem for path in pictures}
-    for_all = [path for path in beside if path.suffix.lower() == ".json" and path.stem not in stems]
+    stems = {composed(path.stem) for path in pictures}
+    for_all = [
+        path
+        for path in beside
+        if path.suffix.lower() == ".json" and composed(path.stem) not in stems
+    ]
     return [(path, _mask_of(path, beside, for_all)) for path in pictures]
 
 
 def _mask_of(picture: Path, beside: Sequence[Path], for_all: Sequence[Path]) -> Path:
-    stems = picture.stem, picture.stem + _MASK
-    own = [path for path in beside if path != picture and path.stem in stems]
+    stems = composed(picture.stem), composed(picture.stem + _MASK)
+    own = [path for path in beside if path != picture and composed(path.stem) in stems]
     found = own or for_all
     if len(found) != 1:
         expected = f"{picture.stem}{_MASK}.png, {picture.stem}.png or {picture.stem}.json"
@@ -77,15 +81,16 @@ def _mask_of(picture: Path, beside: Sequence[Path], for_all: Sequence[Path]) -> 
 
 def _is_mask(path: Path, pictures: Sequence[Path]) -> bool:
     """Returns whether a picture is another one's mask: by its name, or a PNG beside a JPEG."""
-    stems = {other.stem for other in pictures if other != path}
-    if path.stem.endswith(_MASK) and path.stem.removesuffix(_MASK) in stems:
+    stems = {composed(other.stem) for other in pictures if other != path}
+    stem = composed(path.stem)
+    if stem.endswith(_MASK) and stem.removesuffix(_MASK) in stems:
         return True
-    return path.suffix.lower() == ".png" and path.stem in stems
+    return path.suffix.lower() == ".png" and stem in stems
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix.lower() in endings and not path.name.startswith(".")
+        if path.is_file() and path.suffix.lower() in endings and not is_left_behind(path.name)
     ]
