@@ -1,39 +1,84 @@
-"""Pictures as their users have them: any format, any size, turned by EXIF, in folders."""
+"""The one reader of images behind every command: from a file to upright RGB pixels.
 
-import glob
-import os
-from collections.abc import Sequence
+An image has the same pixels, size and orientation wherever it is read: when records are prepared,
+when they are trained on, and in `predict`. Files of other kinds than `FORMATS` never reach a
+decoder, and an image that says to be larger than the caller allows is refused before it is decoded.
+Nothing here changes a setting of the process, so any number of threads may read at once.
+"""
+
+import contextlib
+import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Float, UInt8
+from PIL import ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import (
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    ImageFileDirectory_v2,
+    TiffImageFile,
+)
+from PIL.WebPImagePlugin import WebPImageFile
 
+from apanet_jax.data.metadata import exif_orientation, turned_upright, without_metadata
 from apanet_jax.runtime.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
-_LARGEST_PICTURE = 400_000_000
-_ORIENTATION = 0x0112
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError)
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+MAX_PIXELS = 400_000_000
+"""Whole slides and stitched panoramas are below it."""
+
+FORMATS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "TIFF": TiffImageFile,
+    "BMP": BmpImageFile,
+    "WEBP": WebPImageFile,
+    "GIF": GifImageFile,
+    "PPM": PpmImageFile,
+    "AVIF": AvifImageFile,
 }
+"""What is read. An animation is its first frame; a second image in a camera's JPEG is not read."""
+
+_BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
+    b"BM": "BMP",
+    **dict.fromkeys((b"GIF87a", b"GIF89a"), "GIF"),
+    **dict.fromkeys((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf"), "PPM"),
+}
+_BOXED = {b"avif": "AVIF", b"avis": "AVIF"}
+_NOT_READ = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc"), "HEIC"),
+}
+_TIFF_ORIENTATION, _TIFF_NO_DATA = 0x0112, 42113
+_DEEP_MODES = ("I", "F")
+"""First letters of Pillow's modes with more than 8 bits."""
+
+# A value this many ranges outside the range of all but the outermost ten-thousandth of values is
+# taken for a dead or hot pixel.
+_FAR = 1.0
+_OUTERMOST = 1e-4
+_NO_DATA_MAGNITUDE = 1e30
+_SAMPLED = 1 << 22
 
 
-class Picture(NamedTuple):
-    """A picture, upright.
+class UprightImage(NamedTuple):
+    """An image as it is to be seen.
 
     Attributes:
-      image: `[H, W, 3]`, RGB, 0 to 255.
+      image: `[height, width, 3]`, RGB, 0 to 255.
       path: of its file, if there is one.
-      orientation: EXIF's; how it was turned to be upright.
+      orientation: EXIF's, 1 to 8: how the stored pixels were turned to be upright.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -42,93 +87,319 @@ class Picture(NamedTuple):
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Height and width before it was turned."""
+        """Height and width of the pixels as the file stores them."""
         height, width = self.image.shape[:2]
         return (width, height) if self.orientation >= 5 else (height, width)
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Opens a file without decoding it.
+class Encoded(NamedTuple):
+    """An image file of an allowed kind and size whose pixels are not decoded yet.
 
-    Raises:
-      UserError: there is none, it is no picture, or it is unreasonably large.
+    Attributes:
+      opened: Pillow's image; its size is the stored one, except in TIFF, which Pillow turns.
+      data: the file without its metadata.
+      format: one of `FORMATS`.
+      orientation: EXIF's, 1 to 8.
+      name: of the file, for messages.
     """
+
+    opened: ImageFile.ImageFile
+    data: bytes
+    format: str
+    orientation: int
+    name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image when it is upright."""
+        width, height = self.opened.size
+        turned = self.orientation >= 5 and self.format != "TIFF"
+        return (width, height) if turned else (height, width)
+
+    def decode(self) -> ImageFile.ImageFile:
+        """Returns Pillow's image with its stored pixels decoded, whatever mode they have.
+
+        Raises:
+          UserError: the file is cut short or damaged.
+        """
+        try:
+            self.opened.load()
+        except Exception as error:  # A damaged file can raise nearly anything.
+            raise UserError(f"{self.name} is cut short or damaged") from error
+        return self.opened
+
+    def upright(self, stored: np.ndarray) -> np.ndarray:
+        """Returns stored pixels `[h, w, …]`, as `decode` gives them, turned upright."""
+        if self.format == "TIFF":
+            return stored
+        return turned_upright(stored, self.orientation)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns a file's content; raises UserError if there is none."""
     try:
-        empty = path.stat().st_size == 0
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if empty:
-        raise UserError(f"{path} is empty, expected a picture")
-    # Its own limit is that of thumbnails on the web; whole slides and panoramas are larger.
-    Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS
+    if not data:
+        raise UserError(f"{path} is empty, expected an image")
+    return data
+
+
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UprightImage:
+    """Reads an image file (see `decode_image`).
+
+    Raises:
+      UserError: it cannot be read, is of another kind, too large, cut short or damaged.
+    """
+    return decode_image(read_bytes(path), path, max_pixels=max_pixels)
+
+
+def decode_image(
+    data: bytes,
+    path: Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Collection[str] = tuple(FORMATS),
+) -> UprightImage:
+    """Decodes an image: its first frame, upright, as RGB.
+
+    Gray images of more than 8 bits are stretched to 0 to 255 (see `stretched`). What is transparent
+    keeps its colour.
+
+    Args:
+      data: the file's content.
+      path: its name, for messages.
+      max_pixels: a larger image is refused before it is decoded.
+      formats: which of `FORMATS` are allowed.
+
+    Raises:
+      UserError: it is of another kind, too large, cut short or damaged.
+    """
     try:
-        picture = Image.open(path)
-    except (UnidentifiedImageError, *_UNREADABLE) as error:
-        raise UserError(f"{path} is no picture that can be read") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-    if picture.width * picture.height > _LARGEST_PICTURE:
-        raise UserError(f"{path} says it has {picture.width}x{picture.height} pixels: too many")
-    return picture
+        encoded = open_encoded(data, str(path), max_pixels=max_pixels, formats=formats)
+    except _UnknownToPillow:
+        return UprightImage(_decode_tiff_by_opencv(data, str(path), max_pixels), path)
+    decoded = encoded.decode()
+    if decoded.mode.startswith(_DEEP_MODES):
+        pixels = _gray(encoded)
+    else:
+        pixels = _rgb(encoded)
+    return UprightImage(encoded.upright(pixels), path, encoded.orientation)
 
 
-def read_picture(path: Path) -> Picture:
-    """Reads a picture: its first frame, upright, as RGB.
+def decode_verified(data: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Returns what `decode_image` does of a JPEG or PNG that it has read before, in half the time.
 
-    16-bit gray is scaled by its largest value. What is transparent keeps its colour.
+    That the file is whole is not checked again; None where it cannot be decoded at all.
+    """
+    stripped, exif = without_metadata(data)
+    if _is_deep_gray_png(stripped):
+        return decode_image(data, Path("image")).image
+    pixels = _decoded_by_opencv(stripped)
+    return None if pixels is None else turned_upright(pixels, exif_orientation(exif))
+
+
+def decode_stored(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Returns the pixels of an image file as it stores them, neither turned nor made RGB.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: it is of another kind, too large, cut short or damaged.
     """
-    with open_picture(path) as opened:
-        try:
-            opened.load()
-            orientation = opened.getexif().get(_ORIENTATION, 1)
-            upright = ImageOps.exif_transpose(opened)
-            image = _rgb(upright)
-        except _UNREADABLE as error:
-            raise UserError(f"{path} is cut short or damaged") from error
-    return Picture(image, path, orientation if orientation in _TURNS else 1)
+    return np.array(open_encoded(data, name, max_pixels=max_pixels).decode())
 
 
-def turned(values: UInt8[np.ndarray, "h w"], orientation: int) -> UInt8[np.ndarray, "H W"]:
-    """Returns what was stored with an EXIF orientation upright."""
-    if orientation not in _TURNS:
+def open_encoded(
+    data: bytes,
+    name: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Collection[str] = tuple(FORMATS),
+) -> Encoded:
+    """Opens an image file without decoding its pixels.
+
+    Args:
+      data: the file's content.
+      name: what messages call it.
+      max_pixels: a larger image is refused.
+      formats: which of `FORMATS` are allowed.
+
+    Raises:
+      UserError: it is of another kind, or too large.
+    """
+    kind = _format_of(data)
+    if kind not in FORMATS:
+        found = f" but {kind}" if kind else ""
+        raise UserError(f"{name} is no image that can be read{found}: {_allowed(formats)}")
+    if kind not in formats:
+        raise UserError(f"{name} is {kind}: {_allowed(formats)}, convert it")
+    stripped, exif = without_metadata(data)
+    try:
+        # The classes themselves: `Image.open` tries every format there is, and knows one limit of
+        # pixels for the whole process.
+        opened = FORMATS[kind](io.BytesIO(stripped))
+    except Exception as error:  # A damaged file can raise nearly anything.
+        if kind == "TIFF":
+            raise _UnknownToPillow(name) from error
+        raise UserError(f"{name} is no image that can be read: it is damaged") from error
+    _check_pixels(opened.width, opened.height, max_pixels, name)
+    if kind == "TIFF":
+        orientation = opened.tag_v2.get(_TIFF_ORIENTATION, 1)
+        orientation = orientation if orientation in range(1, 9) else 1
+    else:
+        orientation = exif_orientation(exif or opened.info.get("exif", b""))
+    return Encoded(opened, stripped, kind, orientation, name)
+
+
+def stretched(
+    values: Float[np.ndarray, "h w"], no_data: float | None = None
+) -> UInt8[np.ndarray, "h w"] | None:
+    """Returns gray values of any range as 0 to 255: the darkest becomes 0, the brightest 255.
+
+    Values that are no light do not take part. What is not finite, equals `no_data` or has a
+    magnitude beyond 1e30 becomes 0. A lowest or highest value that lies farther from all others
+    than these from each other becomes 0 or 255, as do single ones far outside the others' range.
+
+    Returns:
+      The gray levels, or None where no value is finite.
+    """
+    valid = np.isfinite(values) & (np.abs(values) < _NO_DATA_MAGNITUDE)
+    if no_data is not None:
+        valid &= values != no_data
+    step = max(1, values.size // _SAMPLED)
+    sample = values.reshape(-1)[::step][valid.reshape(-1)[::step]]
+    if not len(sample):
+        sample = values[valid]
+    if not len(sample):
+        return None
+    low, high = _range_of_light(sample)
+    if high <= low:
+        return np.where(valid & (values >= high) & (values > 0), 255, 0).astype(np.uint8)
+    light = np.clip(np.where(valid, values, low), low, high)
+    return ((light - low) * (255 / (high - low))).round().astype(np.uint8)
+
+
+def _range_of_light(sample: Float[np.ndarray, " sample"]) -> tuple[float, float]:
+    levels = np.unique(sample)
+    # A marker such as -9999 or 65535, on however many pixels.
+    while len(levels) > 3 and levels[1] - levels[0] > levels[-1] - levels[1]:
+        levels = levels[1:]
+    while len(levels) > 3 and levels[-1] - levels[-2] > levels[-2] - levels[0]:
+        levels = levels[:-1]
+    inside = sample[(sample >= levels[0]) & (sample <= levels[-1])]
+    low, high = np.quantile(inside, [_OUTERMOST, 1 - _OUTERMOST])
+    room = _FAR * (high - low)
+    return (
+        float(low if levels[0] < low - room else levels[0]),
+        float(high if levels[-1] > high + room else levels[-1]),
+    )
+
+
+class _UnknownToPillow(UserError):
+    """A TIFF of a kind that Pillow does not read: floating point colours, for one."""
+
+    def __init__(self, name: str):
+        super().__init__(
+            f"{name} is a kind of TIFF that cannot be read: save it with 8 bits a channel"
+        )
+
+
+def _format_of(data: bytes) -> str | None:
+    """Returns what kind of image a file's first bytes say it is; None: of no known kind."""
+    for beginning, kind in _BEGINNINGS.items():
+        if data.startswith(beginning):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        brands = data[8 : min(int.from_bytes(data[:4]), 64)]
+        if any(brand in brands for brand in _BOXED):
+            return "AVIF"
+        return _NOT_READ.get(data[8:12])
+    if data[:4] == b"%!PS" or data[:4] == b"\xc5\xd0\xd3\xc6":
+        return "PostScript"
+    return "PDF" if data[:4] == b"%PDF" else None
+
+
+def _allowed(formats: Collection[str]) -> str:
+    *others, last = formats
+    return f"expected {', '.join(others)} or {last}" if others else f"expected {last}"
+
+
+def _check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
+    if width * height > max_pixels:
+        raise UserError(
+            f"{name} says it has {width}x{height} pixels, too many: {max_pixels / 1e6:.4g} million "
+            "at most, make it smaller"
+        )
+
+
+def _gray(encoded: Encoded) -> UInt8[np.ndarray, "h w 3"]:
+    no_data = None
+    if encoded.format == "TIFF":
+        with contextlib.suppress(TypeError, ValueError):
+            no_data = float(encoded.opened.tag_v2.get(_TIFF_NO_DATA))
+    gray = _stretched_or_refused(np.asarray(encoded.opened), encoded.name, no_data)
+    return np.stack([gray] * 3, -1)
+
+
+def _rgb(encoded: Encoded) -> UInt8[np.ndarray, "h w 3"]:
+    if encoded.format in ("JPEG", "PNG"):
+        # As records are read: decoders differ in rounding.
+        pixels = _decoded_by_opencv(encoded.data)
+        if pixels is None or pixels.shape[:2] != encoded.opened.size[::-1]:
+            raise UserError(f"{encoded.name} is cut short or damaged")
+        return pixels
+    image = encoded.opened
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _decoded_by_opencv(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    try:
+        return cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+    except cv2.error:
+        return None
+
+
+def _decode_tiff_by_opencv(
+    data: bytes, name: str, max_pixels: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes a TIFF that Pillow does not know; OpenCV turns it upright."""
+    values = None
+    try:
+        # A big TIFF's header has 16 bytes.
+        tags = ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        width, height = int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH])
+    except Exception as error:  # A damaged file can raise nearly anything.
+        raise UserError(f"{name} is no image that can be read: it is damaged") from error
+    _check_pixels(width, height, max_pixels, name)
+    with contextlib.suppress(cv2.error):
+        values = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR_RGB
+        )
+    if values is None:
+        raise _UnknownToPillow(name)
+    if values.dtype == np.uint8:
         return values
-    return np.array(Image.fromarray(values).transpose(_TURNS[orientation]))
+    return _stretched_or_refused(values.reshape(len(values), -1), name).reshape(values.shape)
 
 
-def find_pictures(queries: Sequence[str]) -> list[Path]:
-    """Returns the pictures that files, folders and patterns name, each once, in order.
-
-    Folders are searched with what lies below them, for the usual `ENDINGS`.
-
-    Raises:
-      UserError: one of them leads to nothing.
-    """
-    found: dict[Path, None] = {}
-    for query in queries:
-        path = Path(query)
-        if path.is_dir():
-            new = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-            if not new:
-                raise UserError(f"the folder {query} holds no picture ({', '.join(ENDINGS)})")
-        elif path.exists():
-            new = [path]
-        else:
-            new = sorted(Path(p) for p in glob.glob(query, recursive=True) if os.path.isfile(p))
-            if not new:
-                raise UserError(
-                    f"{query} names no file, no folder, and no pattern that fits a file"
-                )
-        found.update(dict.fromkeys(new))
-    return list(found)
+def _stretched_or_refused(
+    values: np.ndarray, name: str, no_data: float | None = None
+) -> UInt8[np.ndarray, "h w"]:
+    gray = stretched(values.astype(np.float32, copy=False), no_data)
+    if gray is None:
+        raise UserError(f"{name} holds no finite value: there is nothing to see in it")
+    return gray
 
 
-def _rgb(picture: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, np.float64)
-        low, high = min(values.min(), 0), max(values.max(), 1)
-        gray = (255 * (values - low) / (high - low)).round().astype(np.uint8)
-        return np.stack([gray] * 3, -1)
-    return np.array(picture.convert("RGB"))
+def _is_deep_gray_png(data: bytes) -> bool:
+    """Returns whether a PNG is gray with 16 bits, by its header."""
+    return data[12:16] == b"IHDR" and data[24:26] in (b"\x10\x00", b"\x10\x04")

@@ -5,18 +5,20 @@ import functools
 import hashlib
 import json
 import shutil
-import threading
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
-from apanet_jax.data.parts import Part, any_finished, comes_from, join, write_parts
-from apanet_jax.data.source import Source, Split
+from apanet_jax.data.building import Part, any_finished, comes_from, join, write_parts
+from apanet_jax.data.images import decode_verified
+from apanet_jax.data.record_files import open_split
+from apanet_jax.data.source import Source, Split, notes_of
 from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.errors import UserError
 
@@ -28,10 +30,10 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class RecordSplit:
-    """The pictures of a split, by number; files are opened where they are read.
+    """The images of a split, by number; files are opened where they are read.
 
     The index is read where it is first asked for, and stays behind when a split travels to another
-    process: workers need pictures only, and the index of a large data set is tens of megabytes.
+    process: workers need images only, and the index of a large data set is tens of megabytes.
 
     Attributes:
       directory: of the records.
@@ -43,17 +45,17 @@ class RecordSplit:
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """The names of the pictures."""
+        """The names of the images."""
         return _read_index(self.directory)["names"][self.split]
 
     @functools.cached_property
-    def areas(self) -> Int[np.ndarray, "pictures ids"]:
-        """Pixels of each class id in each picture; column 0 is background, 255 is not counted."""
+    def areas(self) -> Int[np.ndarray, "images ids"]:
+        """Pixels of each class id in each image; column 0 is background, 255 is not counted."""
         return _read_array(self.directory, f"{self.split}_areas")
 
     @functools.cached_property
-    def sizes(self) -> Int[np.ndarray, "pictures 2"]:
-        """Height and width of each picture."""
+    def sizes(self) -> Int[np.ndarray, "images 2"]:
+        """Height and width of each image."""
         return _read_array(self.directory, f"{self.split}_sizes")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,18 +64,41 @@ class RecordSplit:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        """Returns a picture's `name`, `image` `[H, W, 3]` (uint8, RGB) and `label` `[H, W]`."""
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns an image's `name`, `image` `[H, W, 3]` (uint8, RGB) and `label` `[H, W]`.
+
+        Raises:
+          UserError: the records are damaged.
+        """
+        record = self._record(index)
+        image = decode_verified(record["image"])
+        if image is None:
+            raise UserError(self._damaged(index))
+        return {"name": record["name"].decode(), "image": image, "label": self._label(record)}
+
+    def label(self, index: int) -> UInt8[np.ndarray, "height width"]:
+        """Returns an image's label map; the image itself is not decoded.
+
+        Raises:
+          UserError: the records are damaged.
+        """
+        return self._label(self._record(index))
+
+    @staticmethod
+    def _label(record: Mapping[str, bytes]) -> UInt8[np.ndarray, "height width"]:
+        return cv2.imdecode(np.frombuffer(record["label"], np.uint8), cv2.IMREAD_GRAYSCALE)
+
+    def _record(self, index: int) -> Mapping[str, bytes]:
         try:
-            record = _data_source(self.directory, self.split)[number]
+            return open_split(self.directory, self.split)[index]
         except (OSError, ValueError, IndexError, RuntimeError) as error:
-            raise UserError(
-                f"picture {number} of {self.split} in {self.directory} cannot be read: make the "
-                "records again with python -m apanet_jax.prepare"
-            ) from error
-        image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR_RGB)
-        label = cv2.imdecode(np.frombuffer(record["label"], np.uint8), cv2.IMREAD_GRAYSCALE)
-        return {"name": record["name"].decode(), "image": image, "label": label}
+            raise UserError(self._damaged(index)) from error
+
+    def _damaged(self, index: int) -> str:
+        return (
+            f"image {index} of {self.split} in {self.directory} cannot be read: make the records "
+            "again with python -m apanet_jax.prepare"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +110,7 @@ class Records:
       name: of the data set.
       class_names: of the classes 1..C.
       folds: for each fold the names of its novel classes.
-      fingerprint: hash of names, pictures and labels.
+      fingerprint: hash of names, images and label maps.
     """
 
     directory: Path
@@ -95,7 +120,7 @@ class Records:
     fingerprint: str
 
     def split(self, split: Split) -> RecordSplit:
-        """Returns the pictures of "train" or "val"."""
+        """Returns the images of "train" or "val"."""
         return RecordSplit(self.directory, split)
 
 
@@ -104,23 +129,25 @@ class Report:
     """What was found in a source.
 
     Attributes:
-      pictures: how many, by split.
-      per_class: by split and class name, pictures with any pixel and with `min_area` pixels of it.
-      bad: one line for each picture that cannot be used.
+      pictures: how many images, by split.
+      per_class: by split and class name, images with any pixel and with `min_area` pixels of it.
+      bad: one line for each image that cannot be used.
+      notes: lines that say what was left out, and what images were taken for.
     """
 
     pictures: dict[str, int] = dataclasses.field(default_factory=dict)
     per_class: dict[str, dict[str, tuple[int, int]]] = dataclasses.field(default_factory=dict)
     bad: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
-class BadPictures(UserError):
-    """Some pictures of a source cannot be used; `report.bad` names each."""
+class BadImages(UserError):
+    """Some images of a source cannot be used; `report.bad` names each."""
 
     def __init__(self, report: Report):
         """Says how many, and what to do."""
         super().__init__(
-            f"{len(report.bad)} pictures cannot be used, nothing was written: mend them, or leave "
+            f"{len(report.bad)} images cannot be used, nothing was written: mend them, or leave "
             "them out with --skip_bad"
         )
         self.report = report
@@ -136,7 +163,7 @@ def write(
 ) -> Report:
     """Writes a source as records, whole or not at all.
 
-    A call that is interrupted leaves its finished parts (`parts.MOST_PICTURES` pictures each)
+    A call that is interrupted leaves its finished parts (`building.MOST_IMAGES` images each)
     beside `directory`, in a folder named after it with the ending `.unfinished`, and the next call
     goes on behind them. The records are the same for any number of interruptions. The report is
     kept in them as `report.json`.
@@ -144,12 +171,12 @@ def write(
     Args:
       source: what to write.
       directory: where to; it appears when everything is written.
-      skip_bad: leave out pictures that cannot be used, instead of refusing.
+      skip_bad: leave out images that cannot be used, instead of refusing.
       overwrite: replace what is there.
-      min_area: pixels of a class that put a picture on its list, for the report.
+      min_area: pixels of a class that put an image on its list, for the report.
 
     Raises:
-      UserError: `directory` is there already, or pictures cannot be used.
+      UserError: `directory` is there already, or images cannot be used.
     """
     directory = Path(directory)
     unfinished = directory.with_name(directory.name + ".unfinished")
@@ -227,16 +254,17 @@ def _what_is_kept(unfinished: Path) -> str:
 
 def _refusal(source: Source, report: Report, skip_bad: bool) -> UserError | None:
     if report.bad and not skip_bad:
-        return BadPictures(report)
+        return BadImages(report)
     for split, count in report.pictures.items():
         if not count:
-            return UserError(f"{source.name} has no usable picture in its {split} list")
+            return UserError(f"{source.name} has no usable image in its {split} list")
     return None
 
 
 def _report(source: Source, parts: Mapping[Split, Sequence[Part]], min_area: int) -> Report:
-    report = Report()
+    report, notes = Report(notes=notes_of(source)), Counter[str]()
     for split, split_parts in parts.items():
+        notes.update(note for part in split_parts for note in part.notes)
         report.bad += [line for part in split_parts for line in part.bad]
         report.pictures[split] = sum(len(part.names) for part in split_parts)
         no_areas = np.empty((0, len(source.class_names) + 1), np.int32)
@@ -245,6 +273,7 @@ def _report(source: Source, parts: Mapping[Split, Sequence[Part]], min_area: int
             name: (int((areas[:, c] > 0).sum()), int((areas[:, c] >= min_area).sum()))
             for c, name in enumerate(source.class_names, 1)
         }
+    report.notes += [f"{count} images are {note}" for note, count in notes.items()]
     return report
 
 
@@ -281,25 +310,3 @@ def _read_array(directory: Path, name: str) -> np.ndarray:
             f"{directory / _ARRAYS} is damaged: make the records again with python -m "
             "apanet_jax.prepare"
         ) from error
-
-
-# A worker's threads read at once, and importing tensorflow-datasets in two threads together can
-# lock both for ever: its modules import one another lazily.
-_OPENING = threading.Lock()
-
-
-def _data_source(directory: Path, split: Split):
-    with _OPENING:
-        return _opened(directory, split)
-
-
-@functools.lru_cache(maxsize=8)
-def _opened(directory: Path, split: Split):
-    import tensorflow_datasets as tfds
-
-    versions = sorted(directory.glob("few_shot_records/*/dataset_info.json"))
-    if not versions:
-        raise OSError(f"no array_record files in {directory}")
-    builder = tfds.builder_from_directory(versions[-1].parent)
-    skip = tfds.decode.SkipDecoding()
-    return builder.as_data_source(split, decoders={"image": skip, "label": skip})

@@ -1,44 +1,45 @@
 """What a data set is to this project, before it becomes records."""
 
 import dataclasses
-import io
-import warnings
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from apanet_jax.data.image_files import existing
+from apanet_jax.data.images import UprightImage, decode_image, open_encoded, read_bytes
+from apanet_jax.data.transforms import IGNORE
 from apanet_jax.runtime.errors import UserError
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
-IGNORE = 255
-_LARGEST_PICTURE = 1 << 26
-"""Pixels; more are taken for a decompression bomb."""
-_ORIENTATION = 0x0112
-_LYING = (5, 6, 7, 8)
-"""EXIF orientations that exchange height and width."""
+MOST_CLASSES = 254
+
+_MAX_PIXELS = 1 << 26
+_RECORD_FORMATS = ("JPEG", "PNG")
+_EITHER_WAY = "turned by EXIF, with masks that fit either way: taken as upright"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A picture with its label.
+    """An image with its label map.
 
     Attributes:
       name: unique in its split.
       image: an encoded JPEG or PNG.
       label: 0 background, 1..C classes, 255 ignore.
+      note: what a report should count it under, if anything.
     """
 
     name: str
     image: bytes
     label: UInt8[np.ndarray, "height width"]
+    note: str = ""
 
 
 class Source(Protocol):
-    """Where pictures and labels come from.
+    """Where images and label maps come from.
 
     Attributes:
       name: of the data set.
@@ -54,44 +55,79 @@ class Source(Protocol):
     origin: str
 
     def names(self, split: Split) -> list[str]:
-        """Returns the names of a split's pictures, in the order of its list."""
+        """Returns the names of a split's images, in the order of its list."""
 
     def read(self, split: Split, name: str) -> Sample:
-        """Returns a picture; raises UserError that names the file if it cannot be used."""
+        """Returns an image; raises UserError that names the file if it cannot be used."""
+
+
+def notes_of(source: Source) -> list[str]:
+    """Returns the lines in which a source says what it left out; most leave out nothing."""
+    return list(getattr(source, "notes", ()))
+
+
+def decode_source_image(data: bytes, path: Path) -> UprightImage:
+    """Decodes an image of a data set: a JPEG or PNG of at most 67 million pixels.
+
+    Raises:
+      UserError: it is another kind, too large, cut short or damaged.
+    """
+    return decode_image(data, path, max_pixels=_MAX_PIXELS, formats=_RECORD_FORMATS)
 
 
 def read_image_size(data: bytes, path: Path) -> tuple[int, int]:
-    """Decodes a picture, and returns its height and width as it is seen: upright.
-
-    A photograph that its EXIF orientation turns is seen turned, here and wherever records are read.
+    """Decodes an image, and returns its height and width when it is upright.
 
     Raises:
-      UserError: it cannot be decoded, or is unreasonably large.
+      UserError: see `decode_source_image`.
     """
-    with _open(data, path) as picture:
-        _load(picture, path)
-        orientation = _orientation(picture)
-        if picture.format == "PNG" and orientation != 1:
-            # Programs differ in whether they turn these.
-            raise UserError(f"{path} is a PNG turned by its EXIF orientation: save it upright")
-        size = picture.height, picture.width
-        return size[::-1] if orientation in _LYING else size
+    return decode_source_image(data, path).image.shape[:2]
+
+
+def read_source_image(path: Path) -> tuple[bytes, UprightImage]:
+    """Reads an image file of a data set: its content, and what it decodes to.
+
+    Raises:
+      UserError: see `decode_source_image`.
+    """
+    data = read_bytes(path)
+    return data, decode_source_image(data, path)
+
+
+def labelled_sample(
+    name: str, data: bytes, image: UprightImage, label: UInt8[np.ndarray, "height width"]
+) -> Sample:
+    """Puts an image, as `read_source_image` gives it, together with its label map.
+
+    Raises:
+      UserError: the label map has another size.
+    """
+    height, width = image.image.shape[:2]
+    if label.shape != (height, width):
+        raise UserError(
+            f"{image.path} is {width}x{height} pixels and its mask "
+            f"{label.shape[1]}x{label.shape[0]}: they must be of one size, with the image upright "
+            "by its EXIF orientation"
+        )
+    either_way = image.orientation != 1 and image.stored_size == (height, width)
+    return Sample(name, data, label, _EITHER_WAY if either_way else "")
 
 
 def read_label(path: Path, num_classes: int) -> UInt8[np.ndarray, "height width"]:
-    """Reads a label: an 8-bit palette or gray PNG of class ids.
+    """Reads a label map: an 8-bit palette or gray PNG of class ids.
 
     Raises:
       UserError: it is missing or broken, of another kind, or holds ids that are no class.
     """
-    with _open(read_bytes(path), path) as picture:
-        if picture.mode not in ("P", "L", "1"):
-            raise UserError(
-                f"{path} has mode {picture.mode}, expected a palette or gray PNG of class ids with "
-                "8 bits: colours must be mapped to ids first"
-            )
-        _load(picture, path)
-        label = np.array(picture, np.uint8)
+    path = existing(path)
+    encoded = open_encoded(read_bytes(path), str(path), max_pixels=_MAX_PIXELS, formats=("PNG",))
+    mode = encoded.opened.mode
+    if mode not in ("P", "L", "1"):
+        raise UserError(
+            f"{path} has mode {mode}, expected a palette or gray PNG of class ids with 8 bits: "
+            "colours must be mapped to ids first"
+        )
+    label = encoded.upright(np.array(encoded.decode(), np.uint8))
     outside = sorted(set(np.unique(label).tolist()) - {*range(num_classes + 1), IGNORE})
     if outside:
         raise UserError(
@@ -101,75 +137,34 @@ def read_label(path: Path, num_classes: int) -> UInt8[np.ndarray, "height width"
     return label
 
 
-def read_bytes(path: Path) -> bytes:
-    """Returns a file's content; raises UserError if there is none."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if not data:
-        raise UserError(f"{path} is empty, expected a picture")
-    return data
-
-
 def read_names(path: Path) -> list[str]:
-    """Reads a list file: one picture's name a line.
+    """Reads a list file: one image's name a line.
 
     Raises:
-      UserError: it is missing or empty, names a picture twice, or leads out of its folder.
+      UserError: it is missing or empty, names an image twice, or leads out of its folder.
     """
-    try:
-        names = path.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"list file {path} cannot be read: {error}") from error
-    if not names:
-        raise UserError(f"list file {path} names no picture")
+    names = read_list(path).split()
     for name in names:
-        leads_out = Path(name).is_absolute() or ".." in Path(name).parts
-        if leads_out or not Path(name).name or not name.isprintable() or len(name) > 200:
-            raise UserError(
-                f"{path} names {name[:200]!r}, expected a plain name inside the data set"
-            )
+        check_name(name, path)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path} names {twice!r} more than once")
     return names
 
 
-def check_same_size(path: Path, size: tuple[int, int], label: np.ndarray) -> None:
-    """Raises UserError unless a label has its picture's size."""
-    if label.shape != size:
-        raise UserError(
-            f"{path} is {size[1]}x{size[0]} pixels and its mask {label.shape[1]}x{label.shape[0]}: "
-            "they must be of one size, with the picture upright by its EXIF orientation"
-        )
-
-
-def _open(data: bytes, path: Path) -> Image.Image:
+def read_list(path: Path) -> str:
+    """Returns a list file's text; raises UserError if there is none or it is empty."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data))
-    except Exception as error:  # A damaged file can raise nearly anything.
-        raise UserError(f"{path} is no picture that can be read") from error
-    if picture.format not in ("JPEG", "PNG"):
-        raise UserError(f"{path} is {picture.format}, expected JPEG or PNG: convert it")
-    if picture.width * picture.height > _LARGEST_PICTURE:
-        raise UserError(f"{path} says it has {picture.width}x{picture.height} pixels: too many")
-    return picture
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"list file {path} cannot be read: {error}") from error
+    if not text.strip():
+        raise UserError(f"list file {path} names no image")
+    return text
 
 
-def _load(picture: Image.Image, path: Path) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture.load()
-    except Exception as error:  # A damaged file can raise nearly anything.
-        raise UserError(f"{path} is cut short or damaged") from error
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        return picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # What cannot be read turns nothing, for OpenCV neither.
-        return 1
+def check_name(name: str, path: Path) -> None:
+    """Raises UserError unless `name`, of the list file `path`, is a plain one in a data set."""
+    leads_out = Path(name).is_absolute() or ".." in Path(name).parts
+    if leads_out or not Path(name).name or not name.isprintable() or len(name) > 200:
+        raise UserError(f"{path} names {name[:200]!r}, expected a plain name inside the data set")

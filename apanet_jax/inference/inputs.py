@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image as PILImage
 
-from apanet_jax.data.images import Picture, read_picture
-from apanet_jax.data.masks import label_of_values, read_mask
+from apanet_jax.data.images import UprightImage, read_image
+from apanet_jax.data.mask_values import label_of_values
+from apanet_jax.data.masks import read_mask
 from apanet_jax.runtime.errors import UserError
 
 Array = UInt8[np.ndarray, "height width 3"]
@@ -59,7 +60,7 @@ def several(given: Iterable[Any], what: str, of_one: int) -> Iterable[Any]:
     return given
 
 
-def as_image(given: Image, what: str) -> Picture:
+def as_image(given: Image, what: str) -> UprightImage:
     """Returns an image: read if it is a file, checked if it is an array.
 
     A PIL image is taken as it lies; a file is turned upright by its EXIF orientation.
@@ -72,7 +73,7 @@ def as_image(given: Image, what: str) -> Picture:
       UserError: it cannot be used.
     """
     if isinstance(given, str | os.PathLike):
-        return read_picture(Path(given))
+        return read_image(Path(given))
     image = _of_pil(given, what) if isinstance(given, PILImage.Image) else _array(given, what)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
         raise UserError(
@@ -85,11 +86,11 @@ def as_image(given: Image, what: str) -> Picture:
         raise UserError(
             f"{what} is an array of shape {image.shape}: expected 3 channels, RGB, in the last axis"
         )
-    return Picture(np.ascontiguousarray(image[..., :3]))
+    return UprightImage(np.ascontiguousarray(image[..., :3]))
 
 
 def support_label(
-    mask: Any, image: Picture, what: str, class_name: str | None
+    mask: Any, image: UprightImage, what: str, class_name: str | None
 ) -> UInt8[np.ndarray, "height width"]:
     """Returns a support's label: 1 where the class is, 0 elsewhere, 255 to ignore.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from apanet_jax.data.images import read_picture
+from apanet_jax.data.images import read_image
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.prediction_files import (
     CONTACT_IMAGES,
@@ -69,7 +69,7 @@ def _results(
     """Writes each query's files; yields its row, and its overlay with a caption if there is one."""
     for query in tqdm(job.queries, desc="segmenting", unit="image", disable=None):
         try:
-            image = read_picture(query.path).image
+            image = read_image(query.path).image
         except UserError as error:
             yield {"query": str(query.path), "error": str(error)}, None
             continue

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image as PILImage
 
-from apanet_jax.data.images import read_picture
+from apanet_jax.data.images import read_image
 from apanet_jax.data.masks import read_mask
 from apanet_jax.inference.prediction_job import Query
 from apanet_jax.inference.support_folders import Support
@@ -110,7 +110,7 @@ def contact_sheet(supports: Sequence[Support], shown: Sequence[tuple[str, Image]
     """
     given = []
     for name, path, mask in supports[:_CONTACT_SUPPORTS]:
-        image = read_picture(path)
+        image = read_image(path)
         label = read_mask(mask, image, name)
         small, label = (thumbnail(x) for x in (image.image, label))
         shown_support = overlays.overlay(small, label == 1, overlays.GIVEN)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from apanet_jax.data.images import find_pictures, open_picture
+from apanet_jax.data.image_files import find_images
 from apanet_jax.inference.support_folders import Support
 from apanet_jax.runtime.errors import UserError
 
@@ -82,10 +82,7 @@ def prediction_job(
     if source and not trained:
         raise UserError("--workdir and --untrained together: a head, or none; give one of them")
     files = class_files([support.name for support in supports])
-    named = named_queries(find_pictures(queries))
-    for query in named:
-        # Opened, not decoded: this is fast.
-        open_picture(query.path).close()
+    named = named_queries(find_images(queries))
     _check_results(supports, named, output, files)
     _check_writable(output)
     return PredictionJob(supports, named, output, files, source, size, trained)

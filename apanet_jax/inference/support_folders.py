@@ -1,18 +1,15 @@
 """Supports that lie in a folder: images with their masks beside them, a folder for each class."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from apanet_jax.data.images import ENDINGS
+from apanet_jax.data.image_files import ENDINGS, composed, is_left_behind
 from apanet_jax.runtime.errors import UserError
 
 IMAGES, MASKS = "images", "masks"
 _MASK = "_mask"
-_ARCHIVE_FOLDER = "__MACOSX"
-"""What macOS adds to the archives it makes: companions of the files, no images."""
 
 
 class Support(NamedTuple):
@@ -43,7 +40,7 @@ def folder_supports(folder: Path) -> list[Support]:
     """
     if not folder.is_dir():
         raise UserError(f"--supports={folder} is no folder: give one with images and masks")
-    inside = [path for path in sorted(folder.iterdir()) if not _is_hidden(path)]
+    inside = [path for path in sorted(folder.iterdir()) if not is_left_behind(path.name)]
     classes = [path for path in inside if path.is_dir() and path.name not in (IMAGES, MASKS)]
     if not classes:
         return [Support(None, *pair) for pair in _pairs(folder)]
@@ -107,16 +104,12 @@ def _of_object(path: Path, stem: str) -> bool:
 
 def _stem(path: Path) -> str:
     """Returns a file's stem; accents are one character each, as macOS does not write them."""
-    return unicodedata.normalize("NFC", path.stem)
+    return composed(path.stem)
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix.lower() in endings and not _is_hidden(path)
+        if path.is_file() and path.suffix.lower() in endings and not is_left_behind(path.name)
     ]
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name == _ARCHIVE_FOLDER

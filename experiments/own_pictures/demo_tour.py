@@ -26,7 +26,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.config.flags import run_command
-from apanet_jax.data.images import find_pictures
+from apanet_jax.data.image_files import find_images
 from apanet_jax.runtime.errors import UserError
 
 _SUPPORTS = flags.DEFINE_multi_string("support", [], "Pictures to paint on, in their middle.")
@@ -110,7 +110,7 @@ def _tour(page: Any, address: str, output: Path, name: str) -> list[str]:
     _says(page, "to-paint", "Choose images that show the class")
     page.click("#find")
     _says(page, "to-do", "No image shows the class yet")
-    queries = find_pictures([_QUERIES.value])
+    queries = find_images([_QUERIES.value])
     page.set_input_files("#supports input[type=file]", _SUPPORTS.value)
     _says(page, "to-paint", "Paint over the whole object")
     page.set_input_files("#queries input[type=file]", queries)

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from apanet_jax import export, prepare
-from apanet_jax.data import parts, records
+from apanet_jax.data import building, records
 from apanet_jax.runs import sweep
 from apanet_jax.runs.run import make_run
 from apanet_jax.runtime.errors import main_guard
@@ -137,16 +137,16 @@ def test_a_picture_or_mask_that_cannot_be_used(mine, capsys, monkeypatch, kind, 
     (path,) = (mine / kind).glob("train_001.*")
     damage(path)
     # Good pictures are not what this is about, and their builder takes its time.
-    monkeypatch.setattr(parts, "_write", written_without_its_records)
+    monkeypatch.setattr(building, "_write", written_without_its_records)
     refused(capsys, lambda: prepare_folder(mine), says, "1 pictures cannot be used")
     assert sorted(p.name for p in mine.parent.iterdir()) == ["mine"]
 
 
 def written_without_its_records(source, split, names, start, place, progress):
-    tally = parts._Tally(source, split, progress)
+    tally = building._Tally(source, split, progress)
     list(tally.samples(iter(names)))
     kept = tally.arrays()
-    return parts.Part(
+    return building.Part(
         place,
         len(names),
         kept["names"].tolist(),

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from apanet_jax import prepare
-from apanet_jax.data import parts, records
+from apanet_jax.data import building, records
 from apanet_jax.data.sources.folder import FolderSource
 from tests import trees
 
@@ -23,7 +23,7 @@ def test_folder(tmp_path, capsys):
     source = trees.folder_tree(tmp_path / "mine", train=6, val=4)
     assert run("folder", "--source", source, "--output", tmp_path / "out", "--min_area=50") == 0
     printed = capsys.readouterr().out
-    assert "mine: 6 training and 4 test pictures" in printed and "class3" in printed
+    assert "mine: 6 training and 4 test images" in printed and "class3" in printed
     assert "too few listed, 5 supports and a query need 6:" in printed
     assert re.search(r"^  test      class1 \d, class2 \d", printed, re.M)
     assert max(map(len, printed.splitlines())) <= 80 + len(str(tmp_path))
@@ -50,7 +50,7 @@ def test_coco(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "82081" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
     assert run(*arguments, "--any_count") == 0
-    assert "coco: 4 training and 3 test pictures" in capsys.readouterr().out
+    assert "coco: 4 training and 3 test images" in capsys.readouterr().out
     opened = records.open_records(tmp_path / "out")
     assert (opened.name, len(opened.class_names)) == ("coco", 80)
     assert opened.folds[0] == opened.class_names[::4]
@@ -66,7 +66,7 @@ def test_coco(tmp_path, capsys):
 def test_an_interrupted_command_goes_on_when_it_is_given_again(tmp_path, capsys, monkeypatch):
     source = trees.folder_tree(tmp_path / "mine", train=5, val=3)
     arguments = ["folder", "--source", source, "--output", tmp_path / "out"]
-    monkeypatch.setattr(parts, "MOST_PICTURES", 2)
+    monkeypatch.setattr(building, "MOST_IMAGES", 2)
     with monkeypatch.context() as patch:
         read = FolderSource.read
 

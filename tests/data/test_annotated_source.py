@@ -129,7 +129,7 @@ def test_folds_and_tests_may_be_files(labelled, tmp_path):
     source = labelme(labelled, **chosen)
     assert source.folds == (("moth",), ("leaf",)) and source.names("val") == ["a/4", "b/1"]
     (tmp_path / "test.txt").write_text("b/9\n")
-    with pytest.raises(UserError, match="'b/9', of which there is no outlined picture"):
+    with pytest.raises(UserError, match="'b/9', of which there is no outlined image"):
         labelme(labelled, **chosen)
 
 
@@ -241,10 +241,15 @@ def test_a_coco_file_is_label_maps_with_classes_in_the_order_of_their_ids(tmp_pa
     ("changes", "says"),
     [
         ({"images": 3}, "not built like COCO's"),
-        ({"categories": []}, "20|30|10"),
-        ({"images": [{"id": 0, "file_name": "../a.jpg", "height": 4, "width": 4}]}, "missing"),
-        ({"annotations": [{"image_id": 77, "category_id": 10}]}, "77 is missing or unknown"),
-        ({"annotations": [], "images": [{"id": 0, "file_name": "/a.jpg"}]}, "leads elsewhere"),
+        ({"categories": [{"id": 10}]}, "'name' is missing"),
+        ({"categories": [{"id": 10, "name": "a"}, {"id": 20, "name": "a"}]}, "called 'a'"),
+        ({"images": [{"id": 0, "file_name": "a.jpg"}]}, "'height' is missing"),
+        ({"images": [{"id": 0, "file_name": "a.jpg", "height": 4.5, "width": 4}]}, "4.5 is no"),
+        ({"annotations": [{"image_id": 0}]}, "'category_id' is missing"),
+        (
+            {"annotations": [], "images": [{"id": 0, "file_name": "..", "height": 4, "width": 4}]},
+            "names no file",
+        ),
     ],
 )
 def test_a_coco_file_that_makes_no_sense_is_refused(tmp_path, changes, says):

@@ -150,7 +150,7 @@ def test_both_splits_of_the_classes(tree):
 
 
 def test_lists_of_another_length_are_refused(tree):
-    with pytest.raises(UserError, match="has 4 pictures .*list 82081.*--any_count"):
+    with pytest.raises(UserError, match="has 4 images .*list 82081.*--any_count"):
         CocoSource(*tree)
     assert EXPECTED == {"train": 82081, "val": 40137}
 
@@ -194,7 +194,7 @@ BROKEN_FILES = {
     "huge": (_edit("train", _set("images", "height", 10**9)), "has the size"),
     "one picture twice": (
         _edit("train", lambda c: c["images"][1].update(file_name=c["images"][0]["file_name"])),
-        "several pictures of one name",
+        "several images of one name",
     ),
 }
 
@@ -242,7 +242,7 @@ def test_missing_and_broken_pictures_are_named(tree):
     (images / "train2014" / f"{first}.jpg").unlink()
     (images / "train2014" / f"{second}.jpg").write_bytes(b"junk")
     trees.save_image(images / "train2014" / f"{third}.jpg", np.zeros((64, 80, 3), np.uint8))
-    for name, says in ((first, "cannot be read"), (second, "no picture"), (third, "one size")):
+    for name, says in ((first, "cannot be read"), (second, "no image"), (third, "one size")):
         with pytest.raises(UserError, match=f"{name}.jpg.* {says}|{name}.jpg.*{says}"):
             source.read("train", name)
     (images / "val2014").rename(images / "elsewhere")

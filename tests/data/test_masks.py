@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from apanet_jax.data.images import Picture, find_pictures, read_picture
-from apanet_jax.data.masks import label_of_values, read_mask
+from apanet_jax.data.image_files import find_images
+from apanet_jax.data.images import UprightImage, read_image
+from apanet_jax.data.mask_values import label_of_values
+from apanet_jax.data.masks import read_mask
 from apanet_jax.runtime.errors import UserError
 
 HEIGHT, WIDTH = 40, 60
@@ -21,7 +23,7 @@ POLYGON = [[15, 10], [45, 10], [45, 30], [15, 30]]
 
 
 def picture(path=None, orientation=1, size=(HEIGHT, WIDTH)):
-    return Picture(np.zeros((*size, 3), np.uint8), path, orientation)
+    return UprightImage(np.zeros((*size, 3), np.uint8), path, orientation)
 
 
 def saved(path, values, mode=None, **options):
@@ -195,7 +197,7 @@ def test_coco_polygons_and_run_lengths(tmp_path):
         path = coco(tmp_path / f"{name}.json", [outline])
         label = read_mask(path, picture(tmp_path / "a.jpg"))
         np.testing.assert_array_equal(label, TRUTH, err_msg=name)
-    with pytest.raises(UserError, match="0 pictures called 'b.jpg'"):
+    with pytest.raises(UserError, match="0 images called 'b.jpg'"):
         read_mask(path, picture(tmp_path / "b.jpg"))
 
 
@@ -239,7 +241,7 @@ def test_exif_turns_pictures_and_the_masks_that_lie_as_their_files(tmp_path, ori
     exif = Image.Exif()
     exif[0x0112] = orientation
     saved(tmp_path / "a.png", np.stack([gray] * 3, -1), exif=exif)
-    read = read_picture(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
     # What the standard says of each: row 0 and column 0 of the file are, upright, ...
     moved = {
         1: gray,
@@ -261,10 +263,10 @@ def test_exif_turns_pictures_and_the_masks_that_lie_as_their_files(tmp_path, ori
 
 def test_pictures_of_any_kind_are_rgb(tmp_path):
     deep = np.linspace(0, 60000, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
-    read = read_picture(saved(tmp_path / "deep.png", deep)).image
+    read = read_image(saved(tmp_path / "deep.png", deep)).image
     assert read.shape == (HEIGHT, WIDTH, 3) and read.min() == 0 and read.max() == 255
     flat = saved(tmp_path / "p.png", TRUTH * np.uint8(200), "P")
-    assert read_picture(flat).image[20, 30].tolist() == [200] * 3
+    assert read_image(flat).image[20, 30].tolist() == [200] * 3
 
 
 def test_files_folders_and_patterns_are_found_once(tmp_path):
@@ -273,12 +275,12 @@ def test_files_folders_and_patterns_are_found_once(tmp_path):
     for name in (*names, "b/notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     paths = [tmp_path / name for name in names]
-    assert find_pictures([str(tmp_path)]) == paths
-    assert find_pictures([str(paths[1]), str(tmp_path / "b" / "*.tif"), str(tmp_path / "b")]) == [
+    assert find_images([str(tmp_path)]) == paths
+    assert find_images([str(paths[1]), str(tmp_path / "b" / "*.tif"), str(tmp_path / "b")]) == [
         paths[1],
         paths[2],
     ]
     (tmp_path / "none").mkdir()
     for query in ("none", "no.jpg", "*.gif"):
         with pytest.raises(UserError, match=query.replace("*", r"\*")):
-            find_pictures([str(tmp_path / query)])
+            find_images([str(tmp_path / query)])

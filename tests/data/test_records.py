@@ -75,7 +75,7 @@ def test_the_fingerprint_tells_contents_apart(folder, written, tmp_path):
 def test_bad_pictures_are_all_named_and_nothing_is_written(folder, tmp_path):
     for i in (1, 3):
         (folder / "JPEGImages" / f"train_{i:03d}.jpg").write_bytes(b"junk")
-    with pytest.raises(records.BadPictures, match="2 pictures") as refused:
+    with pytest.raises(records.BadImages, match="2 images") as refused:
         records.write(FolderSource(folder), tmp_path / "records")
     assert [
         f"train_{i:03d}" in line for i, line in zip((1, 3), refused.value.report.bad, strict=True)

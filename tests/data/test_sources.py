@@ -51,10 +51,10 @@ BROKEN = {
     "picture missing": ("image", lambda p: p.unlink(), "missing"),
     "picture empty": ("image", lambda p: p.write_bytes(b""), "empty"),
     "picture cut short": ("image", _truncate, "cut short"),
-    "picture is text": ("image", lambda p: p.write_text("hello"), "no picture"),
+    "picture is text": ("image", lambda p: p.write_text("hello"), "no image"),
     "picture turned": ("image", _rotated, "EXIF"),
     "mask missing": ("mask", lambda p: p.unlink(), "cannot be read"),
-    "mask cut short": ("mask", _truncate, "cut short|no picture"),
+    "mask cut short": ("mask", _truncate, "cut short|no image"),
     "mask RGB": ("mask", lambda p: _save(p, "RGB"), "mode RGB"),
     "mask RGBA": ("mask", lambda p: _save(p, "RGBA"), "mode RGBA"),
     "mask 16 bits": ("mask", lambda p: _save(p, "I;16"), "mode I;16"),
@@ -141,7 +141,7 @@ def test_without_train_noval_the_validation_pictures_are_left_out(pascal):
 
 def test_pascal_refuses_lists_of_another_length(pascal):
     voc, sbd, _ = pascal
-    with pytest.raises(UserError, match="9 pictures, the protocol's has 5953"):
+    with pytest.raises(UserError, match="9 images, the protocol's has 5953"):
         PascalSource(voc, sbd)
 
 

@@ -1,46 +1,37 @@
-"""COCO-20i's pictures: COCO 2014 from its official tree, label maps drawn from the instances.
+"""COCO-20i's images: COCO 2014 from its official tree, label maps drawn from the instances.
 
 Two things in drawing them are choices, since the field's own label maps come from a script that is
 no longer published, and whose versions differed:
 
-- Crowd regions (`iscrowd`, coarse outlines round many things of a class) are 255 by default: they
-  neither teach nor count. `crowd="class"` draws them as their class. Things drawn on their own are
+- Crowd regions (`iscrowd`, coarse outlines round many objects of a class) are 255 by default: they
+  neither teach nor count. `crowd="class"` draws them as their class. Objects drawn on their own are
   on top of them either way.
-- Where things overlap, the smaller is on top: larger ones are drawn first, of like sizes the one
-  that comes first in the file, so that a cup stays visible on its table.
+- Where objects overlap, the smaller is on top (`outlines.paint`).
+
+The field's label maps themselves are read by `sources.coco_label_maps`.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from pycocotools import mask as masks
+from jaxtyping import Float, UInt8
 
-from apanet_jax.data.source import (
-    IGNORE,
-    SPLITS,
-    Sample,
-    Split,
-    check_same_size,
-    read_bytes,
-    read_image_size,
-)
+from apanet_jax.data.outlines import CROWDS, Outline, paint, segmentation_mask
+from apanet_jax.data.source import SPLITS, Sample, Split, labelled_sample, read_source_image
 from apanet_jax.runtime.errors import UserError
 
 EXPECTED = {"train": 82081, "val": 40137}
 CLASSES, FOLDS = 80, 4
 FOLD_SPLITS = ("interleaved", "consecutive")
-CROWDS = ("ignore", "class")
 
-_FARTHEST = 1 << 14
-"""Pixels from the origin; a corner farther out is no corner of a picture's thing."""
+_LONGEST_SIDE = 1 << 14
+"""Pixels; an image that claims more is damaged."""
 
 
 class CocoSource:
-    """The pictures of train2014 and val2014 that have an annotation, in their files' order.
+    """The images of train2014 and val2014 that have an annotation, in their files' order.
 
     One split's annotations are held in memory at a time: reading one split after the other parses
     each file once, reading them by turns parses them again and again.
@@ -70,8 +61,8 @@ class CocoSource:
         Raises:
           UserError: a part is missing or damaged, or a list has another length.
         """
-        _check_choice("split", split, FOLD_SPLITS)
-        _check_choice("crowd", crowd, CROWDS)
+        check_choice("split", split, FOLD_SPLITS)
+        check_choice("crowd", crowd, CROWDS)
         self._images, self._annotations = Path(images), Path(annotations)
         self._crowd = crowd
         for part in SPLITS:
@@ -86,7 +77,7 @@ class CocoSource:
         if classes["train"] != classes["val"]:
             raise UserError(f"the two files in {self._annotations} name different categories")
         self.class_names = classes["train"]
-        self.folds = _folds(self.class_names, split)
+        self.folds = coco_folds(self.class_names, split)
         stats = [self._file(part).stat() for part in SPLITS]
         self.origin = " ".join(
             [str(self._images.resolve()), str(self._annotations.resolve()), crowd]
@@ -96,46 +87,37 @@ class CocoSource:
             found = len(self._names[part])
             if found != count and not any_count:
                 raise UserError(
-                    f"{self._file(part)} has {found} pictures with an annotation, the protocol's "
+                    f"{self._file(part)} has {found} images with an annotation, the protocol's "
                     f"list {count}: check that it is COCO 2014's, or accept it with --any_count"
                 )
 
     def names(self, split: Split) -> list[str]:
-        """Returns the names of a split's pictures: `COCO_train2014_000000000009`, …"""
+        """Returns the names of a split's images: `COCO_train2014_000000000009`, …"""
         return list(self._names[split])
 
     def read(self, split: Split, name: str) -> Sample:
-        """Returns a picture with the label map of its instances."""
-        picture = self._instances(split).pictures[name]
-        path = self._images / f"{split}2014" / picture.file_name
-        image = read_bytes(path)
-        size = read_image_size(image, path)
-        label = self._draw(picture, self._file(split))
-        check_same_size(path, size, label)
-        return Sample(name, image, label)
+        """Returns an image with the label map of its instances."""
+        image = self._instances(split).images[name]
+        path = self._images / f"{split}2014" / image.file_name
+        try:
+            label = self._label(image)
+        except ValueError as error:
+            raise UserError(f"{self._file(split)}: {error}") from error
+        return labelled_sample(name, *read_source_image(path), label)
 
-    def _draw(self, picture: "_Picture", file: Path) -> UInt8[np.ndarray, "height width"]:
-        height, width = picture.size
-        crowds, things = [], []
-        for instance in picture.instances:
-            try:
-                covered = outline_mask(instance.outline, height, width)
-            except ValueError as error:
-                raise UserError(f"{file}: annotation {instance.id}: {error}") from error
-            (crowds if instance.crowd else things).append((instance.class_id, covered))
-        label = np.zeros((height, width), np.uint8)
-        for class_id, covered in _largest_first(crowds):
-            label[covered] = IGNORE if self._crowd == "ignore" else class_id
-        for class_id, covered in _largest_first(things):
-            label[covered] = class_id
-        return label
+    def _label(self, image: "_Image") -> UInt8[np.ndarray, "height width"]:
+        outlines = []
+        for instance in image.instances:
+            outlines.append(Outline(str(instance.class_id), instance.draw, instance.crowd))
+        ids = {str(instance.class_id): instance.class_id for instance in image.instances}
+        return paint(outlines, ids, *image.size, crowd=self._crowd)
 
     def _file(self, split: Split) -> Path:
         return self._annotations / f"instances_{split}2014.json"
 
     def _lists(self, split: Split) -> tuple[list[str], tuple[str, ...]]:
         instances = self._instances(split)
-        return list(instances.pictures), instances.class_names
+        return list(instances.images), instances.class_names
 
     def _instances(self, split: Split) -> "_Instances":
         if self._held is None or self._held[0] != split:
@@ -152,8 +134,14 @@ class _Instance(NamedTuple):
     crowd: bool
     outline: Any
 
+    def draw(self, height: int, width: int) -> np.ndarray:
+        try:
+            return segmentation_mask(self.outline, height, width)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"annotation {self.id}: {error}") from error
 
-class _Picture(NamedTuple):
+
+class _Image(NamedTuple):
     id: int
     file_name: str
     size: tuple[int, int]
@@ -162,18 +150,18 @@ class _Picture(NamedTuple):
 
 class _Instances(NamedTuple):
     class_names: tuple[str, ...]
-    pictures: dict[str, _Picture]
+    images: dict[str, _Image]
 
 
 def _read_instances(path: Path) -> _Instances:
-    """Reads an annotation file: its categories, and the pictures with an annotation, by name."""
+    """Reads an annotation file: its categories, and the images with an annotation, by name."""
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file, object_hook=_compact)
         categories = sorted((int(c["id"]), str(c["name"])) for c in content["categories"])
         class_of = {category: c for c, (category, _) in enumerate(categories, 1)}
         class_names = tuple(name for _, name in categories)
-        by_id = {int(picture.id): _checked(picture) for picture in content["images"]}
+        by_id = {int(image.id): _checked(image) for image in content["images"]}
         for annotation in content["annotations"]:
             if not isinstance(annotation, _Instance):
                 raise ValueError("an annotation has no segmentation")
@@ -191,10 +179,10 @@ def _read_instances(path: Path) -> _Instances:
         raise UserError(f"{path} is not built like COCO's instance annotations: {what}") from error
     if len(class_of) != CLASSES or len(set(class_names)) != CLASSES:
         raise UserError(f"{path} has {len(set(class_names))} categories, expected {CLASSES}")
-    pictures = {Path(p.file_name).stem: p for p in by_id.values() if p.instances}
-    if len(pictures) < sum(bool(p.instances) for p in by_id.values()):
-        raise UserError(f"{path} has several pictures of one name")
-    return _Instances(class_names, pictures)
+    images = {Path(image.file_name).stem: image for image in by_id.values() if image.instances}
+    if len(images) < sum(bool(image.instances) for image in by_id.values()):
+        raise UserError(f"{path} has several images of one name")
+    return _Instances(class_names, images)
 
 
 def _compact(entry: dict[str, Any]) -> Any:
@@ -212,7 +200,7 @@ def _compact(entry: dict[str, Any]) -> Any:
         return _Instance(entry["id"], entry["image_id"], entry["category_id"], crowd, outline)
     if "file_name" in entry:
         size = entry["height"], entry["width"]
-        return _Picture(entry["id"], entry["file_name"], size, [])
+        return _Image(entry["id"], entry["file_name"], size, [])
     return entry
 
 
@@ -224,59 +212,23 @@ def _array(numbers: Any) -> Float[np.ndarray, " count"]:
         return np.full(1, np.nan)
 
 
-def _checked(picture: _Picture) -> _Picture:
-    if picture.file_name != Path(picture.file_name).name or picture.file_name in ("", ".", ".."):
-        raise ValueError(f"file_name {picture.file_name!r} leads elsewhere")
-    if not all(isinstance(side, int) and 0 < side <= _FARTHEST for side in picture.size):
-        raise ValueError(f"picture {picture.id} has the size {picture.size}")
-    return picture
+def _checked(image: _Image) -> _Image:
+    if image.file_name != Path(image.file_name).name or image.file_name in ("", ".", ".."):
+        raise ValueError(f"file_name {image.file_name!r} leads elsewhere")
+    if not all(isinstance(side, int) and 0 < side <= _LONGEST_SIDE for side in image.size):
+        raise ValueError(f"image {image.id} has the size {image.size}")
+    return image
 
 
-def outline_mask(outline: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """Draws an outline: polygons, or run lengths that are not compressed.
-
-    Raises:
-      ValueError: it is neither, or leads out of all bounds.
-    """
-    if isinstance(outline, dict):
-        return _runs(outline, height, width)
-    if not isinstance(outline, list) or not outline:
-        raise ValueError("has no outline, expected polygons or run lengths")
-    for polygon in outline:
-        # The comparison is false for what is not a number.
-        inside = polygon.ndim == 1 and bool(np.all(np.abs(polygon) < _FARTHEST))
-        if not inside or len(polygon) % 2:
-            raise ValueError("has a polygon that is no list of x, y, x, y, …")
-    # Two corners enclose nothing, and pycocotools would take four numbers for a box.
-    polygons = [polygon for polygon in outline if len(polygon) >= 6]
-    if not polygons:
-        return np.zeros((height, width), bool)
-    return masks.decode(masks.merge(masks.frPyObjects(polygons, height, width))).astype(bool)
-
-
-def _runs(outline: dict[str, Any], height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    counts, size = outline.get("counts"), outline.get("size")
-    if not isinstance(counts, np.ndarray) or counts.ndim != 1:
-        raise ValueError("has run lengths that are no list of numbers")
-    # pycocotools trusts them.
-    whole = bool(np.all((counts >= 0) & (counts == np.floor(counts))))
-    if size != [height, width] or not whole or counts.sum() != height * width:
-        raise ValueError("has run lengths that do not make up its picture")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts.astype(int)).reshape((width, height)).T
-
-
-def _largest_first(masks_of_classes: list[tuple[int, np.ndarray]]) -> Iterator[tuple[int, Any]]:
-    return iter(sorted(masks_of_classes, key=lambda pair: -np.count_nonzero(pair[1])))
-
-
-def _folds(class_names: tuple[str, ...], split: str) -> tuple[tuple[str, ...], ...]:
+def coco_folds(class_names: tuple[str, ...], split: str) -> tuple[tuple[str, ...], ...]:
+    """Returns the novel classes of each fold: of the 80 classes, "interleaved" or "consecutive"."""
     if split == "interleaved":
         return tuple(class_names[fold::FOLDS] for fold in range(FOLDS))
     novel = CLASSES // FOLDS
     return tuple(class_names[fold * novel : (fold + 1) * novel] for fold in range(FOLDS))
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless an option's value is one of its choices."""
     if value not in choices:
         raise UserError(f"--{name}={value}: expected {' or '.join(choices)}")

@@ -3,22 +3,25 @@
 import json
 from pathlib import Path
 
+from apanet_jax.data.image_files import existing
 from apanet_jax.data.source import (
+    MOST_CLASSES,
     Sample,
     Split,
-    check_same_size,
-    read_bytes,
-    read_image_size,
+    labelled_sample,
     read_label,
     read_names,
+    read_source_image,
 )
 from apanet_jax.runtime.errors import UserError
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 class FolderSource:
     """A folder with
 
-    - `JPEGImages/NAME.jpg` (or `.png`): the pictures,
+    - `JPEGImages/NAME.jpg` (or `.png`): the images,
     - `SegmentationClass/NAME.png`: 0 background, 1..C classes, 255 ignore,
     - `ImageSets/Segmentation/{train,val}.txt`: names, one a line,
     - `classes.txt`: the names of the classes 1..C, one a line,
@@ -37,9 +40,7 @@ class FolderSource:
         """
         self._directory = Path(directory)
         if not self._directory.is_dir():
-            raise UserError(
-                f"{directory} is no folder: name one with pictures and masks (--source)"
-            )
+            raise UserError(f"{directory} is no folder: name one with images and masks (--source)")
         self.name = name or self._directory.resolve().name
         self.origin = str(self._directory.resolve())
         self.class_names = _read_classes(self._directory / "classes.txt")
@@ -50,17 +51,17 @@ class FolderSource:
         return read_names(self._directory / "ImageSets" / "Segmentation" / f"{split}.txt")
 
     def read(self, split: Split, name: str) -> Sample:
-        """Returns a picture with its label."""
+        """Returns an image with its label map."""
         stem = self._directory / "JPEGImages" / name
-        path = next((p for e in (".jpg", ".jpeg", ".png") if (p := _with(stem, e)).exists()), None)
+        paths = [_with(stem, ending) for ending in _ENDINGS]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
+            path = next((p for p in map(existing, paths) if p.exists()), None)
         if path is None:
             raise UserError(f"{stem} is missing: expected it with .jpg or .png")
-        image = read_bytes(path)
-        label = read_label(
-            _with(self._directory / "SegmentationClass" / name, ".png"), len(self.class_names)
-        )
-        check_same_size(path, read_image_size(image, path), label)
-        return Sample(name, image, label)
+        label_path = _with(self._directory / "SegmentationClass" / name, ".png")
+        label = read_label(label_path, len(self.class_names))
+        return labelled_sample(name, *read_source_image(path), label)
 
 
 def _with(stem: Path, ending: str) -> Path:
@@ -69,13 +70,16 @@ def _with(stem: Path, ending: str) -> Path:
 
 def _read_classes(path: Path) -> tuple[str, ...]:
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is missing or no text: write the classes' names, one a line"
         ) from error
-    if not names or len(set(names)) < len(names) or len(names) > 254:
-        raise UserError(f"{path} holds {len(names)} names, expected 1 to 254 different ones")
+    if not names or len(set(names)) < len(names) or len(names) > MOST_CLASSES:
+        raise UserError(
+            f"{path} holds {len(names)} names, expected 1 to {MOST_CLASSES} different ones"
+        )
     return names
 
 
@@ -86,7 +90,7 @@ def read_folds(path: Path, class_names: tuple[str, ...]) -> tuple[tuple[str, ...
       UserError: it cannot be read, or names what is no class, or a class twice.
     """
     try:
-        folds = json.loads(path.read_text())
+        folds = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(
             f"{path} is missing: write a list of folds, each the list of its novel classes"

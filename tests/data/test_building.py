@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from apanet_jax.data import parts, records
+from apanet_jax.data import building, records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.synthetic import SyntheticSource
 from apanet_jax.runtime.errors import UserError
@@ -30,7 +30,7 @@ def whole(folder, tmp_path_factory):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(parts, "MOST_PICTURES", 3)
+    monkeypatch.setattr(building, "MOST_IMAGES", 3)
 
 
 def content(directory):
@@ -71,7 +71,7 @@ def test_parts_make_the_same_records_as_one_piece(folder, whole, tmp_path, small
 
 
 def test_parts_are_bounded_in_bytes(folder, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "MOST_BYTES", 1)
+    monkeypatch.setattr(building, "MOST_BYTES", 1)
     records.write(FolderSource(folder), tmp_path / "records")
     assert len(list(tmp_path.glob("records/few_shot_records/*/*train*"))) == TRAIN
     assert content(tmp_path / "records") == content(whole)
@@ -164,7 +164,7 @@ def test_a_part_without_a_usable_picture_is_passed_over(tmp_path, small_parts):
     assert [split[i]["name"] for i in range(4)] == split.names
     for i in range(3):
         (folder / "JPEGImages" / f"val_{i:03d}.jpg").write_bytes(b"junk")
-    with pytest.raises(UserError, match="no usable picture in its val list"):
+    with pytest.raises(UserError, match="no usable image in its val list"):
         records.write(FolderSource(folder), tmp_path / "none", skip_bad=True)
     assert not list(tmp_path.glob("none*"))
 

@@ -1,0 +1,184 @@
+"""JSON files of outlines: LabelMe's, one beside each image, and COCO's, one for all.
+
+What annotation tools leave in them beside outlines is passed over: boxes without an outline, and
+annotations of images that are gone; `CocoFile` counts them.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from apanet_jax.data.image_files import composed, relative_parts
+from apanet_jax.data.outlines import NOT_UNDERSTOOD, Outline, segmentation_mask, shape_mask
+from apanet_jax.data.transforms import IGNORE
+from apanet_jax.runtime.errors import UserError
+
+BACKGROUND_LABEL, IGNORE_LABEL = "_background_", "__ignore__"
+LABELME_IDS = {BACKGROUND_LABEL: 0, IGNORE_LABEL: IGNORE}
+"""What LabelMe's users mean by these two labels: a hole in what lies below, and 255."""
+
+Size = tuple[int, int]
+
+
+class CocoImage(NamedTuple):
+    """An image of a COCO file.
+
+    Attributes:
+      file_name: as the file has it.
+      size: height and width.
+      outlines: of the objects in it, in the file's order.
+    """
+
+    file_name: str
+    size: Size
+    outlines: list[Outline]
+
+
+class CocoFile(NamedTuple):
+    """What a file in COCO's format holds.
+
+    Attributes:
+      images: in the file's order.
+      class_names: of the categories that annotations name, in the order of their ids.
+      all_names: of all categories, likewise.
+      left_out: how many entries there are of each kind that says nothing about pixels.
+    """
+
+    images: list[CocoImage]
+    class_names: list[str]
+    all_names: list[str]
+    left_out: Counter[str]
+
+
+def read_json(path: Path) -> Any:
+    """Returns a JSON file's content.
+
+    Raises:
+      UserError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is cut short or no JSON: {error}") from error
+
+
+def labelme_outlines(content: Mapping[str, Any]) -> tuple[Size | None, list[Outline]]:
+    """Returns what a LabelMe file says of its image: height and width (None: not), and outlines.
+
+    Raises:
+      NOT_UNDERSTOOD: it is built in another way.
+    """
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    size = (whole(height), whole(width)) if height and width else None
+    outlines = [
+        Outline(str(shape["label"]), lambda h, w, shape=shape: shape_mask(shape, h, w))
+        for shape in content["shapes"]
+    ]
+    return size, outlines
+
+
+def coco_outlines(content: Mapping[str, Any]) -> CocoFile:
+    """Returns what a file in COCO's format says, whatever its categories are.
+
+    Categories that no annotation names are left out: exporters put the project's name there.
+
+    Raises:
+      NOT_UNDERSTOOD: it is built in another way, or two categories have one name.
+    """
+    annotations = content["annotations"]
+    names = {c["id"]: str(c["name"]) for c in content.get("categories") or ()}
+    used = {a["category_id"] for a in annotations}
+    if not names:
+        names = {number: str(number) for number in used}
+    left_out = Counter[str]()
+    if unused := len(set(names) - used):
+        left_out["categories without an annotation"] = unused
+    all_names = [names[number] for number in sorted(names)]
+    names = {number: names[number] for number in sorted(names) if number in used}
+    if len(set(names.values())) < len(names):
+        twice = Counter(names.values()).most_common(1)[0][0]
+        raise ValueError(f"two categories that annotations name are called {twice!r}")
+    outlines: dict[Any, list[Outline]] = {image["id"]: [] for image in content["images"]}
+    for annotation in annotations:
+        if annotation["image_id"] not in outlines:
+            left_out["annotations of no image"] += 1
+        elif annotation["category_id"] not in names:
+            left_out["annotations of no category"] += 1
+        elif not annotation.get("segmentation"):
+            left_out["boxes without an outline"] += 1
+        else:
+            outline = coco_outline(annotation, names[annotation["category_id"]])
+            outlines[annotation["image_id"]].append(outline)
+    images = [
+        CocoImage(
+            str(image["file_name"]),
+            (whole(image["height"]), whole(image["width"])),
+            outlines[image["id"]],
+        )
+        for image in content["images"]
+    ]
+    return CocoFile(images, list(names.values()), all_names, left_out)
+
+
+def coco_outline(annotation: Mapping[str, Any], label: str) -> Outline:
+    """Returns the outline of one of COCO's annotations; what is wrong with it names its id."""
+
+    def draw(height: int, width: int):
+        try:
+            return segmentation_mask(annotation["segmentation"], height, width)
+        except NOT_UNDERSTOOD as error:
+            raise ValueError(f"annotation {annotation.get('id')} {reason(error)}") from error
+
+    return Outline(label, draw, bool(annotation.get("iscrowd")))
+
+
+def image_called(images: Sequence[CocoImage], path: Path | None, file: Path) -> CocoImage:
+    """Returns the image of a COCO file that a file is: the one of its name.
+
+    Where several have the name, folders decide: the one whose path has most in common from the end.
+
+    Args:
+      images: of `file`.
+      path: the image's file.
+      file: for messages.
+
+    Raises:
+      UserError: there is none, or there are several.
+    """
+    wanted = relative_parts(str(path)) if path else ("",)
+    named = [x for x in images if _in_common(x.file_name, wanted)]
+    closest = max((_in_common(x.file_name, wanted) for x in named), default=0)
+    found = [x for x in named if _in_common(x.file_name, wanted) == closest]
+    if len(found) != 1:
+        raise UserError(f"{file} has {len(found)} images called {wanted[-1]!r}, expected one")
+    return found[0]
+
+
+def whole(number: Any) -> int:
+    """Returns a number of pixels, which some tools write as 40.0.
+
+    Raises:
+      TypeError, ValueError: it is none.
+    """
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
+        raise ValueError(f"{number!r} is no number of pixels")
+    return int(number)
+
+
+def reason(error: Exception) -> str:
+    """Returns what one of `NOT_UNDERSTOOD` says."""
+    return f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
+
+
+def _in_common(file_name: str, wanted: Sequence[str]) -> int:
+    """Returns how many parts two paths have in common, counted from the file's name."""
+    count = 0
+    for one, other in zip(reversed(relative_parts(file_name)), reversed(wanted), strict=False):
+        if composed(one) != composed(other):
+            break
+        count += 1
+    return count

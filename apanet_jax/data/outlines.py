@@ -1,0 +1,199 @@
+"""From outlines to pixels: COCO's polygons and run lengths, LabelMe's shapes."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from pycocotools import mask as coco_masks
+
+from apanet_jax.data.images import decode_stored
+from apanet_jax.data.transforms import IGNORE
+from apanet_jax.runtime.errors import UserError
+
+Mask = Bool[np.ndarray, "height width"]
+
+CROWDS = ("ignore", "class")
+NOT_UNDERSTOOD = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+"""What is raised for an outline, or a file of outlines, that is built in another way."""
+
+_REACH = 4
+"""Corners may lie outside their image, by this many of its longer sides."""
+_CIRCLE_CORNERS = 360
+_MOST_BITS = 60
+"""Of a compressed run length."""
+
+
+class Outline(NamedTuple):
+    """An outlined object.
+
+    Attributes:
+      label: its class, by name.
+      draw: from the image's height and width to the object's pixels; raises one of
+        `NOT_UNDERSTOOD` where it cannot be told which these are.
+      crowd: whether it stands for many objects (COCO's `iscrowd`).
+    """
+
+    label: str
+    draw: Callable[[int, int], Mask]
+    crowd: bool = False
+
+
+def paint(
+    outlines: Iterable[Outline],
+    ids: Mapping[str, int],
+    height: int,
+    width: int,
+    *,
+    crowd: str = "ignore",
+) -> UInt8[np.ndarray, "height width"]:
+    """Paints outlines into a label map, 0 where there is none.
+
+    Crowds are below all others; among each of the two the smaller is on top, of equal sizes the
+    later one, so that a cup stays visible on its table.
+
+    Args:
+      outlines: what to paint.
+      ids: by label.
+      height: of the image.
+      width: of the image.
+      crowd: whether a crowd becomes 255 ("ignore") or its label's id ("class").
+
+    Raises:
+      NOT_UNDERSTOOD: an outline cannot be drawn.
+    """
+    drawn = [(outline, outline.draw(height, width)) for outline in outlines]
+    label = np.zeros((height, width), np.uint8)
+    for outline, covered in sorted(
+        drawn, key=lambda pair: (not pair[0].crowd, -np.count_nonzero(pair[1]))
+    ):
+        ignored = outline.crowd and crowd == "ignore"
+        label[covered] = IGNORE if ignored else ids[outline.label]
+    return label
+
+
+def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:
+    """Draws a `segmentation` of COCO's: polygons, or run lengths, compressed or not.
+
+    Args:
+      segmentation: a list of polygons `[x, y, x, y, …]` in pixels, whole numbers being the corners
+        of pixels; or `{"size": [height, width], "counts": …}`, where counts are a list of the
+        lengths of runs of 0 and 1 by columns, or these as COCO's text.
+      height: of the image.
+      width: of the image.
+
+    Raises:
+      ValueError, TypeError: it is neither, leads far out of the image, or does not make it up.
+    """
+    if isinstance(segmentation, Mapping):
+        return _run_lengths(segmentation, height, width)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError("has no outline, expected polygons or run lengths")
+    reach = _REACH * max(height, width)
+    polygons = []
+    for polygon in segmentation:
+        corners = np.asarray(polygon, np.float64)
+        if corners.ndim != 1 or len(corners) % 2 or not np.isfinite(corners).all():
+            raise ValueError("has a polygon that is no list of x, y, x, y, …")
+        if len(corners) and np.abs(corners).max() > reach:
+            raise ValueError(
+                f"has a corner at {np.abs(corners).max():g}, far outside its image of "
+                f"{width}x{height} pixels"
+            )
+        # Two corners enclose nothing, and pycocotools would take four numbers for a box.
+        if len(corners) >= 6:
+            polygons.append(corners)
+    if not polygons:
+        return np.zeros((height, width), bool)
+    merged = coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))
+    return coco_masks.decode(merged).astype(bool)
+
+
+def shape_mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
+    """Draws one of LabelMe's shapes; whole numbers are the corners of pixels, as in COCO.
+
+    Raises:
+      ValueError, KeyError, TypeError: it is none, or encloses nothing.
+    """
+    kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError("a shape's points are no list of [x, y]")
+    if kind == "mask" and len(points):
+        return _patch(shape["mask"], points[0], height, width)
+    if kind == "rectangle" and len(points) == 2:
+        (left, top), (right, bottom) = points
+        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    elif kind == "circle" and len(points) == 2:
+        angle = np.linspace(0, 2 * np.pi, _CIRCLE_CORNERS, endpoint=False)
+        around = np.stack([np.cos(angle), np.sin(angle)], -1)
+        points = points[0] + np.linalg.norm(points[1] - points[0]) * around
+    elif kind not in ("polygon", "rectangle") or len(points) < 3:
+        raise ValueError(f"a shape of type {kind!r} with {len(points)} points encloses nothing")
+    return segmentation_mask([points.reshape(-1)], height, width)
+
+
+def _run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> Mask:
+    counts, size = segmentation.get("counts"), segmentation.get("size")
+    if isinstance(counts, str | bytes):
+        counts = _decompressed(counts.encode() if isinstance(counts, str) else counts)
+    try:
+        lengths = np.asarray(counts, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        lengths = np.empty((0, 0))
+    if lengths.ndim != 1:
+        raise ValueError("has run lengths that are no list of numbers")
+    whole = bool(np.all((lengths >= 0) & (lengths == np.floor(lengths))))
+    if list(size or ()) != [height, width] or not whole or lengths.sum() != height * width:
+        raise ValueError("has run lengths that do not make up its image")
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths.astype(int)).reshape((width, height)).T
+
+
+def _decompressed(text: bytes) -> list[int]:
+    """Returns the run lengths that COCO's text stands for (`rleFrString` of the COCO API).
+
+    A number is written in groups of 5 bits, the lowest first, each a character from 48 on whose
+    bit 5 says that another follows; the last group's bit 4 is the sign. From the fourth number on
+    it is the difference to the last but one.
+    """
+    counts: list[int] = []
+    number = shift = 0
+    for character in text:
+        group = character - 48
+        if not 0 <= group < 64 or shift > _MOST_BITS:
+            raise ValueError("has run lengths with a character that none can have")
+        number |= (group & 0x1F) << shift
+        shift += 5
+        if group & 0x20:
+            continue
+        if group & 0x10:
+            number -= 1 << shift
+        counts.append(number + counts[-2] if len(counts) > 2 else number)
+        number = shift = 0
+    if shift:
+        raise ValueError("has run lengths that are cut short")
+    return counts
+
+
+def _patch(encoded: str, corner: np.ndarray, height: int, width: int) -> Mask:
+    """Returns an encoded mask of a part of an image, put at its place."""
+    try:
+        data = base64.b64decode(encoded)
+        patch = decode_stored(data, "a shape's mask", max_pixels=height * width)
+    except (UserError, binascii.Error) as error:
+        raise ValueError(f"{error}, for an image of {width}x{height}") from error
+    if patch.ndim != 2:
+        raise ValueError("a shape's mask has colours, expected black and white")
+    values = patch > 0
+    covered = np.zeros((height, width), bool)
+    left, top = (int(np.clip(round(x), -(10**9), 10**9)) for x in corner)
+    rows = slice(max(top, 0), max(min(top + values.shape[0], height), 0))
+    columns = slice(max(left, 0), max(min(left + values.shape[1], width), 0))
+    part = values[
+        max(-top, 0) : max(-top, 0) + max(rows.stop - rows.start, 0),
+        max(-left, 0) : max(-left, 0) + max(columns.stop - columns.start, 0),
+    ]
+    covered[rows, columns] = part
+    return covered
