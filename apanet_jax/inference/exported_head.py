@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
 from safetensors.numpy import save
 
 from apanet_jax.config import settings
@@ -13,14 +12,13 @@ from apanet_jax.inference.program import PLATFORMS, check_program, describe, mak
 from apanet_jax.inference.saved_head import (
     DECISION,
     WEIGHTS,
-    head_matcher,
+    SavedHead,
     is_exported,
-    restore_head,
+    open_head,
 )
 from apanet_jax.runtime.atomic_files import cannot_write, json_bytes, write_bytes
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.head import head_tensors
-from apanet_jax.weights.network import make_network
 
 CARD, SETTINGS, PROGRAM = "README.md", settings.FILE, "program.jax"
 
@@ -39,15 +37,15 @@ def export(
 ) -> Path:
     """Writes a head as safetensors, its settings (without paths), and a model card.
 
-    Tensors have PyTorch's names and layouts, see `weights.head`. The backbone is not in there: it
-    is frozen, and the card says which it is.
+    Tensors have PyTorch's names and layouts, see `weights.head`. The backbone is not among them: it
+    is frozen, and the tensors' metadata and the card say which weights it had.
 
     Args:
       workdir: of a single run, or of a head that was exported before, whose files are copied.
       output: folder of the files; it is made where it is missing.
       checkpoint: "best" on validation, or "last"; None: the best where there is one.
       program: whether to write the whole network too, see `program.make_program`.
-      size: side of the program's squares, in pixels; None: as `saved_head.head_matcher` chooses.
+      size: side of the program's squares, in pixels; None: as `SavedHead.matcher` chooses.
       shots: number of the program's supports; None: as many as the head was trained with.
 
     Returns:
@@ -58,8 +56,6 @@ def export(
         give what the network gives; files are written after all that, each whole or not at all.
     """
     _check_program_options(program, size=size, shots=shots)
-    config = settings.of_run(workdir)
-    settings.check(config)
     if not program and (output / PROGRAM).exists():
         raise UserError(
             f"{output / PROGRAM} is of an earlier export, perhaps of another head: add --program "
@@ -68,13 +64,14 @@ def export(
     if is_exported(workdir):
         if checkpoint:
             raise UserError(f"--checkpoint={checkpoint}: {workdir} is an exported head, not a run")
+        head = open_head(workdir) if program else None
         files = _files_of_head(workdir)
     else:
-        checkpoint, files = _files_of_run(workdir, config, checkpoint)
+        head = open_head(workdir, checkpoint)
+        files = _files_of_run(workdir, head)
     described = None
     if program:
-        matcher = head_matcher(workdir, size, checkpoint=checkpoint)
-        files[PROGRAM], described = _program(matcher, shots or config.shot)
+        files[PROGRAM], described = _program(head.matcher(size), shots or head.config.shot)
     files[CARD] = with_program(files[CARD].decode(), described).encode()
     with cannot_write(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -91,20 +88,18 @@ def _check_program_options(program: bool, **options: int | None) -> None:
             raise UserError(f"--{name}={value}: expected {least} to {most}")
 
 
-def _files_of_run(
-    workdir: Path, config: ConfigDict, checkpoint: str | None
-) -> tuple[str, dict[str, bytes]]:
-    """Returns the checkpoint that is taken, and the content of the files by their names."""
-    head = make_network(config).head
-    name, step, parameters = restore_head(workdir, head, config, checkpoint)
-    tensors = head_tensors(parameters, head)
+def _files_of_run(workdir: Path, head: SavedHead) -> dict[str, bytes]:
+    """Returns the content of the files of a run's head by their names."""
+    tensors = head_tensors(head.parameters, head.network.head)
     scored = read_results(workdir) if (workdir / RESULTS).exists() else []
-    results = [row for row in scored if row["checkpoint"] == name]
-    metadata = {"format": "pt", "checkpoint": name, "step": str(step)}
-    return name, {
-        WEIGHTS: save(tensors, metadata),
-        SETTINGS: json_bytes(settings.without_paths(config).to_dict()),
-        CARD: model_card(config, tensors, results, name, step).encode(),
+    results = [row for row in scored if row["checkpoint"] == head.checkpoint]
+    metadata = {"format": "pt", "checkpoint": head.checkpoint, "step": str(head.step)}
+    return {
+        WEIGHTS: save(tensors, metadata | head.backbone_weights.as_metadata()),
+        SETTINGS: json_bytes(settings.without_paths(head.config).to_dict()),
+        CARD: model_card(
+            head.config, tensors, results, head.checkpoint, head.step, head.backbone_weights
+        ).encode(),
     }
 
 
