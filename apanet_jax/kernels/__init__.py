@@ -1,5 +1,6 @@
 """Device kernels that need nothing but jax and numpy."""
 
+from apanet_jax.kernels.density_ratio import density_ratio
 from apanet_jax.kernels.estimator import KMeans
 from apanet_jax.kernels.initial import initial_centres
 from apanet_jax.kernels.kmeans import KMeansResult, kmeans
@@ -12,6 +13,7 @@ __all__ = [
     "assign",
     "cluster_average",
     "cluster_sums",
+    "density_ratio",
     "expand",
     "initial_centres",
     "kmeans",

@@ -250,7 +250,7 @@ def assign(
         )
 
     empty = jnp.zeros(scale.shape, jnp.int32), jnp.zeros(scale.shape, jnp.float32)
-    return _fold_blocks(add, empty, _block(features, centres.shape[1], plan), features, scale)
+    return fold_blocks(add, empty, _block(features, centres.shape[1], plan), features, scale)
 
 
 def cluster_sums(
@@ -286,7 +286,7 @@ def cluster_sums(
 
     nothing = jnp.zeros((batch, num_clusters, channels))
     block = _block(features, num_clusters, plan)
-    return _fold_blocks(add, nothing, block, features, weights * scale, assignment)
+    return fold_blocks(add, nothing, block, features, weights * scale, assignment)
 
 
 def _scatters(clusters, plan) -> bool:
@@ -305,7 +305,7 @@ def _masses(weights, assignment, clusters, plan):
 
     block = _block(weights[..., None], clusters, ACCELERATOR)
     nothing = jnp.zeros((len(weights), clusters))
-    return _fold_blocks(add, nothing, block, weights, assignment)
+    return fold_blocks(add, nothing, block, weights, assignment)
 
 
 def _changes(state, nearest, share) -> _Changes:
@@ -407,21 +407,25 @@ def _block(features, clusters, plan) -> int:
     return -(-positions // min(blocks, positions))
 
 
-def _fold_blocks(
-    function: Callable[..., Any], carry: Any, size: int, *arrays: Float[Array, "batch positions *_"]
+def fold_blocks(
+    function: Callable[..., Any],
+    carry: Any,
+    size: int,
+    *arrays: Float[Array, "*_"],
+    axis: int = 1,
 ) -> Any:
-    """Folds `function(carry, start, fresh, *parts)` over blocks of `size` positions.
+    """Folds `function(carry, start, fresh, *parts)` over blocks of `size` positions, along an axis.
 
     The last block overlaps the one before rather than being padded: `fresh` says which of its
     positions were not seen before.
     """
-    positions = arrays[0].shape[1]
+    positions = arrays[0].shape[axis]
     if size >= positions:
         return function(carry, 0, True, *arrays)
 
     def body(number, carry):
         start = jnp.minimum(number * size, positions - size)
-        parts = [jax.lax.dynamic_slice_in_dim(x, start, size, 1) for x in arrays]
+        parts = [jax.lax.dynamic_slice_in_dim(x, start, size, axis) for x in arrays]
         return function(carry, start, start + jnp.arange(size) >= number * size, *parts)
 
     return jax.lax.fori_loop(0, -(-positions // size), body, carry)
