@@ -4,9 +4,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from apanet_jax.config.definitions import Settings
-from apanet_jax.config.saved import FILE, json_settings, of_run
-from apanet_jax.config.settings import typed
+from apanet_jax.config.saved import FILE, json_settings
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.model_card import model_card, with_program
@@ -14,14 +12,13 @@ from apanet_jax.inference.program import PLATFORMS, check_program, describe, mak
 from apanet_jax.inference.saved_head import (
     DECISION,
     WEIGHTS,
-    head_matcher,
+    SavedHead,
     is_exported,
-    restore_head,
+    open_head,
 )
 from apanet_jax.runtime.atomic_files import cannot_write, json_bytes, write_bytes
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.head import head_tensors
-from apanet_jax.weights.network import make_network
 
 CARD, SETTINGS, PROGRAM = "README.md", FILE, "program.jax"
 
@@ -40,15 +37,15 @@ def export(
 ) -> Path:
     """Writes a head as safetensors, its settings (without paths), and a model card.
 
-    Tensors have PyTorch's names and layouts, see `weights.head`. The backbone is not in there: it
-    is frozen, and the card says which it is.
+    Tensors have PyTorch's names and layouts, see `weights.head`. The backbone is not among them: it
+    is frozen, and the tensors' metadata and the card say which weights it had.
 
     Args:
       workdir: of a single run, or of a head that was exported before, whose files are copied.
       output: folder of the files; it is made where it is missing.
       checkpoint: "best" on validation, or "last"; None: the best where there is one.
       program: whether to write the whole network too, see `program.make_program`.
-      size: side of the program's squares, in pixels; None: as `saved_head.head_matcher` chooses.
+      size: side of the program's squares, in pixels; None: as `SavedHead.matcher` chooses.
       shots: number of the program's supports; None: as many as the head was trained with.
 
     Returns:
@@ -59,7 +56,6 @@ def export(
         give what the network gives; files are written after all that, each whole or not at all.
     """
     _check_program_options(program, size=size, shots=shots)
-    settings = typed(of_run(workdir))
     if not program and (output / PROGRAM).exists():
         raise UserError(
             f"{output / PROGRAM} is of an earlier export, perhaps of another head: add --program "
@@ -68,13 +64,14 @@ def export(
     if is_exported(workdir):
         if checkpoint:
             raise UserError(f"--checkpoint={checkpoint}: {workdir} is an exported head, not a run")
+        head = open_head(workdir) if program else None
         files = _files_of_head(workdir)
     else:
-        checkpoint, files = _files_of_run(workdir, settings, checkpoint)
+        head = open_head(workdir, checkpoint)
+        files = _files_of_run(workdir, head)
     described = None
     if program:
-        matcher = head_matcher(workdir, size, checkpoint=checkpoint)
-        files[PROGRAM], described = _program(matcher, shots or settings.shot)
+        files[PROGRAM], described = _program(head.matcher(size), shots or head.settings.shot)
     files[CARD] = with_program(files[CARD].decode(), described).encode()
     with cannot_write(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -91,21 +88,18 @@ def _check_program_options(program: bool, **options: int | None) -> None:
             raise UserError(f"--{name}={value}: expected {least} to {most}")
 
 
-def _files_of_run(
-    workdir: Path, settings: Settings, checkpoint: str | None
-) -> tuple[str, dict[str, bytes]]:
-    """Returns the checkpoint that is taken, and the content of the files by their names."""
-    backbone = settings.backbone
-    head = make_network(backbone, settings.model).head
-    name, step, parameters = restore_head(workdir, head, backbone.name, checkpoint)
-    tensors = head_tensors(parameters, head)
+def _files_of_run(workdir: Path, head: SavedHead) -> dict[str, bytes]:
+    """Returns the content of the files of a run's head by their names."""
+    tensors = head_tensors(head.parameters, head.network.head)
     scored = read_results(workdir) if (workdir / RESULTS).exists() else []
-    results = [row for row in scored if row["checkpoint"] == name]
-    metadata = {"format": "pt", "checkpoint": name, "step": str(step)}
-    return name, {
-        WEIGHTS: save(tensors, metadata),
-        SETTINGS: json_bytes(json_settings(settings, paths=False)),
-        CARD: model_card(settings, tensors, results, name, step).encode(),
+    results = [row for row in scored if row["checkpoint"] == head.checkpoint]
+    metadata = {"format": "pt", "checkpoint": head.checkpoint, "step": str(head.step)}
+    return {
+        WEIGHTS: save(tensors, metadata | head.backbone_weights.as_metadata()),
+        SETTINGS: json_bytes(json_settings(head.settings, paths=False)),
+        CARD: model_card(
+            head.settings, tensors, results, head.checkpoint, head.step, head.backbone_weights
+        ).encode(),
     }
 
 

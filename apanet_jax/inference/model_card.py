@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
 from apanet_jax.config.definitions import Settings
+
+if TYPE_CHECKING:
+    from apanet_jax.inference.saved_head import BackboneWeights
 
 _PYTORCH_FEM = """\
 With PFENet's published network (its `down_query`, `down_supp`, `init_merge`, … are these tensors):
@@ -84,6 +87,7 @@ def model_card(
     results: Sequence[Mapping[str, Any]],
     checkpoint: str,
     step: int,
+    weights: "BackboneWeights",
 ) -> str:
     """Returns the card as Markdown with a YAML header, as model hubs read it.
 
@@ -93,6 +97,7 @@ def model_card(
       results: the objects of `results.json` of this checkpoint; may be none.
       checkpoint: "best" or "last".
       step: of the training.
+      weights: of the backbone it was trained on.
     """
     dataset = settings.dataset or "own images"
     kind = "APANet" if settings.model.num_clusters else "Baseline"
@@ -105,7 +110,7 @@ def model_card(
     return _CARD.format(
         header=_header(title, dataset, results),
         title=title,
-        facts=_rows(_facts(settings, checkpoint, step)),
+        facts=_rows(_facts(settings, checkpoint, step, weights)),
         scores=_scores(results, checkpoint),
         unit_features=_unit_features(settings),
         pytorch=pytorch,
@@ -149,12 +154,15 @@ def _header(title: str, dataset: str, results: Sequence[Mapping[str, Any]]) -> s
     return data.to_yaml()
 
 
-def _facts(settings: Settings, checkpoint: str, step: int) -> list[tuple[str, Any]]:
+def _facts(
+    settings: Settings, checkpoint: str, step: int, weights: "BackboneWeights"
+) -> list[tuple[str, Any]]:
     model, backbone, size = settings.model, settings.backbone, settings.image_size
     stem = f", {backbone.stem} stem" if backbone.name.startswith("resnet") else ""
     branch = f"n = {model.num_clusters}, lambda = {model.agnostic_weight}"
     return [
         ("backbone", f"{backbone.name}{stem}, weights: {backbone.weights or 'the usual ImageNet'}"),
+        ("fingerprint of these weights (SHA-256)", weights.fingerprint),
         ("images", f"{size}x{size} pixels, {_normalisation(settings)}"),
         ("comparison", model.comparison),
         ("prior masks from", ", ".join(model.priors) or "none"),

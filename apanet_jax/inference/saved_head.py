@@ -1,14 +1,18 @@
 """Opens a trained head: of a run's workdir, or as `apanet_jax.export` wrote it."""
 
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from safetensors import SafetensorError, safe_open
 
 from apanet_jax.config.definitions import Settings
-from apanet_jax.config.saved import of_run
+from apanet_jax.config.saved import FILE, of_run
 from apanet_jax.config.settings import typed
+from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.inference.geometry import grid_of
 from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.presence import Decision
@@ -25,8 +29,26 @@ GENERAL_HEAD = Path(__file__).parent / "heads" / "drawn"
 WEIGHTS = "model.safetensors"
 """The tensors of an exported head."""
 
+_FINGERPRINT, _SOURCE = "backbone_weights", "backbone_source"
+
 DECISION = "decision.json"
 """Beside a head: the size of the images it is for, and its `Decision` by the number of supports."""
+
+
+class BackboneWeights(NamedTuple):
+    """Which weights a backbone has.
+
+    Attributes:
+      fingerprint: SHA-256 of the parameters, see `weights.load.fingerprint`.
+      source: where they came from, see `weights.load.Origin`; "" where it is not recorded.
+    """
+
+    fingerprint: str
+    source: str
+
+    def as_metadata(self) -> dict[str, str]:
+        """Returns the fields of an exported head's metadata that record them."""
+        return {_FINGERPRINT: self.fingerprint, _SOURCE: self.source}
 
 
 class SavedHead(NamedTuple):
@@ -37,6 +59,8 @@ class SavedHead(NamedTuple):
       network: backbone and head.
       parameters: of the head.
       backbone_parameters: of the backbone.
+      backbone_weights: which these are.
+      calibration: the head's own size and decisions; None where it has none.
       checkpoint: "best" or "last"; None for an exported head.
       step: of the checkpoint; None for an exported head.
     """
@@ -45,8 +69,25 @@ class SavedHead(NamedTuple):
     network: Network
     parameters: Parameters
     backbone_parameters: Parameters
+    backbone_weights: BackboneWeights
+    calibration: "Calibration | None"
     checkpoint: str | None
     step: int | None
+
+    def matcher(self, size: int | None = None) -> HeadMatcher:
+        """Returns a matcher with the head.
+
+        Args:
+          size: side of the square, in pixels; None: the calibrated one, else that of the training.
+        """
+        calibrated, decisions = self.calibration or (self.settings.image_size, None)
+        return HeadMatcher(
+            self.network,
+            self.parameters,
+            self.backbone_parameters,
+            grid_of(self.settings.backbone.name, size or calibrated),
+            decisions,
+        )
 
 
 class Calibration(NamedTuple):
@@ -74,44 +115,73 @@ def open_head(folder: Path, checkpoint: str | None = "last") -> SavedHead:
       checkpoint: of a run, see `restore_head`; an exported head has but one.
 
     Raises:
-      UserError: there is none, or the backbone's weights are not installed.
+      UserError: there is none, or the backbone's weights are not installed, or are others than in
+        training.
     """
     if not folder.is_dir():
         raise UserError(f"--workdir={folder} is no folder: give a run's, or an exported head's")
     settings = typed(of_run(folder))
     given = str(folder / WEIGHTS) if is_exported(folder) else settings.evaluation.checkpoint
     loaded = NetworkLoader().load(settings.backbone, settings.model, data_mesh(1), checkpoint=given)
-    network, parameters, name, step = loaded.network, loaded.given_head, None, None
+    network, parameters = loaded.network, loaded.given_head
+    weights = BackboneWeights(loaded.fingerprint, loaded.origin.source)
+    calibration = read_calibration(folder)
+    _check_backbone(folder, weights, calibrated=calibration is not None)
+    name, step = None, None
     if parameters is None:
-        backbone = settings.backbone.name
-        name, step, parameters = restore_head(folder, network.head, backbone, checkpoint)
-    return SavedHead(settings, network, parameters, loaded.backbone_parameters, name, step)
+        name, step, parameters = restore_head(
+            folder, network.head, settings.backbone.name, checkpoint
+        )
+    return SavedHead(
+        settings, network, parameters, loaded.backbone_parameters, weights, calibration, name, step
+    )
 
 
-def head_matcher(
-    folder: Path, size: int | None = None, *, checkpoint: str | None = "last"
-) -> HeadMatcher:
-    """Returns a matcher with the head in a folder.
+def recorded_weights(folder: Path) -> BackboneWeights | None:
+    """Returns the weights of the backbone that a head was trained on, None if it does not say.
 
-    Args:
-      folder: see `open_head`.
-      size: side of the square, in pixels; None: what the head's `DECISION` says, else the run's
-        `image_size`.
-      checkpoint: see `open_head`.
+    An exported head records them in its tensors' metadata, a run in the results of its evaluation.
 
     Raises:
-      UserError: see `open_head`.
+      UserError: the record cannot be read.
     """
-    head = open_head(folder, checkpoint)
-    calibration = read_calibration(folder)
-    if calibration is None:
-        calibration = Calibration(head.settings.image_size, {})
-    return HeadMatcher(
-        head.network,
-        head.parameters,
-        head.backbone_parameters,
-        grid_of(head.settings.backbone.name, size or calibration.size),
-        calibration.decisions,
+    if is_exported(folder):
+        try:
+            with safe_open(folder / WEIGHTS, framework="np") as file:
+                metadata: Mapping[str, str] = file.metadata() or {}
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+        fingerprint = metadata.get(_FINGERPRINT)
+        return BackboneWeights(fingerprint, metadata.get(_SOURCE, "")) if fingerprint else None
+    rows = read_results(folder) if (folder / RESULTS).exists() else []
+    for row in rows:
+        if isinstance(fingerprint := row.get("weights_fingerprint"), str):
+            origin = row.get("weights_origin")
+            source = origin.get("source") if isinstance(origin, dict) else None
+            return BackboneWeights(fingerprint, str(source or ""))
+    return None
+
+
+def _check_backbone(folder: Path, found: BackboneWeights, *, calibrated: bool) -> None:
+    """Refuses other weights of the backbone than those that the head was trained on.
+
+    Raises:
+      UserError: they are others.
+    """
+    recorded = recorded_weights(folder)
+    if recorded is None and calibrated:
+        print(
+            f"note: {folder} does not record the weights of its backbone; whether its thresholds "
+            f"were calibrated for those from {found.source} is not known",
+            file=sys.stderr,
+        )
+    if recorded is None or recorded.fingerprint == found.fingerprint:
+        return
+    was = f" from {recorded.source}" if recorded.source else ""
+    raise UserError(
+        f"{folder} was trained on backbone weights{was} with the fingerprint "
+        f"{recorded.fingerprint[:12]}, those from {found.source} have {found.fingerprint[:12]}: "
+        f"install the former, or name them as backbone.weights in {folder / FILE}"
     )
 
 

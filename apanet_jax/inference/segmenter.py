@@ -22,7 +22,7 @@ from apanet_jax.inference.leave_one_out import adapted_decision
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision, likeness, support_appearance
 from apanet_jax.inference.prototype_matcher import PrototypeMatcher
-from apanet_jax.inference.saved_head import GENERAL_HEAD, head_matcher
+from apanet_jax.inference.saved_head import GENERAL_HEAD, open_head
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.runtime.errors import UserError
 
@@ -52,7 +52,7 @@ def load(
         raise UserError(f"size {size}: expected at least {_SMALLEST_SIZE} pixels")
     if not trained:
         return Segmenter(PrototypeMatcher(size) if size else PrototypeMatcher())
-    return Segmenter(head_matcher(GENERAL_HEAD if source is None else Path(source), size))
+    return Segmenter(open_head(GENERAL_HEAD if source is None else Path(source)).matcher(size))
 
 
 class Segmenter:

@@ -1,5 +1,6 @@
 """How programs are compiled: the same bits each time, and kept for later processes."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -24,8 +25,16 @@ def make_deterministic() -> None:
 def keep_compiled(directory: str) -> None:
     """Has programs that took a second or more to compile kept for later processes.
 
+    Where there is no home folder, as in containers with a foreign user id, none are kept.
+
     Args:
-      directory: where; "" for nowhere. JAX's own variable JAX_COMPILATION_CACHE_DIR goes first.
+      directory: where; "" for nowhere. XDG_CACHE_HOME stands for `~/.cache` in it, and JAX's own
+        variable JAX_COMPILATION_CACHE_DIR goes first.
     """
-    if directory and not jax.config.jax_compilation_cache_dir:
+    if not directory or jax.config.jax_compilation_cache_dir:
+        return
+    cache, home = os.environ.get("XDG_CACHE_HOME"), "~/.cache/"
+    if cache and directory.startswith(home):
+        directory = os.path.join(cache, directory.removeprefix(home))
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))

@@ -1,6 +1,7 @@
 """The page to try it on: what its parts do, and the whole of it through its server."""
 
 import base64
+import contextlib
 import io
 import os
 import re
@@ -130,7 +131,14 @@ def test_the_page_says_what_to_do_next():
 def address(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
-        with server.serving(ColourMatcher(), "127.0.0.1", free_port()) as address:
+        with contextlib.ExitStack() as stack:
+            with pytest.MonkeyPatch.context() as proxies:
+                # Nothing listens there: Gradio used to ask its own address through it.
+                proxies.setenv("http_proxy", "http://127.0.0.1:9")
+                proxies.delenv("no_proxy", raising=False)
+                serving = server.serving(ColourMatcher(), "127.0.0.1", free_port())
+                address = stack.enter_context(serving)
+                assert os.environ.get("no_proxy") is None
             yield address
 
 

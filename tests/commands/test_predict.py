@@ -1,6 +1,8 @@
 """The command as its user meets it, with a matcher in NumPy in the network's place."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from apanet_jax import predict
-from apanet_jax.inference import segmenter
+from apanet_jax.inference import prediction, segmenter
 from apanet_jax.inference.prediction_job import named_queries
 from apanet_jax.inference.segmenter import Segmenter
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
@@ -138,6 +140,60 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
         assert not (folder / "out").exists()
+
+
+def test_the_home_folder_is_meant_by_its_sign(folder, monkeypatch, capsys):
+    """Behind an equals sign the shell leaves it: a folder called ~ was made."""
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder)
+    support = ["--support", "~/red.png", "~/red_truth.png"]
+    assert run(*support, "--output=~/out", "~/new/*.png") == 0
+    assert (folder / "out" / "results.json").exists() and not (folder / "~").exists()
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert run(*support, "--output=out", "new") == 2
+    assert "there is no home folder" in capsys.readouterr().err
+
+
+def no_home(_):
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(folder, monkeypatch, capsys):
+    monkeypatch.setattr(segmenter, "load", lambda *_, **__: pytest.fail("the head was loaded"))
+    (folder / "file").write_text("")
+    given_support = ["--support", *given(folder), folder / "new", "--output"]
+    assert run(*given_support, folder / "file") == run(*given_support, folder / "file" / "in") == 2
+    assert capsys.readouterr().err.count("file is a file, expected a folder") == 2
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != folder)
+    assert run(*given_support, folder / "out") == 2
+    assert "cannot be written to" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_results_never_describe_the_files_of_another_job(folder, monkeypatch):
+    out = folder / "out"
+    arguments = ["--support", *given(folder), "--output", out, folder / "new"]
+    assert run(*arguments) == 0 and (out / "results.json").exists()
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prediction, "overlay_of", stopped)
+    assert run(*arguments) == 130
+    assert not (out / "results.json").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are a matter of Linux")
+def test_names_that_are_no_text_are_taken(folder, capsys):
+    name = os.fsdecode(b"caf\xe9")
+    for ending in ("", "_truth"):
+        (folder / f"red{ending}.png").rename(folder / f"{name}{ending}.png")
+    (folder / "new" / "with.png").rename(folder / "new" / f"{name}.png")
+    out = folder / f"out {name}"
+    assert run("--support", *given(folder, name), "--output", out, folder / "new") == 0
+    rows = json.loads((out / "results.json").read_text())["queries"]
+    assert all((out / row["classes"][0]["mask"]).exists() for row in rows)
+    capsys.readouterr().out.encode()
 
 
 def test_given_files_are_never_replaced(folder, capsys):

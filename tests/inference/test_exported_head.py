@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from apanet_jax.data import records
@@ -16,12 +19,17 @@ from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.export import main
 from apanet_jax.inference.exported_head import export
 from apanet_jax.inference.model_card import model_card
+from apanet_jax.inference.saved_head import BackboneWeights, open_head, recorded_weights
 from apanet_jax.models.apanet import APANet
 from apanet_jax.runs import sweep
+from apanet_jax.runtime.atomic_files import json_bytes
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.training.checkpoints import Checkpoints, abstract_state
 from apanet_jax.weights import pfenet
 from apanet_jax.weights.head import head_parameters, head_shapes, head_table, head_tensors
+from apanet_jax.weights.load import fingerprint, load_backbone
 from apanet_jax.weights.mapping import convert
+from apanet_jax.weights.network import make_network
 from configs import common, folder, saved
 from tests import reference_cases, trees
 from tests.literal import CHANNELS, episode
@@ -33,7 +41,32 @@ TINY = (
 )
 
 
-@pytest.fixture(scope="module", params=["conv", pytest.param("fem", marks=pytest.mark.slow)])
+def saved_run(workdir):
+    """Makes the workdir of a run without training: parameters that were drawn, and a result."""
+    config = folder.get_config(f"{TINY},dataset=mine,num_clusters=0")
+    head = make_network(config).head
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype),
+        abstract_state(head, config.backbone.name),
+    )._replace(step=jnp.int32(7))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(state, {"position": 0}, miou=12.0)
+    (workdir / "config.json").write_bytes(json_bytes(config.to_dict()))
+    row = {"checkpoint": "best", "fold": 0, "shot": 1, "miou": 12.34, "fb_iou": 50, "episodes": 4}
+    row["weights_fingerprint"] = fingerprint(load_backbone(config.backbone.name, "pip"))
+    (workdir / "results.json").write_bytes(json_bytes([row]))
+    return row, state.parameters
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("saved") / "run"
+    workdir.mkdir()
+    return workdir, *saved_run(workdir)
+
+
+@pytest.fixture(scope="module", params=["conv", "fem"])
 def trained(tmp_path_factory, request):
     root = tmp_path_factory.mktemp(request.param)
     records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
@@ -44,6 +77,30 @@ def trained(tmp_path_factory, request):
     return root, rows
 
 
+def test_an_exported_head_is_the_run_s(run, tmp_path):
+    workdir, row, parameters = run
+    with pytest.raises(SystemExit, match="0"):
+        main([f"--workdir={workdir}", f"--output={tmp_path}"])
+    opened = open_head(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, opened.parameters, parameters)
+    assert opened.config.dataset == "mine" and opened.checkpoint is None
+    assert opened.matcher().grid.size == opened.config.image_size
+    weights = recorded_weights(tmp_path)
+    assert weights == BackboneWeights(row["weights_fingerprint"], "pip")
+    with safe_open(tmp_path / "model.safetensors", framework="np") as file:
+        assert (file.metadata()["checkpoint"], file.metadata()["step"]) == ("best", "7")
+
+
+def test_a_run_on_other_weights_is_not_exported(run, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    row = run[1] | {"weights_fingerprint": "0" * 64}
+    (workdir / "results.json").write_bytes(json_bytes([row]))
+    with pytest.raises(UserError, match="fingerprint 000000000000"):
+        export(workdir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 def test_an_exported_head_scores_what_the_run_scored(trained, tmp_path):
     root, rows = trained
     arguments = [f"--workdir={root / 'run'}", f"--output={tmp_path}", "--checkpoint=last"]
@@ -61,25 +118,26 @@ def test_an_exported_head_scores_what_the_run_scored(trained, tmp_path):
         sweep.run_all(config, tmp_path / "elsewhere", "train_and_evaluate")
 
 
-def test_the_card_is_read_by_people_and_hubs(trained, tmp_path):
-    root, rows = trained
-    export(root / "run", tmp_path)
+def test_the_card_is_read_by_people_and_hubs(run, tmp_path):
+    workdir, row, _ = run
+    export(workdir, tmp_path)
     card = (tmp_path / "README.md").read_text()
     _, header, text = card.split("---\n", 2)
     (entry,) = yaml.safe_load(header)["model-index"]
-    assert entry["results"][0]["metrics"][0]["value"] == rows[0]["miou"]
+    assert entry["results"][0]["metrics"][0]["value"] == row["miou"]
+    assert row["weights_fingerprint"] in text
     tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
     for name, tensor in tensors.items():
         assert f"| `{name}` | {list(tensor.shape)} |" in text
     assert "chosen on episodes of these very classes" in text
     settings = (tmp_path / "config.json").read_text()
-    assert json.loads(settings)["fold"] == 0 and str(root) not in settings
+    assert json.loads(settings)["fold"] == 0 and str(workdir) not in settings
 
 
-def test_what_cannot_be_exported_is_explained(trained, tmp_path):
-    root, _ = trained
+def test_what_cannot_be_exported_is_explained(run, tmp_path):
+    workdir = run[0]
     with pytest.raises(UserError, match=r"is no run, config.json is missing; it holds .*run"):
-        export(root, tmp_path)
+        export(workdir.parent, tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="cannot be read"):
         export(tmp_path, tmp_path / "out")
@@ -88,7 +146,7 @@ def test_what_cannot_be_exported_is_explained(trained, tmp_path):
         export(tmp_path, tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        export(root / "run", tmp_path / "file")
+        export(workdir, tmp_path / "file")
 
 
 def test_the_names_of_fem_are_pfenet_s():
@@ -102,13 +160,17 @@ def test_the_names_of_fem_are_pfenet_s():
 def test_the_card_s_pytorch_lines_compute_the_head_s_logits(tmp_path, monkeypatch):
     head = APANet(channels=CHANNELS)
     query, support, labels, _ = episode(3)
-    parameters = head.init(jax.random.key(0), query, support, labels)["params"]
-    outputs, state = head.apply(
-        {"params": parameters}, query, support, labels, mutable=["intermediates"]
-    )
+    parameters = jax.jit(head.init)(jax.random.key(0), query, support, labels)["params"]
+
+    @jax.jit
+    def apply(parameters):
+        variables = {"params": parameters}
+        return head.apply(variables, query, support, labels, mutable=["intermediates"])
+
+    outputs, state = apply(parameters)
     tensors = head_tensors(parameters, head)
     save_file(tensors, tmp_path / "model.safetensors")
-    card = model_card(common.get_config(), tensors, [], "last", 2)
+    card = model_card(common.get_config(), tensors, [], "last", 2, BackboneWeights("0" * 64, "pip"))
     (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     first = {

@@ -16,7 +16,7 @@ from apanet_jax.export import main
 from apanet_jax.inference import program
 from apanet_jax.inference.exported_head import CARD, PROGRAM, SETTINGS, export
 from apanet_jax.inference.geometry import Grid, upsample
-from apanet_jax.inference.saved_head import DECISION, GENERAL_HEAD, WEIGHTS, head_matcher
+from apanet_jax.inference.saved_head import DECISION, GENERAL_HEAD, WEIGHTS, open_head
 from apanet_jax.runtime.errors import UserError
 from tests.scripts import ROOT
 
@@ -43,7 +43,7 @@ def test_it_gives_what_the_network_gives_whatever_the_batch(exported):
     queries, supports = (rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8) for n in (3, SHOTS))
     masks = np.zeros((SHOTS, SIZE, SIZE), np.uint8)
     masks[0, 8:40, 16:48], masks[1, 20:60, 10:30], masks[:, 56:] = 1, 1, 255
-    matcher = head_matcher(GENERAL_HEAD, SIZE)
+    matcher = open_head(GENERAL_HEAD).matcher(SIZE)
     learned = matcher.learn([matcher.embed(x) for x in supports], list(masks))
     scale = json.loads((GENERAL_HEAD / DECISION).read_text())["decisions"][str(SHOTS)]["scale"]
     find = read(exported).call

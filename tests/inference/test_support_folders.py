@@ -1,5 +1,7 @@
 """Folders of supports, by the names that their files have."""
 
+import unicodedata
+
 import pytest
 
 from apanet_jax.inference.support_folders import folder_supports
@@ -32,6 +34,18 @@ def found(root):
         (["a.jpg", "b.jpg", "all.json"], [("a.jpg", "all.json"), ("b.jpg", "all.json")]),
         (["images/a.png", "masks/a.png"], [("images/a.png", "masks/a.png")]),
         (["images/a.jpg", "masks/a_mask.png"], [("images/a.jpg", "masks/a_mask.png")]),
+        (
+            ["a.jpg", "a_1.png", "a_2.png", "b.jpg", "b_mask_1.png"],
+            [("a.jpg", "a_1.png"), ("a.jpg", "a_2.png"), ("b.jpg", "b_mask_1.png")],
+        ),
+        (
+            ["a.png", "a_mask.png", "a_1.png", "a_1_mask.png"],
+            [
+                ("a.png", "a_mask.png"),
+                ("a_1.png", "a_1_mask.png"),
+            ],
+        ),
+        (["a.jpg", "a.json", "__MACOSX/._a.jpg", "._a.jpg"], [("a.jpg", "a.json")]),
         # An image may be called like this by itself.
         (["face_mask.jpg", "face_mask.png"], [("face_mask.jpg", "face_mask.png")]),
     ],
@@ -45,6 +59,17 @@ def test_a_folder_for_each_class(tmp_path):
     assert found(tmp_path) == [
         ("beetle", "beetle/images/a.jpg", "beetle/masks/a.png"),
         ("leaf", "leaf/a.jpg", "leaf/a.json"),
+    ]
+
+
+def test_accents_may_be_written_in_two_ways(tmp_path):
+    """macOS writes them as characters of their own, annotation tools as one with the letter."""
+    apart, joined = (unicodedata.normalize(form, "käfer") for form in ("NFD", "NFC"))
+    assert apart != joined
+    lay(tmp_path, f"{apart}.jpg", f"{joined}.json", "möwe.jpg", "möwe.json")
+    assert [(x.image.stem, x.mask.stem) for x in folder_supports(tmp_path)] == [
+        (apart, joined),
+        ("möwe", "möwe"),
     ]
 
 
