@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = (
     *("commands", "runs", "inference", "reports", "training", "evaluation", "weights", "data"),
-    *("models", "config", "runtime", "kernels"),
+    *("config", "models", "runtime", "kernels"),
 )
 """A room imports only rooms that come after it."""
 
