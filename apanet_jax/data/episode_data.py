@@ -42,6 +42,7 @@ from apanet_jax.data.loader import (
 )
 from apanet_jax.data.records import Records, RecordSplit
 from apanet_jax.data.transforms import Augmentation
+from apanet_jax.models.backbones import spec
 
 _LABEL_BUCKET = 32
 
@@ -56,6 +57,7 @@ class FeatureKeeper:
       identity: everything that the features of an image depend on.
       maps: what is kept, see `data.kept_features.KeptFeatures`.
       augmentation: of training images.
+      multiple: see `EpisodeData`.
       views: augmented views of a training image.
       seed: of the augmentation.
       workers: processes that load images.
@@ -66,6 +68,7 @@ class FeatureKeeper:
     identity: str
     maps: tuple[str, ...]
     augmentation: Augmentation
+    multiple: int
     views: int
     seed: int
     workers: int
@@ -93,6 +96,7 @@ class FeatureKeeper:
             self.identity,
             maps=self.maps,
             size=self.augmentation.size,
+            multiple=self.multiple,
             workers=self.workers,
         )
 
@@ -111,6 +115,7 @@ class EpisodeData:
       shot: supports of a training episode.
       batch_size: episodes of a training batch.
       min_area: pixels of a class that put an image on its list.
+      multiple: of which the sides of a test image are multiples in its square, in pixels.
       evaluation: the settings of the test episodes.
       workers: processes that load images.
       keeper: keeps the features that episodes then hold in place of images; None: they hold images.
@@ -125,6 +130,7 @@ class EpisodeData:
     shot: int
     batch_size: int
     min_area: int
+    multiple: int
     evaluation: EvaluationSettings
     workers: int
     keeper: FeatureKeeper | None = None
@@ -212,7 +218,12 @@ class EpisodeData:
             )
         else:
             load = functools.partial(
-                load_evaluation_episode, split, draw, self.augmentation.size, self.label_side
+                load_evaluation_episode,
+                split,
+                draw,
+                self.augmentation.size,
+                self.label_side,
+                multiple=self.multiple,
             )
         return batches(
             functools.partial(_load_numbered, load, numbers),
@@ -240,7 +251,7 @@ def episode_data(
       UserError: there is no such fold, a class has too few images, or the list cannot be used.
     """
     listed, novel_ids = (), novel_classes(records, settings.fold)
-    evaluation = settings.evaluation
+    evaluation, multiple = settings.evaluation, fitting_multiple(settings.backbone.name)
     base = training_lists(
         settings.data, records, fold=settings.fold, shot=settings.shot, seed=settings.seed
     )
@@ -264,10 +275,16 @@ def episode_data(
         shot=settings.shot,
         batch_size=settings.training.batch_size,
         min_area=settings.data.min_area,
+        multiple=multiple,
         evaluation=evaluation,
         workers=settings.workers,
         keeper=keeper,
     )
+
+
+def fitting_multiple(backbone: str) -> int:
+    """Returns of what the sides of a test image are multiples: the patch, or the protocol's 8."""
+    return spec(backbone).patch or 8
 
 
 def training_lists(

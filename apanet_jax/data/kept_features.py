@@ -119,11 +119,11 @@ def _training_view(
 
 
 def load_test_view(
-    split: RecordSplit, size: int, pictures: Sequence[int], index: int
+    split: RecordSplit, size: int, pictures: Sequence[int], index: int, *, multiple: int = 8
 ) -> dict[str, np.ndarray]:
     """Returns the `index`-th of some pictures as it is tested: image and label with class ids."""
     picture = split[pictures[index]]
-    image, label = fit_square(picture["image"], picture["label"], size)
+    image, label = fit_square(picture["image"], picture["label"], size, multiple)
     return {"image": image, "label": label}
 
 
@@ -160,10 +160,11 @@ def keep_test_features(
     *,
     maps: tuple[str, ...],
     size: int,
+    multiple: int,
     workers: int,
 ) -> KeptFeatures:
     """Keeps the test view of each picture of `split` (see `keep_features`)."""
-    load = functools.partial(load_test_view, split, size, range(len(split)))
+    load = functools.partial(load_test_view, split, size, range(len(split)), multiple=multiple)
     identity = f"{identity} test {size}"
     return keep_features(embed, load, len(split), 1, maps, directory, identity, workers)
 

@@ -51,7 +51,13 @@ def load_training_episode(
 
 
 def load_evaluation_episode(
-    split: RecordSplit, draw: Draw, size: int, label_side: int, index: int
+    split: RecordSplit,
+    draw: Draw,
+    size: int,
+    label_side: int,
+    index: int,
+    *,
+    multiple: int = 8,
 ) -> Arrays:
     """Returns test episode `index`, with the query's original label to score against.
 
@@ -61,12 +67,15 @@ def load_evaluation_episode(
       size: side of the square that pictures are fitted into.
       label_side: side of the square that original labels are put into, top left.
       index: which episode.
+      multiple: of which an image's sides are multiples in the square, in pixels.
     """
     episode = draw(index)
 
     def transformed(_slot: int, picture: int):
         data = split[picture]
-        return fit_square(data["image"], binary_label(data["label"], episode.class_id), size)
+        return fit_square(
+            data["image"], binary_label(data["label"], episode.class_id), size, multiple
+        )
 
     label = binary_label(split[episode.query]["label"], episode.class_id)
     return (

@@ -47,6 +47,7 @@ class EmbeddedImages:
         split: RecordSplit,
         *,
         size: int,
+        multiple: int,
         batch_size: int,
         workers: int,
         store: FeatureStore,
@@ -61,7 +62,8 @@ class EmbeddedImages:
           backbone_parameters: of the backbone.
           mesh: the devices that batches are spread over.
           split: the pictures.
-          size: side of the square that pictures are fitted into.
+          size: side of the square that images are fitted into.
+          multiple: of which an image's sides are multiples there.
           batch_size: pictures that pass the backbone together.
           workers: processes that load pictures.
           store: where features are kept.
@@ -70,7 +72,7 @@ class EmbeddedImages:
         """
         self._network, self._parameters, self._split = network, backbone_parameters, split
         self._size, self._batch_size, self._workers = size, batch_size, workers
-        self._mesh = mesh
+        self._mesh, self._multiple = mesh, multiple
         self._store = store
         self._kept = kept
         self._query: tuple[int, tuple[jax.Array, ...]] | None = None
@@ -89,7 +91,9 @@ class EmbeddedImages:
         if not wanted:
             return
         if self._kept is None:
-            load = functools.partial(load_test_view, self._split, self._size, wanted)
+            load = functools.partial(
+                load_test_view, self._split, self._size, wanted, multiple=self._multiple
+            )
         else:
             load = functools.partial(load_kept_test_view, self._kept, wanted)
         with (
@@ -155,10 +159,10 @@ class EmbeddedImages:
             name: np.asarray(head.features_of(name, PictureFeatures(middle, high)))
             for name in set(head.priors) - {"contrast"}
         }
-        foreground = np.asarray(at_size(given == 1, middle.shape[1:3]))
+        foreground = np.asarray(at_size(given == 1, middle.shape[1:3], centred=head.centred))
         of_parts = jax.device_get(_parts(middle, foreground, head.foreground_prototypes))
         if "contrast" in head.priors:
-            prototypes = np.asarray(_contrast_prototypes(middle, given))
+            prototypes = np.asarray(_contrast_prototypes(middle, given, head.centred))
         for number, (picture, class_id, _) in enumerate(supports):
             inside = foreground[number] > 0
             kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
@@ -350,7 +354,7 @@ def _compiled_parts(head: APANet):
 def _compiled_comparison(head: APANet, mesh: Mesh):
     def compare(parameters, inputs, label, side):
         logits = head.apply({"params": parameters}, *inputs, method="compare").logits
-        return score(logits[..., 1] - logits[..., 0], label, side)
+        return score(logits[..., 1] - logits[..., 0], label, side, centred=head.centred)
 
     whole, spread = replicated(mesh), batch_sharding(mesh)
     return jax.jit(compare, in_shardings=(whole, *[spread] * 3), out_shardings=spread)
@@ -365,11 +369,11 @@ def _parts(middle, foreground, count):
     return {"parts": parts, "means": part_means(middle, parts)}
 
 
-@jax.jit
-def _contrast_prototypes(middle, labels):
+@functools.partial(jax.jit, static_argnames="centred")
+def _contrast_prototypes(middle, labels, centred):
     """Returns `[n, prototypes, c]` of supports' features and labels of their class."""
     count, *size, channels = middle.shape
-    shares = [at_size(labels == x, tuple(size)).reshape(count, -1) for x in (1, 0)]
+    shares = [at_size(labels == x, tuple(size), centred=centred).reshape(count, -1) for x in (1, 0)]
     return contrast_prototypes(middle.reshape(count, -1, channels), *shares)
 
 

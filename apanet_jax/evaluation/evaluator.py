@@ -161,6 +161,7 @@ class Evaluator:
             loaded.local_mesh,
             data.test_split,
             size=data.augmentation.size,
+            multiple=data.multiple,
             batch_size=self.settings.batch_size,
             workers=data.workers,
             store=self._store(),

@@ -18,19 +18,28 @@ Count = Callable[[Batch], EpisodeCounts]
 
 
 def resize_to_label(
-    logits: Float[Array, "batch height width"], side: Int[Array, " batch"], size: int
+    logits: Float[Array, "batch height width"],
+    side: Int[Array, " batch"],
+    size: int,
+    *,
+    centred: bool = False,
 ) -> Float[Array, "batch size size"]:
-    """Resizes each map to a square of its own `side` (bilinear, aligned corners), top left.
+    """Resizes each map to a square of its own `side`, bilinearly, top left.
 
     Args:
       logits: square maps.
       side: the longer side of each original label, at most `size`.
       size: of the result; what lies beyond `side` means nothing.
+      centred: whether positions are the centres of patches; otherwise corners are aligned.
     """
 
-    def one_axis(cells: int, side):
-        position = jnp.arange(size) * ((cells - 1) / jnp.maximum(side - 1, 1))
-        return jnp.maximum(1.0 - jnp.abs(position[:, None] - jnp.arange(cells)), 0.0)
+    def one_axis(count: int, side):
+        if centred:
+            position = (jnp.arange(size) + 0.5) * (count / side) - 0.5
+            position = jnp.clip(position, 0, count - 1)
+        else:
+            position = jnp.arange(size) * ((count - 1) / jnp.maximum(side - 1, 1))
+        return jnp.maximum(1.0 - jnp.abs(position[:, None] - jnp.arange(count)), 0.0)
 
     def one_map(logits, side):
         rows = one_axis(logits.shape[0], side)
@@ -44,6 +53,8 @@ def score(
     difference: Float[Array, "batch height width"],
     label: Int[Array, "batch size size"],
     side: Int[Array, " batch"],
+    *,
+    centred: bool = False,
 ) -> EpisodeCounts:
     """Counts a batch's pixels at the original size.
 
@@ -51,8 +62,10 @@ def score(
       difference: foreground above background; above 0 is foreground.
       label: the original labels, top left, 255 elsewhere.
       side: the longer side of each.
+      centred: see `resize_to_label`.
     """
-    return count_pixels(resize_to_label(difference, side, label.shape[-1]) > 0, label)
+    resized = resize_to_label(difference, side, label.shape[-1], centred=centred)
+    return count_pixels(resized > 0, label)
 
 
 def make_count(
@@ -73,7 +86,10 @@ def _compiled_count(network: Network, mesh: Mesh):
     def count(parameters, backbone_parameters, batch):
         logits = network(parameters, backbone_parameters, batch).logits
         return score(
-            logits[..., 1] - logits[..., 0], batch["original_label"], batch["original_side"]
+            logits[..., 1] - logits[..., 0],
+            batch["original_label"],
+            batch["original_side"],
+            centred=network.head.centred,
         )
 
     whole, spread = replicated(mesh), batch_sharding(mesh)

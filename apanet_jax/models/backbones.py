@@ -53,6 +53,11 @@ class BackboneSpec(NamedTuple):
     has_last_block: bool = True
 
     @property
+    def centred(self) -> bool:
+        """Whether positions are the centres of patches."""
+        return self.patch is not None
+
+    @property
     def middle_channels(self) -> int:
         """Channels of blocks 4 and 3 side by side, see `middle`."""
         return self.block4_channels + self.block3_channels

@@ -94,7 +94,8 @@ def predict(
     @jax.jit
     def masks(parameters, backbone_parameters, arrays):
         logits = network(parameters, backbone_parameters, arrays).logits
-        return resize_to_label(logits[..., 1] - logits[..., 0], side, size) > 0
+        difference = logits[..., 1] - logits[..., 0]
+        return resize_to_label(difference, side, size, centred=network.head.centred) > 0
 
     return np.asarray(masks(parameters, run.loaded.local_backbone_parameters, batch))
 

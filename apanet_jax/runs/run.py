@@ -16,6 +16,7 @@ from apanet_jax.data.episode_data import (
     FeatureKeeper,
     augmentation_of,
     episode_data,
+    fitting_multiple,
 )
 from apanet_jax.data.records import Records, open_records
 from apanet_jax.evaluation.evaluator import EmbeddedSlot, Evaluator
@@ -209,6 +210,7 @@ def _keeper(
         identity=identity,
         maps=maps,
         augmentation=augmentation_of(settings.augmentation, settings.image_size),
+        multiple=fitting_multiple(settings.backbone.name),
         views=settings.features.views,
         seed=settings.seed,
         workers=settings.workers,

@@ -169,7 +169,13 @@ def _step(
 
     def loss(parameters):
         outputs = network(parameters, backbone_parameters, batch, key=key)
-        result = losses(outputs, batch["query_label"], agnostic_weight, level_weight)
+        result = losses(
+            outputs,
+            batch["query_label"],
+            agnostic_weight,
+            level_weight,
+            centred=network.head.centred,
+        )
         return result.total, result
 
     gradients, result = jax.grad(loss, has_aux=True)(state.parameters)

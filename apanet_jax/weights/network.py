@@ -37,6 +37,7 @@ def make_network(backbone: BackboneSettings, model: ModelSettings) -> Network:
     head = APANet(
         **named,
         block4_channels=row.block4_channels,
+        centred=row.centred,
         reduction_bias=model.comparison != "fem",
     )
     return Network(module, head, masked_support=model.masked_support)

@@ -1,6 +1,7 @@
 """Scoring at the original label's resolution, against PyTorch's resizing."""
 
 import numpy as np
+import pytest
 import torch
 
 from apanet_jax.evaluation.metrics import EpisodeCounts
@@ -66,3 +67,13 @@ def test_episodes_are_counted_in_order_and_the_padding_is_left_out():
     expected = np.concatenate([b["union"] for b in batches])[:5]
     np.testing.assert_array_equal(counts.union, expected)
     assert counts.intersection.tolist()[4] == batches[2]["intersection"][0].tolist()
+
+
+@pytest.mark.parametrize("side", [40, 61])
+def test_maps_of_patches_are_resized_between_the_patches_centres(side):
+    logits = np.random.default_rng(3).normal(size=(1, 5, 5)).astype(np.float32)
+    ours = resize_to_label(logits, np.array([side]), 64, centred=True)
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(logits)[None], size=(side, side), mode="bilinear", align_corners=False
+    )[0]
+    np.testing.assert_allclose(ours[:, :side, :side], theirs, atol=1e-5)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from apanet_jax.models.resize import (
     adaptive_average_pool,
     bilinear_matrix,
+    resize_area,
     resize_bilinear,
 )
 
@@ -51,3 +52,21 @@ def test_adaptive_pooling_agrees_with_torch(sizes, seed):
     np.testing.assert_allclose(
         adaptive_average_pool(x, (new_h, new_w)), expected.permute(0, 2, 3, 1), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("size", [(7, 5), (28, 40), (3, 2)])
+def test_centres_of_equal_parts_are_resized_as_pytorch_does(size):
+    x = np.random.default_rng(0).normal(size=(2, 6, 9, 3)).astype(np.float32)
+    ours = resize_bilinear(x, size, centred=True)
+    channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
+    theirs = torch.nn.functional.interpolate(
+        channels_first, size=size, mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1), atol=1e-5)
+
+
+def test_means_of_equal_rectangles():
+    x = np.arange(24.0).reshape(1, 4, 6, 1)
+    halves = [(slice(0, 2), slice(2, 4)), (slice(0, 3), slice(3, 6))]
+    expected = [[x[0, rows, columns].mean() for columns in halves[1]] for rows in halves[0]]
+    np.testing.assert_allclose(resize_area(x, (2, 2))[0, ..., 0], expected)
