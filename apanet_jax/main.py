@@ -55,6 +55,7 @@ def main() -> int | None:
     from apanet_jax.runtime import compilation, processes
 
     if config is not None and config.deterministic:
+        # Here too, for the processes of a run ask for their devices when they come together.
         compilation.make_deterministic()
     others = (_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with processes.session(*others, timeout=_JOIN_TIMEOUT.value):

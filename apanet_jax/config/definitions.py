@@ -290,10 +290,20 @@ class EvaluationSettings:
     memory_gigabytes: float = _evaluation(
         8.0, "room for them in memory; more of them go to disk", rules.number(0)
     )
+    resize: str = _evaluation(
+        "two_step",
+        "of logits to the label's size: \"two_step\", to the network's input size and then to the "
+        "label's as PFENet does, or \"one_step\", to the label's at once",
+        rules.one_of("two_step", "one_step"),
+        before="one_step",
+    )
     every: int = _evaluation(
         0, "steps between validations, which choose the best checkpoint; 0: none", rules.number(0)
     )
     validation_episodes: int = _evaluation(1000, "episodes of a validation", rules.number(1))
+    require_all_classes: bool = _evaluation(
+        False, "refuse to score where a novel class has no test episode", rules.switch()
+    )
     pictures: int = _evaluation(12, "episodes drawn as images", rules.number(0))
     checkpoint: str = _evaluation(
         "",

@@ -25,7 +25,7 @@ from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import binary_label
 from apanet_jax.evaluation.feature_store import Arrays, FeatureStore
 from apanet_jax.evaluation.metrics import EpisodeCounts
-from apanet_jax.evaluation.protocol import score
+from apanet_jax.evaluation.protocol import Resizing, score
 from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.models.prior import contrast, contrast_prototypes, shot_prior
@@ -228,6 +228,7 @@ def count_episodes_once(
     label_side: int,
     batch_size: int,
     programs: Programs,
+    resizing: Resizing,
     description: str = "evaluating",
 ) -> tuple[EpisodeCounts, np.ndarray]:
     """Returns the counts and the class of every episode, in their order.
@@ -242,11 +243,12 @@ def count_episodes_once(
       label_side: side of the square that original labels are put into.
       batch_size: episodes that are compared together.
       programs: compiled functions.
+      resizing: see `protocol.score`.
       description: what the progress bar says.
     """
     inference = network.head.for_inference
     head = _Head(inference, parameters, features, mesh, programs)
-    compare = programs(_compiled_comparison, inference, mesh)
+    compare = programs(_compiled_comparison, inference, mesh, resizing)
     # By class and query, so that what was just looked at is looked at again.
     order = sorted(range(len(episodes)), key=lambda i: (episodes[i].class_id, episodes[i].query))
     found: list[Any] = []
@@ -351,10 +353,10 @@ def _compiled_parts(head: APANet):
     return jax.jit(encode), jax.jit(pool)
 
 
-def _compiled_comparison(head: APANet, mesh: Mesh):
+def _compiled_comparison(head: APANet, mesh: Mesh, resizing: Resizing):
     def compare(parameters, inputs, label, side):
         logits = head.apply({"params": parameters}, *inputs, method="compare").logits
-        return score(logits[..., 1] - logits[..., 0], label, side, centred=head.centred)
+        return score(logits[..., 1] - logits[..., 0], label, side, resizing)
 
     whole, spread = replicated(mesh), batch_sharding(mesh)
     return jax.jit(compare, in_shardings=(whole, *[spread] * 3), out_shardings=spread)

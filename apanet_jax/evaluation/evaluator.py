@@ -12,7 +12,7 @@ from apanet_jax.data.episode_data import EpisodeData
 from apanet_jax.evaluation.embed_once import EmbeddedImages, count_episodes_once
 from apanet_jax.evaluation.feature_store import FeatureStore
 from apanet_jax.evaluation.metrics import EpisodeCounts, Scores, SummedCounts
-from apanet_jax.evaluation.protocol import count_episodes, make_count
+from apanet_jax.evaluation.protocol import Resizing, count_episodes, make_count
 from apanet_jax.models.network import Parameters
 from apanet_jax.runtime import processes
 from apanet_jax.runtime.devices import replicated
@@ -79,6 +79,11 @@ class Evaluator:
             f"{head.foreground_prototypes} {data.keeper is not None}"
         )
 
+    @property
+    def _resizing(self) -> Resizing:
+        through = self.data.augmentation.size if self.settings.resize == "two_step" else None
+        return Resizing(self._loaded.network.head.centred, through)
+
     def scores(self, parameters: Parameters, shot: int, episodes: int) -> Scores:
         """Returns the scores of a head's first `episodes` test episodes with `shot` supports."""
         sums = SummedCounts(len(self.data.records.class_names))
@@ -134,6 +139,7 @@ class Evaluator:
                 label_side=data.label_side,
                 batch_size=self.settings.batch_size,
                 programs=self._programs,
+                resizing=self._resizing,
                 description=description,
             )
         count = make_count(
@@ -142,6 +148,7 @@ class Evaluator:
             loaded.local_backbone_parameters,
             loaded.local_mesh,
             self._programs,
+            self._resizing,
         )
         with data.test_batches(shot, numbers) as batches:
             return count_episodes(count, batches, episodes=len(numbers), description=description)

@@ -1,6 +1,7 @@
 """Evaluation by the protocol: fixed episodes, scored at the original label's resolution."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +12,35 @@ from tqdm import tqdm
 
 from apanet_jax.evaluation.metrics import EpisodeCounts, count_pixels
 from apanet_jax.models.network import Batch, Network, Parameters
+from apanet_jax.models.resize import bilinear_matrix
 from apanet_jax.runtime.devices import batch_sharding, replicated
 from apanet_jax.runtime.programs import Programs
 
 Count = Callable[[Batch], EpisodeCounts]
 
 
+class Resizing(NamedTuple):
+    """How logits come to a label's size.
+
+    Attributes:
+      centred: whether positions are the centres of patches; otherwise corners are aligned.
+      through: side of the network's input in pixels, to which logits are resized first, as in
+        PFENet; None: they are resized to the label's size at once.
+    """
+
+    centred: bool = False
+    through: int | None = None
+
+
+ONE_STEP = Resizing()
+"""From aligned corners to the label's size at once."""
+
+
 def resize_to_label(
     logits: Float[Array, "batch height width"],
     side: Int[Array, " batch"],
     size: int,
-    *,
-    centred: bool = False,
+    resizing: Resizing = ONE_STEP,
 ) -> Float[Array, "batch size size"]:
     """Resizes each map to a square of its own `side`, bilinearly, top left.
 
@@ -30,16 +48,21 @@ def resize_to_label(
       logits: square maps.
       side: the longer side of each original label, at most `size`.
       size: of the result; what lies beyond `side` means nothing.
-      centred: whether positions are the centres of patches; otherwise corners are aligned.
+      resizing: in which steps.
     """
 
     def one_axis(count: int, side):
-        if centred:
-            position = (jnp.arange(size) + 0.5) * (count / side) - 0.5
-            position = jnp.clip(position, 0, count - 1)
+        samples = resizing.through or count
+        if resizing.centred:
+            position = (jnp.arange(size) + 0.5) * (samples / side) - 0.5
+            position = jnp.clip(position, 0, samples - 1)
         else:
-            position = jnp.arange(size) * ((count - 1) / jnp.maximum(side - 1, 1))
-        return jnp.maximum(1.0 - jnp.abs(position[:, None] - jnp.arange(count)), 0.0)
+            position = jnp.arange(size) * ((samples - 1) / jnp.maximum(side - 1, 1))
+        weights = jnp.maximum(1.0 - jnp.abs(position[:, None] - jnp.arange(samples)), 0.0)
+        if resizing.through is None:
+            return weights
+        first = bilinear_matrix(count, samples, centred=resizing.centred)
+        return jnp.matmul(weights, first, precision="highest")
 
     def one_map(logits, side):
         rows = one_axis(logits.shape[0], side)
@@ -53,8 +76,7 @@ def score(
     difference: Float[Array, "batch height width"],
     label: Int[Array, "batch size size"],
     side: Int[Array, " batch"],
-    *,
-    centred: bool = False,
+    resizing: Resizing = ONE_STEP,
 ) -> EpisodeCounts:
     """Counts a batch's pixels at the original size.
 
@@ -62,10 +84,9 @@ def score(
       difference: foreground above background; above 0 is foreground.
       label: the original labels, top left, 255 elsewhere.
       side: the longer side of each.
-      centred: see `resize_to_label`.
+      resizing: in which steps `difference` comes to that size.
     """
-    resized = resize_to_label(difference, side, label.shape[-1], centred=centred)
-    return count_pixels(resized > 0, label)
+    return count_pixels(resize_to_label(difference, side, label.shape[-1], resizing) > 0, label)
 
 
 def make_count(
@@ -74,13 +95,14 @@ def make_count(
     backbone_parameters: Parameters,
     mesh: Mesh,
     programs: Programs,
+    resizing: Resizing = ONE_STEP,
 ) -> Count:
     """Returns the function from an evaluation batch to its episodes' counts."""
-    count, spread = programs(_compiled_count, network, mesh), batch_sharding(mesh)
+    count, spread = programs(_compiled_count, network, mesh, resizing), batch_sharding(mesh)
     return lambda batch: count(parameters, backbone_parameters, jax.device_put(batch, spread))
 
 
-def _compiled_count(network: Network, mesh: Mesh):
+def _compiled_count(network: Network, mesh: Mesh, resizing: Resizing):
     """Returns one jitted function for all parameters, so that a sweep compiles it once."""
 
     def count(parameters, backbone_parameters, batch):
@@ -89,7 +111,7 @@ def _compiled_count(network: Network, mesh: Mesh):
             logits[..., 1] - logits[..., 0],
             batch["original_label"],
             batch["original_side"],
-            centred=network.head.centred,
+            resizing,
         )
 
     whole, spread = replicated(mesh), batch_sharding(mesh)

@@ -9,6 +9,7 @@ from apanet_jax.config.settings import values
 from apanet_jax.reports import blocks
 from apanet_jax.reports.line_chart import Line, line_chart, smoothed
 from apanet_jax.reports.run_record import RunRecord, duration
+from apanet_jax.reports.tables import unseen_notes
 
 
 def run_page(run: RunRecord) -> str:
@@ -117,6 +118,7 @@ def _results(run: RunRecord) -> str:
             f'<tr class="paper"><th>{escape(method)}<small>the paper</small></th>{cells}</tr>'
         )
     notes = [_episodes(run.results[0])]
+    notes += unseen_notes(run.results)
     if any(row["checkpoint"] == "best" for row in run.results):
         notes.append("The best checkpoint was chosen on episodes of these classes; that flatters.")
     if any(not row.folds for row in run.published):

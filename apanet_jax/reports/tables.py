@@ -146,13 +146,30 @@ def fold_notes(
     results: Mapping[str, Sequence[Mapping[str, Any]]], published: Sequence[PublishedRow] = ()
 ) -> list[str]:
     """Returns what is to be said below `fold_tables`, a sentence each."""
-    notes = []
+    notes = unseen_notes(row for rows in results.values() for row in rows)
     seeds = len({row["training_seed"] for rows in results.values() for row in rows})
     if seeds > 1:
         notes.append(f"Means over {seeds} seeds, ± their standard deviation.")
     if any(row.mean_differs for row in published):
         notes.append("A star marks a mean that is printed so and is not the mean of its folds.")
     return notes
+
+
+def unseen_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns a sentence for each fold whose test episodes show only some of its novel classes.
+
+    Args:
+      rows: objects of `results.json`.
+    """
+    found = {}
+    for row in rows:
+        if missing := row.get("classes_unseen"):
+            found[row["fold"]] = (len(row["iou_per_class"]), missing)
+    return [
+        f"Fold {fold}: {seen} of {seen + len(missing)} novel classes seen; no test episode shows "
+        f"{', '.join(missing)}, and the means are without."
+        for fold, (seen, missing) in sorted(found.items())
+    ]
 
 
 def fold_markdown(

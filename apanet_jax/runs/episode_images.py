@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 from PIL import Image
 
-from apanet_jax.evaluation.protocol import resize_to_label
+from apanet_jax.evaluation.protocol import Resizing, resize_to_label
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.reports import overlays
@@ -95,7 +95,7 @@ def predict(
     def masks(parameters, backbone_parameters, arrays):
         logits = network(parameters, backbone_parameters, arrays).logits
         difference = logits[..., 1] - logits[..., 0]
-        return resize_to_label(difference, side, size, centred=network.head.centred) > 0
+        return resize_to_label(difference, side, size, Resizing(network.head.centred)) > 0
 
     return np.asarray(masks(parameters, run.loaded.local_backbone_parameters, batch))
 

@@ -1,5 +1,6 @@
 """What a run's trained heads score, from their checkpoints to `results.json`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from apanet_jax import __version__
 from apanet_jax.data.episode_files import write_episodes
+from apanet_jax.data.folds import novel_classes
 from apanet_jax.evaluation.metrics import EpisodeCounts, SummedCounts
 from apanet_jax.models.network import Parameters
 from apanet_jax.runs.run import Run
-from apanet_jax.runtime import processes
+from apanet_jax.runtime import compilation, processes
 from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.devices import replicated
 from apanet_jax.runtime.errors import UserError
@@ -60,9 +62,12 @@ def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
     Where the config asks for it, `episodes/<head>_<K>shot.jsonl` holds every episode's counts.
 
     Raises:
-      UserError: there is no checkpoint.
+      UserError: there is no checkpoint, or a novel class has no test episode and
+        `evaluation.require_all_classes` asks for all.
     """
     results = []
+    if run.settings.evaluation.require_all_classes:
+        _require_all_classes(run)
     if run.settings.evaluation.embed_once:
         run.evaluator.embed(run.data.test_count)
     for head in trained_heads(run, workdir):
@@ -75,6 +80,25 @@ def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "results.json", results)
     return results
+
+
+def _require_all_classes(run: Run) -> None:
+    for shot in run.data.test_shots:
+        draw = run.data.draw_test(shot)
+        shown = {draw(number).class_id for number in range(run.data.test_count)}
+        if missing := unseen_classes(run, shown):
+            raise UserError(
+                f"evaluation.require_all_classes: none of the {run.data.test_count} {shot}-shot "
+                f"test episodes shows {', '.join(missing)}; take more episodes, a smaller "
+                "data.min_area, or leave the setting out"
+            )
+
+
+def unseen_classes(run: Run, shown: Iterable[int]) -> list[str]:
+    """Returns the names of the fold's novel classes that are not among the ids `shown`."""
+    names = run.records.class_names
+    novel = novel_classes(run.records, run.settings.fold)
+    return [names[c - 1] for c in novel if c not in set(shown)]
 
 
 def write_counts(run: Run, workdir: Path, name: str, shot: int, counts: EpisodeCounts) -> None:
@@ -107,6 +131,7 @@ def result(
         "backbone": config.backbone.name,
         "num_clusters": config.model.num_clusters,
         "agnostic_weight": config.model.agnostic_weight,
+        "training_list": config.data.training_list,
         "checkpoint": head.name,
         "checkpoint_file": config.evaluation.checkpoint or None,
         "step": head.step,
@@ -116,6 +141,7 @@ def result(
         "training_seed": config.seed,
         "miou": round(scores.miou, 4),
         "fb_iou": round(scores.fb_iou, 4),
+        "classes_unseen": unseen_classes(run, scores.iou_per_class),
         "iou_per_class": {names[c - 1]: round(v, 4) for c, v in scores.iou_per_class.items()},
         "counts": {
             "background": _pair(sums.intersection.sum(0)[0], sums.union.sum(0)[0]),
@@ -125,7 +151,8 @@ def result(
             },
         },
         **environment(run),
-        "deterministic": config.deterministic,
+        "resize": config.evaluation.resize,
+        "deterministic": compilation.is_deterministic(),
         "data_fingerprint": run.records.fingerprint,
         "weights_fingerprint": run.loaded.fingerprint,
         "weights_origin": run.loaded.origin._asdict(),

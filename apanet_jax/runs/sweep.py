@@ -25,12 +25,13 @@ from apanet_jax.reports.tables import (
     fold_markdown,
     published_beside_run,
     results_table,
+    unseen_notes,
 )
 from apanet_jax.runs.episode_images import write_pictures
 from apanet_jax.runs.live_report import LiveOverview, LiveReport, report_on
 from apanet_jax.runs.run import Run, RunMaker
 from apanet_jax.runs.scoring import evaluate_checkpoints, trained_heads
-from apanet_jax.runtime import processes
+from apanet_jax.runtime import compilation, processes
 from apanet_jax.runtime.atomic_files import writing
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.workdir_lock import sole_use
@@ -75,6 +76,8 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
         a workdir that another process uses.
     """
     check(config)
+    if config.deterministic:
+        compilation.make_deterministic()
     if config.evaluation.checkpoint and mode != "evaluate":
         raise UserError(
             f"evaluation.checkpoint={config.evaluation.checkpoint} is scored, never trained on: "
@@ -223,6 +226,8 @@ def _tell(
         print(f"\n{class_table(by_variant)}\n\ntable: {workdir / 'table.md'}")
     else:
         print(f"\nnovel classes of fold {config.fold}, {episodes}\n\n{results_table(results)}")
+        for note in unseen_notes(itertools.chain(*results.values())):
+            print(f"\n{note}")
         print(f"\n{class_table(results)}")
     if config.evaluation.pictures:
         print()

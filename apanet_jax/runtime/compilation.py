@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import jax
+from jax._src import xla_bridge
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
 """XLA's flag: no operation that adds up in any order, and no kernels chosen by their speed."""
@@ -15,11 +16,27 @@ DIRECTORY = "~/.cache/apanet_jax"
 def make_deterministic() -> None:
     """Has a GPU compute the same bits each time; before any device is asked for.
 
-    What has no such way on a GPU fails to compile. Other devices take no notice.
+    What has no such way on a GPU fails to compile. Other devices take no notice. Where the variable
+    XLA_FLAGS says otherwise, or devices were asked for before, nothing changes.
     """
-    given = os.environ.get("XLA_FLAGS", "")
-    if DETERMINISTIC not in given:
+    if _asked_for() is None and not xla_bridge.backends_are_initialized():
+        given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} {DETERMINISTIC}=true".strip()
+
+
+def is_deterministic() -> bool:
+    """Returns whether XLA was told to compute the same bits each time, by whoever it was."""
+    return bool(_asked_for())
+
+
+def _asked_for() -> bool | None:
+    """Returns what XLA_FLAGS says of `DETERMINISTIC`, of several times the last; None: nothing."""
+    said = None
+    for flag in os.environ.get("XLA_FLAGS", "").split():
+        name, equals, value = flag.partition("=")
+        if name == DETERMINISTIC:
+            said = value.lower() in ("true", "1") if equals else True
+    return said
 
 
 def keep_compiled(directory: str) -> None:

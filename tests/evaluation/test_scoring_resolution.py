@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from apanet_jax.evaluation.metrics import EpisodeCounts
-from apanet_jax.evaluation.protocol import count_episodes, resize_to_label, score
+from apanet_jax.evaluation.protocol import Resizing, count_episodes, resize_to_label, score
 
 
 def _episodes(sizes, side, seed=0):
@@ -72,8 +72,20 @@ def test_episodes_are_counted_in_order_and_the_padding_is_left_out():
 @pytest.mark.parametrize("side", [40, 61])
 def test_maps_of_patches_are_resized_between_the_patches_centres(side):
     logits = np.random.default_rng(3).normal(size=(1, 5, 5)).astype(np.float32)
-    ours = resize_to_label(logits, np.array([side]), 64, centred=True)
+    ours = resize_to_label(logits, np.array([side]), 64, Resizing(centred=True))
     theirs = torch.nn.functional.interpolate(
         torch.from_numpy(logits)[None], size=(side, side), mode="bilinear", align_corners=False
     )[0]
     np.testing.assert_allclose(ours[:, :side, :side], theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_two_steps_are_the_references(centred):
+    logits = np.random.default_rng(4).normal(size=(1, 5, 5)).astype(np.float32)
+    ours = resize_to_label(logits, np.array([61]), 64, Resizing(centred, through=37))
+    theirs = torch.from_numpy(logits)[None]
+    for size in (37, 61):
+        theirs = torch.nn.functional.interpolate(
+            theirs, size=(size, size), mode="bilinear", align_corners=not centred
+        )
+    np.testing.assert_allclose(ours[:, :61, :61], theirs[0], atol=1e-5)
