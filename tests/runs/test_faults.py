@@ -1,6 +1,7 @@
 """What befalls a running job: signals, a second start, damaged files, a full disk, dead workers."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from apanet_jax.runs import sweep
 from apanet_jax.runs.run import make_run
 from apanet_jax.runtime.atomic_files import write_bytes, write_json, writing
 from apanet_jax.runtime.errors import Stopped, UserError, main_guard
-from apanet_jax.runtime.workdir_lock import LOCK, sole_use
+from apanet_jax.runtime.workdir_lock import HOLDER, LOCK, sole_use
 from apanet_jax.training.checkpoints import Checkpoints
 from apanet_jax.training.loop import train
 from configs import folder
@@ -35,11 +36,11 @@ TINY = (
     "checkpoint_every=2,log_every=2,episodes=4,evaluation.batch_size=2,shots=1,devices=1,"
     "pictures=0"
 )
-HOLDER = """
+HOLDING = """
 import fcntl, sys
 file = open(sys.argv[1], "w")
 fcntl.flock(file, fcntl.LOCK_EX)
-print("process 17 on there", file=file, flush=True)
+open(sys.argv[2], "w").write("process 17 on there")
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -159,7 +160,7 @@ def test_what_the_system_refuses_is_one_line_of_a_command(capsys):
 
 
 def test_a_workdir_has_one_process_at_a_time(run, tmp_path):
-    held = [sys.executable, "-c", HOLDER, str(tmp_path / LOCK)]
+    held = [sys.executable, "-c", HOLDING, str(tmp_path / LOCK), str(tmp_path / HOLDER)]
     with subprocess.Popen(
         held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -167,10 +168,10 @@ def test_a_workdir_has_one_process_at_a_time(run, tmp_path):
         with pytest.raises(UserError, match="in use by process 17 on there") as refused:
             train(run.task(), tmp_path)
         assert "\n" not in str(refused.value)
-        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+        assert {path.name for path in tmp_path.iterdir()} == {LOCK, HOLDER}
         process.kill()
     with sole_use(tmp_path), sole_use(tmp_path):
-        assert f"process {os.getpid()} on" in (tmp_path / LOCK).read_text()
+        assert f"process {os.getpid()} on" in (tmp_path / HOLDER).read_text()
 
 
 def cut_short(path):
@@ -208,6 +209,18 @@ def test_evaluation_passes_over_a_damaged_checkpoint(run, workdir, capsys):
     (row,) = sweep.run_all(of_run(workdir), workdir, "evaluate")["run"]
     assert row["step"] == 2 and "checkpoints/4 is passed over" in capsys.readouterr().err
     assert (workdir / "checkpoints" / "4").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_line_of_warning(tmp_path, capsys, monkeypatch, number):
+    def unsupported(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with sole_use(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "without locks" in told
 
 
 def test_a_full_disk_leaves_the_checkpoints_from_before(run, whole, tmp_path):
