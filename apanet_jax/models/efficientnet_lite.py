@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from apanet_jax.models.layers import Conv, Depthwise, Features, Pointwise
+from apanet_jax.models.layers import Conv, Depthwise, Features, Pointwise, chosen_blocks
 
 MEAN, SCALE = 127.0, 128.0
 OUTPUT_STRIDE = 8
@@ -56,8 +56,8 @@ LITE2 = (
 )
 """1.1 times as wide, in multiples of 8, and 1.2 times as deep but for the first and last stage."""
 
-BLOCK3_STAGES, BLOCK4_STAGES = 3, 5
-"""The paper's block 3 ends after so many stages, block 4 after so many, block 5 after all."""
+BLOCK2_STAGES, BLOCK3_STAGES, BLOCK4_STAGES = 2, 3, 5
+"""How many stages lie before the ends of the paper's blocks 2, 3 and 4; block 5 ends with all."""
 
 
 class InvertedResidual(nn.Module):
@@ -144,11 +144,27 @@ class EfficientNetLite(nn.Module):
           40, 112 and 320 channels (Lite0) or 48, 120 and 352 (Lite2), all at an eighth of the
           pictures' size (rounded up).
         """
+        return Features(*self.outputs(images)[1:])
+
+    def maps(
+        self, images: Float[Array, "batch height width 3"], blocks: tuple[int, ...]
+    ) -> tuple[Float[Array, "batch height width channels"], ...]:
+        """Returns the feature maps of some of blocks 2 to 5; raises UserError for other numbers."""
+        return chosen_blocks(self.outputs(images), blocks)
+
+    def outputs(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> tuple[Float[Array, "batch height width channels"], ...]:
+        """Returns the feature maps of the paper's blocks 2 to 5.
+
+        Block 2's have 24 channels, at a quarter of the images' size.
+        """
         x = (images.astype(jnp.float32) - MEAN) / SCALE
         x = nn.relu6(self.stem(x))
-        block3 = self._run(x, 0, BLOCK3_STAGES)
+        block2 = self._run(x, 0, BLOCK2_STAGES)
+        block3 = self._run(block2, BLOCK2_STAGES, BLOCK3_STAGES)
         block4 = self._run(block3, BLOCK3_STAGES, BLOCK4_STAGES)
-        return Features(block3, block4, self.last_block(block4))
+        return block2, block3, block4, self.last_block(block4)
 
     def last_block(
         self, block4: Float[Array, "batch height width 112"]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from apanet_jax.models.convolution import conv3x3
+from apanet_jax.runtime.errors import UserError
 
 Padding = Literal["same", "symmetric"]
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -30,6 +31,27 @@ class Features(NamedTuple):
     block3: Float[Array, "batch height3 width3 channels3"]
     block4: Float[Array, "batch height width channels4"]
     block5: Float[Array, "batch height width channels5"]
+
+
+def chosen_blocks(
+    outputs: tuple[Float[Array, "batch height width channels"], ...], blocks: tuple[int, ...]
+) -> tuple[Float[Array, "batch height width channels"], ...]:
+    """Returns some of a convolutional network's feature maps by the paper's numbers.
+
+    Args:
+      outputs: those of blocks 2 to 5.
+      blocks: numbers from 2 to 5.
+
+    Raises:
+      UserError: there is no such block.
+    """
+    wrong = [number for number in blocks if not 2 <= number <= 5]
+    if wrong or not blocks:
+        raise UserError(
+            f"there is no block {wrong[0] if wrong else '()'} in a convolutional backbone: "
+            "expected the paper's numbers, from 2 to 5"
+        )
+    return tuple(outputs[number - 2] for number in blocks)
 
 
 class Conv(nn.Module):

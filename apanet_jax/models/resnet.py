@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from apanet_jax.models.layers import Conv, Features, Pointwise
+from apanet_jax.models.layers import Conv, Features, Pointwise, chosen_blocks
 
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = 255 * np.array([0.229, 0.224, 0.225], np.float32)
@@ -92,13 +92,29 @@ class ResNet(nn.Module):
         Returns:
           512, 1024 and 2048 channels, all at an eighth of the pictures' size (rounded up).
         """
+        return Features(*self.outputs(images)[1:])
+
+    def maps(
+        self, images: Float[Array, "batch height width 3"], blocks: tuple[int, ...]
+    ) -> tuple[Float[Array, "batch height width channels"], ...]:
+        """Returns the feature maps of some of blocks 2 to 5; raises UserError for other numbers."""
+        return chosen_blocks(self.outputs(images), blocks)
+
+    def outputs(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> tuple[Float[Array, "batch height width channels"], ...]:
+        """Returns the feature maps of the paper's blocks 2 to 5.
+
+        Block 2's have 256 channels, at a quarter of the images' size.
+        """
         x = (images.astype(jnp.float32) - MEAN) / DEVIATION
         for convolution in self.convolutions:
             x = nn.relu(convolution(x))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        block3 = _run(self.layer2, _run(self.layer1, x))
+        block2 = _run(self.layer1, x)
+        block3 = _run(self.layer2, block2)
         block4 = _run(self.layer3, block3)
-        return Features(block3, block4, self.last_block(block4))
+        return block2, block3, block4, self.last_block(block4)
 
     def last_block(
         self, block4: Float[Array, "batch height width 1024"]

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from apanet_jax.models.layers import Conv, Features
+from apanet_jax.models.layers import Conv, Features, chosen_blocks
 from apanet_jax.models.resnet import DEVIATION, MEAN
 
 CHANNELS = (64, 128, 256, 512, 512)
@@ -50,13 +50,27 @@ class VGG16(nn.Module):
           256 channels at an eighth of the pictures' size, and twice 512 at a sixteenth (both
           rounded up): 60x60 and 30x30 of 473x473.
         """
+        return Features(*self.outputs(images)[1:])
+
+    def maps(
+        self, images: Float[Array, "batch height width 3"], blocks: tuple[int, ...]
+    ) -> tuple[Float[Array, "batch height width channels"], ...]:
+        """Returns the feature maps of some of blocks 2 to 5; raises UserError for other numbers."""
+        return chosen_blocks(self.outputs(images), blocks)
+
+    def outputs(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> tuple[Float[Array, "batch height width channels"], ...]:
+        """Returns the feature maps of the paper's blocks 2 to 5.
+
+        Block 2's have 128 channels, at a quarter of the images' size.
+        """
         x = (images.astype(jnp.float32) - MEAN) / DEVIATION
         outputs = []
         for block in self.blocks[:4]:
             x = pool(_run(block, x))
             outputs.append(x)
-        block3, block4 = outputs[2:]
-        return Features(block3, block4, self.last_block(block4))
+        return *outputs[1:], self.last_block(x)
 
     def last_block(
         self, block4: Float[Array, "batch height width 512"]

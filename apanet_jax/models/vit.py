@@ -112,7 +112,13 @@ class ViT(nn.Module):
         Raises:
           UserError: the patch does not divide the images.
         """
-        return Features(*(tokens.patches for tokens in self.tokens(images, self.blocks)))
+        return Features(*self.maps(images, self.blocks))
+
+    def maps(
+        self, images: Float[Array, "batch height width 3"], blocks: tuple[int, ...]
+    ) -> tuple[Float[Array, "batch rows columns channels"], ...]:
+        """Returns the patches' vectors after any blocks, after the final norm; see `tokens`."""
+        return tuple(tokens.patches for tokens in self.tokens(images, blocks))
 
     def tokens(
         self,
