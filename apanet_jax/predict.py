@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from apanet_jax.data.image_files import find_images
-from apanet_jax.data.images import read_image
+from apanet_jax.data.images import open_encoded, read_bytes, read_image
 from apanet_jax.inference.prediction_files import (
     CONTACT_PICTURES,
     caption,
@@ -144,7 +144,16 @@ def _supports(arguments: argparse.Namespace) -> list[Support]:
 
 
 def _check(queries, supports, output, files) -> None:
-    """Refuses results that would take a given file's place."""
+    """Refuses queries none of which is an image, and results that would replace a given file."""
+    refused = None
+    for query in queries:
+        try:
+            open_encoded(read_bytes(query.path), str(query.path))
+            break
+        except UserError as error:
+            refused = refused or error
+    else:
+        raise refused
     given = {query.path.resolve() for query in queries}
     given |= {path.resolve() for _, *paths in supports for path in paths}
     made = [name for query in queries for name in file_names(query.name, files)]

@@ -129,7 +129,7 @@ def _tour(page: Any, address: str, output: Path, name: str) -> list[str]:
         text = Path(folder) / "notes.png"
         text.write_text("no picture")
         page.set_input_files("#queries input[type=file]", text)
-        _says(page, "to-do", "notes.png is no picture")
+        _says(page, "to-do", "notes.png is no image")
     page.set_input_files("#supports input[type=file]", (_SUPPORTS.value * 6)[:6])
     _says(page, "to-do", "5 at most")
     page.screenshot(path=output / f"{name}_problem.png", full_page=True)

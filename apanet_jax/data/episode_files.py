@@ -14,15 +14,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from apanet_jax.data.episodes import Episode
 from apanet_jax.data.records import Records
-from apanet_jax.evaluation.metrics import EpisodeCounts
 from apanet_jax.runtime.atomic_files import writing
 from apanet_jax.runtime.errors import UserError
 
 
 def write_episodes(
-    path: Path, records: Records, episodes: Iterable[Episode], counts: EpisodeCounts
+    path: Path,
+    records: Records,
+    episodes: Iterable[Episode],
+    counts: tuple[Int[np.ndarray, "episodes 2"], Int[np.ndarray, "episodes 2"]],
 ) -> None:
     """Writes test episodes with their counts, whole or not at all.
 
@@ -30,7 +35,7 @@ def write_episodes(
       path: of the file; its folder is made where it is missing.
       records: what the episodes' numbers mean.
       episodes: in the order of `counts`.
-      counts: of each.
+      counts: pixels in intersection and in union, each of background and foreground.
     """
     names = records.split("val").names
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +52,7 @@ def write_episodes(
 
 
 def read_episodes(path: Path, records: Records, classes: Iterable[int]) -> tuple[Episode, ...]:
-    """Reads a list of test episodes; its pictures are those of the records' "val" list.
+    """Reads a list of test episodes; its images are those of the records' "val" list.
 
     Args:
       path: of the file.
@@ -99,7 +104,7 @@ def _episode(line: str, numbers: dict[str, int], ids: dict[str, int]) -> Episode
         raise _Refused(f"the class {class_name!r} is none of the fold's: {', '.join(ids)}")
     for name in (query, *supports):
         if not _known(name, numbers):
-            raise _Refused(f"the test pictures have none of the name {name!r}")
+            raise _Refused(f"the test images have none of the name {name!r}")
     if len({query, *supports}) <= len(supports):
         raise _Refused("query and supports are not all different")
     return Episode(numbers[query], ids[class_name], tuple(numbers[name] for name in supports))

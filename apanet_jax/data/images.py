@@ -329,7 +329,7 @@ def _allowed(formats: Collection[str]) -> str:
 def _check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
     if width * height > max_pixels:
         raise UserError(
-            f"{name} says it has {width}x{height} pixels, too many: {max_pixels / 1e6:.4g} million "
+            f"{name} has {width}x{height} pixels, too many: {max_pixels / 1e6:.4g} million "
             "at most, make it smaller"
         )
 

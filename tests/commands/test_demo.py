@@ -85,7 +85,7 @@ def test_uploads_are_bounded_and_told_without_their_folder(tmp_path, monkeypatch
         of.with_queries(of.with_queries(Given(), [good] * 10), [good] * 3)
     text = tmp_path / "notes.png"
     text.write_text("no picture")
-    with pytest.raises(UserError, match=r"^notes\.png is no picture"):
+    with pytest.raises(UserError, match=r"^notes\.png is no image"):
         of.with_queries(Given(), [good, text])
     with pytest.raises(UserError, match=r"^gone\.png cannot be read"):
         of.with_queries(Given(), [tmp_path / "gone.png"])
@@ -157,7 +157,7 @@ def test_a_visit_through_the_server(address, tmp_path):
     text = tmp_path / "notes.png"
     text.write_text("no picture")
     told = client.predict(paint, [handle_file(text)], api_name="/queries")[-1]
-    assert "notes.png is no picture" in told and str(tmp_path) not in told
+    assert "notes.png is no image" in told and str(tmp_path) not in told
     client.predict(paint, [handle_file(query)], api_name="/queries")
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     assert not list(folder.rglob("q.png")) and not list(folder.rglob("notes.png"))

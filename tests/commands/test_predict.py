@@ -130,7 +130,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
         (["--support", image, folder / "small.png", new], "must be of one size"),
         ([*support, *support, new], "given twice"),
         ([*support, folder / "nothing.jpg"], "names no file"),
-        ([*support, folder / "junk.jpg"], "no picture"),
+        ([*support, folder / "junk.jpg"], "no image"),
     ):
         assert run(*arguments, "--output", folder / "out") == 2
         error = capsys.readouterr().err
