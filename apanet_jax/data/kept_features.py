@@ -5,7 +5,6 @@ drawn per view and then stay), a test image in its one test view. Episodes then 
 memory-mapped files: a head trains without the backbone running at all.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -199,36 +198,41 @@ def keep_features(
     if _progress(kept, images) == total:
         return kept
     try:
-        with contextlib.ExitStack() as stack:
-            # Runs of other workdirs may share the features.
-            stack.enter_context(sole_use(directory, wait=True))
-            done = _progress(kept, images)
-            if done == total:
-                return kept
-            (directory / "identity.txt").write_text(identity + "\n")
-            if not done:
-                _forget(directory)
-            start = done // _EMBED_BATCH
-            iterator = stack.enter_context(
-                batches(load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers)
-            )
-            progress = stack.enter_context(
-                tqdm(
-                    total=total,
-                    initial=done,
-                    unit="image",
-                    desc="embedding",
-                    leave=False,
-                    disable=None,
-                )
-            )
-            _write(embed, iterator, kept, images, start * _EMBED_BATCH, progress)
+        # Runs of other workdirs may share the features.
+        with sole_use(directory, wait=True):
+            _embed_missing(embed, load, kept, images, identity, workers)
     except OSError as error:
         raise UserError(
             f"features could not be kept in {directory}: {error.strerror or error}; free some "
             "space, or name another place with features.directory"
         ) from error
     return kept
+
+
+def _embed_missing(
+    embed: Embed,
+    load: Callable[[int], dict[str, np.ndarray]],
+    kept: KeptFeatures,
+    images: int,
+    identity: str,
+    workers: int,
+) -> None:
+    done, total = _progress(kept, images), images * kept.views
+    if done == total:
+        return
+    (kept.directory / "identity.txt").write_text(identity + "\n")
+    if not done:
+        _forget(kept.directory)
+    start = done // _EMBED_BATCH
+    with (
+        batches(
+            load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers
+        ) as iterator,
+        tqdm(
+            total=total, initial=done, unit="image", desc="embedding", leave=False, disable=None
+        ) as progress,
+    ):
+        _write(embed, iterator, kept, images, start * _EMBED_BATCH, progress)
 
 
 def _write(embed, iterator, kept, images, position, progress) -> None:

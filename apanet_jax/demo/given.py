@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from apanet_jax.data.images import read_image
-from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
+from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
 from apanet_jax.inference.prediction_files import fitted
 from apanet_jax.runtime.errors import UserError
 
@@ -157,14 +157,14 @@ def drawn_sample(thing: str) -> Given:
     other = CLASS_NAMES.index(SAMPLES[SAMPLES.index(thing) - 1])
     supports = []
     for number in range(1, _SAMPLE_SUPPORTS + 1):
-        image, label = draw_picture(rng, [wanted], _SAMPLE_SIDE)
+        image, label = draw_image(rng, [wanted], _SAMPLE_SIDE)
         mask = label == wanted + 1
         supports.append(Support(f"{thing} {number}", image, mask, mask))
     queries = []
     for number in range(1, _SAMPLE_QUERIES):
-        image, _ = draw_picture(rng, [wanted, int(rng.integers(len(CLASS_NAMES)))], _SAMPLE_SIDE)
+        image, _ = draw_image(rng, [wanted, int(rng.integers(len(CLASS_NAMES)))], _SAMPLE_SIDE)
         queries.append(Query(f"drawn {number}", image))
-    queries.append(Query(f"drawn {_SAMPLE_QUERIES}", draw_picture(rng, [other], _SAMPLE_SIDE)[0]))
+    queries.append(Query(f"drawn {_SAMPLE_QUERIES}", draw_image(rng, [other], _SAMPLE_SIDE)[0]))
     return Given(tuple(supports), 0, tuple(queries))
 
 

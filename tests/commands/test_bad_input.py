@@ -107,7 +107,7 @@ BAD_PICTURES = {
         "60000x60000 pixels, too many",
     ),
     "a smaller bomb": (lambda p: p.write_bytes(png_that_says(9000, 9000)), "9000x9000"),
-    "GIF": (saving(Image.new("P", (80, 64)), "gif"), "GIF, expected JPEG or PNG"),
+    "GIF": (saving(Image.new("P", (80, 64)), "gif"), "GIF: expected JPEG or PNG"),
     "EPS": (lambda p: p.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "train_0"),
     "another size": (saving(Image.new("RGB", (64, 64))), "64x64 pixels and its mask 80x64"),
     "turned, its mask is not": (
@@ -130,7 +130,7 @@ BAD_MASKS = {
         lambda p: p.write_bytes(png_that_says(60000, 60000)),
         "60000x60000 pixels, too many",
     ),
-    "BMP": (saving(gray(1), "bmp"), "BMP: expected JPEG or PNG"),
+    "BMP": (saving(gray(1), "bmp"), "BMP: expected PNG"),
 }
 
 
