@@ -1,1 +1,1 @@
-"""Pictures, episodes and the pipeline that feeds them."""
+"""Images, episodes and the pipeline that feeds them."""

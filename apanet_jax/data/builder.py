@@ -1,6 +1,6 @@
-"""The tensorflow-datasets builder that writes pictures and labels as array_record files.
+"""The tensorflow-datasets builder that writes images and label maps as array_record files.
 
-It works without TensorFlow: pictures are written as the bytes they came in, labels as gray PNGs.
+It works without TensorFlow: images are written as the bytes they came in, label maps as gray PNGs.
 """
 
 from collections.abc import Iterable, Mapping

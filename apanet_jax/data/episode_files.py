@@ -35,7 +35,7 @@ def write_episodes(
       path: of the file; its folder is made where it is missing.
       records: what the episodes' numbers mean.
       episodes: in the order of `counts`.
-      counts: pixels of background and foreground in the intersection of each, and in the union.
+      counts: pixels in intersection and in union, each of background and foreground.
     """
     names = records.split("val").names
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write_episodes(
 
 
 def read_episodes(path: Path, records: Records, classes: Iterable[int]) -> tuple[Episode, ...]:
-    """Reads a list of test episodes; its pictures are those of the records' "val" list.
+    """Reads a list of test episodes; its images are those of the records' "val" list.
 
     Args:
       path: of the file.
@@ -104,7 +104,7 @@ def _episode(line: str, numbers: dict[str, int], ids: dict[str, int]) -> Episode
         raise _Refused(f"the class {class_name!r} is none of the fold's: {', '.join(ids)}")
     for name in (query, *supports):
         if not _known(name, numbers):
-            raise _Refused(f"the test pictures have none of the name {name!r}")
+            raise _Refused(f"the test images have none of the name {name!r}")
     if len({query, *supports}) <= len(supports):
         raise _Refused("query and supports are not all different")
     return Episode(numbers[query], ids[class_name], tuple(numbers[name] for name in supports))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -30,6 +30,7 @@ from PIL.TiffImagePlugin import (
 )
 from PIL.WebPImagePlugin import WebPImageFile
 
+from apanet_jax.data.gray_levels import stretched
 from apanet_jax.data.metadata import exif_orientation, turned_upright, without_metadata
 from apanet_jax.runtime.errors import UserError
 
@@ -63,13 +64,6 @@ _NOT_READ = {
 _TIFF_ORIENTATION, _TIFF_NO_DATA = 0x0112, 42113
 _DEEP_MODES = ("I", "F")
 """First letters of Pillow's modes with more than 8 bits."""
-
-# A value this many ranges outside the range of all but the outermost ten-thousandth of values is
-# taken for a dead or hot pixel.
-_FAR = 1.0
-_OUTERMOST = 1e-4
-_NO_DATA_MAGNITUDE = 1e30
-_SAMPLED = 1 << 22
 
 
 class UprightImage(NamedTuple):
@@ -251,50 +245,6 @@ def open_encoded(
     return Encoded(opened, stripped, kind, orientation, name)
 
 
-def stretched(
-    values: Float[np.ndarray, "h w"], no_data: float | None = None
-) -> UInt8[np.ndarray, "h w"] | None:
-    """Returns gray values of any range as 0 to 255: the darkest becomes 0, the brightest 255.
-
-    Values that are no light do not take part. What is not finite, equals `no_data` or has a
-    magnitude beyond 1e30 becomes 0. A lowest or highest value that lies farther from all others
-    than these from each other becomes 0 or 255, as do single ones far outside the others' range.
-
-    Returns:
-      The gray levels, or None where no value is finite.
-    """
-    valid = np.isfinite(values) & (np.abs(values) < _NO_DATA_MAGNITUDE)
-    if no_data is not None:
-        valid &= values != no_data
-    step = max(1, values.size // _SAMPLED)
-    sample = values.reshape(-1)[::step][valid.reshape(-1)[::step]]
-    if not len(sample):
-        sample = values[valid]
-    if not len(sample):
-        return None
-    low, high = _range_of_light(sample)
-    if high <= low:
-        return np.where(valid & (values >= high) & (values > 0), 255, 0).astype(np.uint8)
-    light = np.clip(np.where(valid, values, low), low, high)
-    return ((light - low) * (255 / (high - low))).round().astype(np.uint8)
-
-
-def _range_of_light(sample: Float[np.ndarray, " sample"]) -> tuple[float, float]:
-    levels = np.unique(sample)
-    # A marker such as -9999 or 65535, on however many pixels.
-    while len(levels) > 3 and levels[1] - levels[0] > levels[-1] - levels[1]:
-        levels = levels[1:]
-    while len(levels) > 3 and levels[-1] - levels[-2] > levels[-2] - levels[0]:
-        levels = levels[:-1]
-    inside = sample[(sample >= levels[0]) & (sample <= levels[-1])]
-    low, high = np.quantile(inside, [_OUTERMOST, 1 - _OUTERMOST])
-    room = _FAR * (high - low)
-    return (
-        float(low if levels[0] < low - room else levels[0]),
-        float(high if levels[-1] > high + room else levels[-1]),
-    )
-
-
 class _UnknownToPillow(UserError):
     """A TIFF of a kind that Pillow does not read: floating point colours, for one."""
 
@@ -329,7 +279,7 @@ def _allowed(formats: Collection[str]) -> str:
 def _check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
     if width * height > max_pixels:
         raise UserError(
-            f"{name} says it has {width}x{height} pixels, too many: {max_pixels / 1e6:.4g} million "
+            f"{name} has {width}x{height} pixels, too many: {max_pixels / 1e6:.4g} million "
             "at most, make it smaller"
         )
 

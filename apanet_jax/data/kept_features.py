@@ -1,11 +1,10 @@
-"""Features of a frozen backbone, computed once per picture and kept on disk.
+"""Features of a frozen backbone, computed once per image and kept on disk.
 
-A training picture is kept in several augmented views (scale, rotation, blur, mirror and crop are
-drawn per view and then stay), a test picture in its one test view. Episodes then read rows of
+A training image is kept in several augmented views (scale, rotation, blur, mirror and crop are
+drawn per view and then stay), a test image in its one test view. Episodes then read rows of
 memory-mapped files: a head trains without the backbone running at all.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -39,7 +38,7 @@ Embed = Callable[[np.ndarray], PictureFeatures]
 
 @dataclasses.dataclass(frozen=True)
 class KeptFeatures:
-    """The kept views of a split's pictures; picklable, files are opened where they are read.
+    """The kept views of a split's images; picklable, files are opened where they are read.
 
     Attributes:
       directory: holds `middle.npy` `[N, V, h, w, c]` and, where the head needs it, `high.npy`
@@ -52,17 +51,15 @@ class KeptFeatures:
     views: int
     maps: tuple[str, ...]
 
-    def view(self, picture: int, view: int) -> dict[str, np.ndarray]:
-        """Returns `middle`, `label` and, if kept, `high` of a view of a picture."""
-        return {
-            name: _open_map(self.directory / f"{name}.npy")[picture, view] for name in self.maps
-        }
+    def view(self, image: int, view: int) -> dict[str, np.ndarray]:
+        """Returns `middle`, `label` and, if kept, `high` of a view of a image."""
+        return {name: _open_map(self.directory / f"{name}.npy")[image, view] for name in self.maps}
 
     def episode(self, episode: Episode, views: np.ndarray) -> dict[str, np.ndarray]:
         """Returns an episode's arrays, un-batched.
 
         Args:
-          episode: which pictures.
+          episode: which images.
           views: of the query, then of each support.
         """
         query = self.view(episode.query, views[0])
@@ -82,18 +79,19 @@ class KeptFeatures:
 def _open_map(path: Path) -> np.ndarray:
     # Python 3.11 fails at times when two threads parse at once, as NumPy does a file's header.
     with _OPENING:
-        return _opened_map(path)
+        return _opened_map(path, path.stat().st_ino)
 
 
 @functools.lru_cache(maxsize=16)
-def _opened_map(path: Path) -> np.ndarray:
+def _opened_map(path: Path, _file: int) -> np.ndarray:
+    """Opens a map; a file that was made again in the place of another is opened again."""
     return np.load(path, mmap_mode="r")
 
 
 def load_kept_training_episode(
     kept: KeptFeatures, draw: Draw, index: int, *, seed: int
 ) -> dict[str, np.ndarray]:
-    """Returns training episode `index`, a random view of each of its pictures."""
+    """Returns training episode `index`, a random view of each of its images."""
     episode = draw(index)
     rng = np.random.default_rng([seed, _EPISODE_STREAM, index])
     return kept.episode(episode, rng.integers(kept.views, size=1 + len(episode.supports)))
@@ -105,33 +103,33 @@ def load_kept_evaluation_episode(
     """Returns test episode `index`, with the query's original label to score against."""
     episode = draw(index)
     arrays = kept.episode(episode, np.zeros(1 + len(episode.supports), int))
-    label = binary_label(split[episode.query]["label"], episode.class_id)
+    label = binary_label(split.label(episode.query), episode.class_id)
     return arrays | scoring_label(label, label_side) | {"index": np.int32(index)}
 
 
 def _training_view(
     split: RecordSplit, augmentation: Augmentation, views: int, seed: int, index: int
 ) -> dict[str, np.ndarray]:
-    picture = split[index // views]
+    stored = split[index // views]
     rng = np.random.default_rng([seed, _VIEW_STREAM, index])
-    image, label = augment(picture["image"], picture["label"], rng, augmentation)
+    image, label = augment(stored["image"], stored["label"], rng, augmentation)
     return {"image": image, "label": label}
 
 
 def load_test_view(
-    split: RecordSplit, size: int, pictures: Sequence[int], index: int, *, multiple: int = 8
+    split: RecordSplit, size: int, images: Sequence[int], index: int, *, multiple: int = 8
 ) -> dict[str, np.ndarray]:
-    """Returns the `index`-th of some pictures as it is tested: image and label with class ids."""
-    picture = split[pictures[index]]
-    image, label = fit_square(picture["image"], picture["label"], size, multiple)
+    """Returns the `index`-th of some images as it is tested: image and label with class ids."""
+    stored = split[images[index]]
+    image, label = fit_square(stored["image"], stored["label"], size, multiple)
     return {"image": image, "label": label}
 
 
 def load_kept_test_view(
-    kept: KeptFeatures, pictures: Sequence[int], index: int
+    kept: KeptFeatures, images: Sequence[int], index: int
 ) -> dict[str, np.ndarray]:
-    """Returns the `index`-th of some pictures as it is tested: its features and label with ids."""
-    return kept.view(pictures[index], 0)
+    """Returns the `index`-th of some images as it is tested: its features and label with ids."""
+    return kept.view(images[index], 0)
 
 
 def keep_training_features(
@@ -146,7 +144,7 @@ def keep_training_features(
     seed: int,
     workers: int,
 ) -> KeptFeatures:
-    """Keeps `views` augmented views of each picture of `split` (see `keep_features`)."""
+    """Keeps `views` augmented views of each image of `split` (see `keep_features`)."""
     load = functools.partial(_training_view, split, augmentation, views, seed)
     identity = f"{identity} {augmentation} views={views} seed={seed}"
     return keep_features(embed, load, len(split), views, maps, directory, identity, workers)
@@ -163,7 +161,7 @@ def keep_test_features(
     multiple: int,
     workers: int,
 ) -> KeptFeatures:
-    """Keeps the test view of each picture of `split` (see `keep_features`)."""
+    """Keeps the test view of each image of `split` (see `keep_features`)."""
     load = functools.partial(load_test_view, split, size, range(len(split)), multiple=multiple)
     identity = f"{identity} test {size}"
     return keep_features(embed, load, len(split), 1, maps, directory, identity, workers)
@@ -172,24 +170,24 @@ def keep_test_features(
 def keep_features(
     embed: Embed,
     load: Callable[[int], dict[str, np.ndarray]],
-    pictures: int,
+    images: int,
     views: int,
     maps: tuple[str, ...],
     directory: Path,
     identity: str,
     workers: int,
 ) -> KeptFeatures:
-    """Embeds every view of every picture, unless that was done; goes on where it was stopped.
+    """Embeds every view of every image, unless that was done; goes on where it was stopped.
 
     Args:
       embed: from images `[B, S, S, 3]` to their middle and high features.
-      load: from the number of a view (picture times views, plus view) to its image and label.
-      pictures: how many there are.
+      load: from the number of a view (image times views, plus view) to its image and label.
+      images: how many there are.
       views: how many of each.
       maps: what is kept: "middle", "label" and, where the head looks at it, "high".
       directory: features are kept in a folder of it that is named after `identity`.
       identity: everything that the features depend on.
-      workers: processes that load pictures.
+      workers: processes that load images.
 
     Raises:
       UserError: the disk is too small, or what lies there cannot be read.
@@ -197,34 +195,13 @@ def keep_features(
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     directory = Path(directory) / name
     kept = KeptFeatures(directory, views, maps)
-    total = pictures * views
-    if _progress(kept, pictures) == total:
+    total = images * views
+    if _progress(kept, images) == total:
         return kept
     try:
-        with contextlib.ExitStack() as stack:
-            # Runs of other workdirs may share the features.
-            stack.enter_context(sole_use(directory, wait=True))
-            done = _progress(kept, pictures)
-            if done == total:
-                return kept
-            (directory / "identity.txt").write_text(identity + "\n")
-            if not done:
-                _forget(directory)
-            start = done // _EMBED_BATCH
-            iterator = stack.enter_context(
-                batches(load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers)
-            )
-            progress = stack.enter_context(
-                tqdm(
-                    total=total,
-                    initial=done,
-                    unit="picture",
-                    desc="embedding",
-                    leave=False,
-                    disable=None,
-                )
-            )
-            _write(embed, iterator, kept, pictures, start * _EMBED_BATCH, progress)
+        # Runs of other workdirs may share the features.
+        with sole_use(directory, wait=True):
+            _embed_missing(embed, load, kept, images, identity, workers)
     except OSError as error:
         raise UserError(
             f"features could not be kept in {directory}: {error.strerror or error}; free some "
@@ -233,9 +210,35 @@ def keep_features(
     return kept
 
 
-def _write(embed, iterator, kept, pictures, position, progress) -> None:
-    shape, directory = (pictures, kept.views), kept.directory
-    total = pictures * kept.views
+def _embed_missing(
+    embed: Embed,
+    load: Callable[[int], dict[str, np.ndarray]],
+    kept: KeptFeatures,
+    images: int,
+    identity: str,
+    workers: int,
+) -> None:
+    done, total = _progress(kept, images), images * kept.views
+    if done == total:
+        return
+    (kept.directory / "identity.txt").write_text(identity + "\n")
+    if not done:
+        _forget(kept.directory)
+    start = done // _EMBED_BATCH
+    with (
+        batches(
+            load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers
+        ) as iterator,
+        tqdm(
+            total=total, initial=done, unit="image", desc="embedding", leave=False, disable=None
+        ) as progress,
+    ):
+        _write(embed, iterator, kept, images, start * _EMBED_BATCH, progress)
+
+
+def _write(embed, iterator, kept, images, position, progress) -> None:
+    shape, directory = (images, kept.views), kept.directory
+    total = images * kept.views
     maps = None
     for batch in iterator:
         features = jax.device_get(embed(batch["image"]))
@@ -245,6 +248,7 @@ def _write(embed, iterator, kept, pictures, position, progress) -> None:
         if maps is None:
             maps = {k: _writable_map(directory / f"{k}.npy", shape, v) for k, v in rows.items()}
         for key, array in rows.items():
+            _check_half_precision(key, array[:valid])
             flat = maps[key].reshape(total, *array.shape[1:])
             flat[position : position + valid] = array[:valid]
         position += valid
@@ -255,30 +259,44 @@ def _write(embed, iterator, kept, pictures, position, progress) -> None:
             _set_progress(directory, position)
 
 
+def _check_half_precision(name: str, rows: np.ndarray) -> None:
+    """Refuses features that float16 would store as infinity."""
+    largest = float(np.abs(rows.astype(np.float32)).max(initial=0))
+    if not largest <= np.finfo(np.float16).max:
+        raise UserError(
+            f"{name} features reach {largest:g}, more than the half precision that they are kept "
+            "in can hold: train with features.keep=False"
+        )
+
+
 def _writable_map(path: Path, shape: tuple[int, int], rows: np.ndarray) -> np.memmap:
     dtype = np.uint8 if rows.dtype == np.uint8 else np.float16
     if path.exists():
         return np.load(path, mmap_mode="r+")
     opened = np.lib.format.open_memmap(path, "w+", dtype, (*shape, *rows.shape[1:]))
-    with path.open("r+b") as file:
-        # Taken now: a mapped page that finds the disk full kills the process without a word.
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    # Taken now: a mapped page that finds the disk full kills the process without a word.
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return opened
 
 
-def _progress(kept: KeptFeatures, pictures: int) -> int:
+def _progress(kept: KeptFeatures, images: int) -> int:
     """Returns how many views are whole: 0 where a file is not what it should be."""
-    path, total = kept.directory / "progress.json", pictures * kept.views
+    path, total = kept.directory / "progress.json", images * kept.views
     if not path.exists():
         return 0
     try:
         views = json.loads(path.read_text())["views"]
         maps = [np.load(kept.directory / f"{name}.npy", mmap_mode="r") for name in kept.maps]
-        if 0 <= views <= total and all(m.shape[:2] == (pictures, kept.views) for m in maps):
+        if 0 <= views <= total and all(m.shape[:2] == (images, kept.views) for m in maps):
             return views
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         pass
-    print(f"warning: the features in {kept.directory} are damaged: made anew", file=sys.stderr)
+    print(
+        f"warning: the features in {kept.directory} are damaged: they are made again",
+        file=sys.stderr,
+    )
     return 0
 
 

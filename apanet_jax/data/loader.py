@@ -11,18 +11,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
-import grain
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
 from apanet_jax.data.episodes import Draw, Episode
+from apanet_jax.data.record_files import require_array_record
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import IGNORE, Augmentation, augment, binary_label, fit_square
 from apanet_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
 
 Arrays = dict[str, np.ndarray]
 _AUGMENTATION = 4
@@ -38,11 +41,11 @@ def load_training_episode(
     *,
     seed: int,
 ) -> Arrays:
-    """Returns training episode `index`, each picture augmented by draws of its own."""
+    """Returns training episode `index`, each image augmented by draws of its own."""
     episode = draw(index)
 
-    def transformed(slot: int, picture: int):
-        data = split[picture]
+    def transformed(slot: int, image: int):
+        data = split[image]
         label = binary_label(data["label"], episode.class_id)
         rng = np.random.default_rng([seed, _AUGMENTATION, index, slot])
         return augment(data["image"], label, rng, augmentation)
@@ -62,22 +65,21 @@ def load_evaluation_episode(
     """Returns test episode `index`, with the query's original label to score against.
 
     Args:
-      split: where the pictures are.
+      split: where the images are.
       draw: the test episodes.
-      size: side of the square that pictures are fitted into.
+      size: side of the square that images are fitted into.
       label_side: side of the square that original labels are put into, top left.
       index: which episode.
       multiple: of which an image's sides are multiples in the square, in pixels.
     """
     episode = draw(index)
 
-    def transformed(_slot: int, picture: int):
-        data = split[picture]
-        return fit_square(
-            data["image"], binary_label(data["label"], episode.class_id), size, multiple
-        )
+    def transformed(_slot: int, image: int):
+        data = split[image]
+        label = binary_label(data["label"], episode.class_id)
+        return fit_square(data["image"], label, size, multiple)
 
-    label = binary_label(split[episode.query]["label"], episode.class_id)
+    label = binary_label(split.label(episode.query), episode.class_id)
     return (
         _arrays(episode, transformed)
         | scoring_label(label, label_side)
@@ -95,7 +97,7 @@ def scoring_label(label: UInt8[np.ndarray, "height width"], side: int) -> Arrays
 
 def _arrays(episode: Episode, transformed) -> Arrays:
     query_image, query_label = transformed(0, episode.query)
-    supports = [transformed(slot, picture) for slot, picture in enumerate(episode.supports, 1)]
+    supports = [transformed(slot, image) for slot, image in enumerate(episode.supports, 1)]
     return {
         "query_image": query_image,
         "query_label": query_label,
@@ -112,8 +114,10 @@ class EpisodeIterator:
     so a run can go on with other workers than it was started with.
     """
 
-    def __init__(self, batches: grain.MapDataset, start: int, workers: int):
+    def __init__(self, batches: "grain.MapDataset", start: int, workers: int):
         """Iterates over `batches` from number `start` on."""
+        import grain
+
         self._position = start
         dataset = batches[start:].to_iter_dataset(
             grain.ReadOptions(num_threads=2, prefetch_buffer_size=_PREFETCHED_BATCHES)
@@ -202,6 +206,10 @@ def batches(
       process: which of the run's processes this is.
       processes: how many they are; each loads an equal piece of every batch.
     """
+    # grain imports array_record, which not every system has.
+    require_array_record()
+    import grain
+
     piece = batch_size // processes
     total = _ENDLESS if count is None else -(-count // batch_size) * batch_size
     last = total - 1 if count is None else count - 1

@@ -18,6 +18,8 @@ Label = UInt8[np.ndarray, "height width"]
 
 _LARGEST_SMALL_ID = 63
 """Several gray values that are all this small, but for 255, are ids whatever they cover."""
+_ONE = 1.001
+"""The largest value of a mask in 0 to 1, with rounding."""
 _WHITE = 250
 """Levels from here on are all white: editors write 254 where 255 was meant."""
 _NEAR = 1 / 8
@@ -26,6 +28,10 @@ _EDGE, _NARROWEST_EDGE = 0.012, 7
 """Half of the widest edge, of the longer side; and the narrowest bound on an edge, in pixels."""
 _SMALL_AREA = 0.1
 """Of the brightest levels' largest area: what is smaller may be noise."""
+_FEW_LEVELS = 8
+"""A label map without noise has so few, or more that all cover areas."""
+_LINES = 0.2
+"""Of the pixels: thin lines take less."""
 _FLAT, _MOST_BETWEEN, _LEAST_ALIKE = 0.5, 0.5, 0.8
 """Shares of pixels: so many are flat in a label map; fewer are on edges in a mask of two levels, of
 which so many are alike."""
@@ -57,7 +63,7 @@ def label_of_values(values: Shaped[np.ndarray, "height width"], what: str) -> La
     levels = present[present > 0]
     if len(levels) <= 1:
         return (values > 0).astype(np.uint8)
-    if np.issubdtype(values.dtype, np.floating) and levels[-1] <= 1:
+    if np.issubdtype(values.dtype, np.floating) and levels[-1] <= _ONE:
         return (values > 0.5).astype(np.uint8)
     ids = levels[levels != IGNORE]
     if ids[-1] <= _LARGEST_SMALL_ID:
@@ -65,12 +71,15 @@ def label_of_values(values: Shaped[np.ndarray, "height width"], what: str) -> La
     covering, flat = _covering_levels(values, levels)
     if len(covering) > 1 and flat > _FLAT:
         raise UserError(_which(what, covering))
-    if len(covering) > 1 or not _has_two_levels(values):
+    noisy = len(covering) == 1 and len(levels) > _FEW_LEVELS
+    # Noise of JPEG exceeds the level of the foreground.
+    top = covering[0] if noisy else levels[-1]
+    if len(covering) > 1 or not _has_two_levels(values, top):
         raise UserError(
             f"{what} is no mask: it is not black and white but for its edges, and holds "
             f"{len(levels)} gray levels; cut it at one of them first, or draw the foreground white"
         )
-    return (values > levels[-1] / 2).astype(np.uint8)
+    return (values > top / 2).astype(np.uint8)
 
 
 def label_of_one_id(values: np.ndarray, ids: Sequence[Any], what: str) -> Label:
@@ -110,7 +119,7 @@ def label_of_colours(colours: UInt8[np.ndarray, "height width 3"], what: str) ->
             if share is not None:
                 levels = np.unique(share[share > 0])
                 covering, _ = _covering_levels(share, levels)
-                if len(levels) == 1 or (len(covering) <= 1 and _has_two_levels(share)):
+                if len(levels) == 1 or (len(covering) <= 1 and _has_two_levels(share, 1)):
                     return (share > 0.5).astype(np.uint8)
     colourful = found[(found != 0) & (found != 0xFFFFFF)]
     raise UserError(
@@ -171,14 +180,17 @@ def _covering_levels(values: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray
     return levels[covering], float(flat.mean())
 
 
-def _has_two_levels(values: np.ndarray) -> bool:
-    """Returns whether values are black, or white, and in between along edges only."""
-    top = values.max()
+def _has_two_levels(values: np.ndarray, top: float) -> bool:
+    """Returns whether values are black, or `top`, and in between along edges only.
+
+    Thin lines may be edges all over.
+    """
     between = (values > top * _NEAR) & (values < top * (1 - _NEAR))
     reach = max(_NARROWEST_EDGE, 2 * round(_EDGE * max(values.shape)) + 1)
     inside = cv2.erode(between.astype(np.uint8), np.ones((reach, reach), np.uint8))
     dark, bright = values[values <= top * _NEAR], values[values >= top * (1 - _NEAR)]
-    levels = len(dark) and _is_one_level(dark, top) and _is_one_level(bright, top)
+    lines = len(dark) > (1 - _LINES) * values.size and np.mean(dark <= top / 32) > 1 - _LINES
+    levels = len(dark) and _is_one_level(dark, top) and (_is_one_level(bright, top) or lines)
     return bool(levels and not inside.any() and between.mean() < _MOST_BETWEEN)
 
 

@@ -15,7 +15,7 @@ from apanet_jax.data.image_files import printable
 from apanet_jax.data.source import SPLITS, Sample, Source, Split, notes_of
 from apanet_jax.runtime.errors import UserError
 
-_MOST_SHOWN = 20
+_MOST_SHOWN = 100
 _WIDTH = 80
 
 

@@ -1,4 +1,4 @@
-"""What is done to pictures and labels before the network sees them: uint8 in, uint8 out."""
+"""What is done to images and label maps before the network sees them: uint8 in, uint8 out."""
 
 import dataclasses
 import functools
@@ -19,11 +19,11 @@ Label = UInt8[np.ndarray, "height width"]
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The transforms of training pictures, in the order in which they are applied.
+    """The transforms of training images, in the order in which they are applied.
 
     Attributes:
       size: side of the square that comes out, in pixels.
-      longer_side: pictures are first resized so that their longer side is this; 0: left alone.
+      longer_side: images are first resized so that their longer side is this; 0: left alone.
       scale: range of the random factor that both sides are multiplied by.
       rotation: largest angle to either side, in degrees.
       rotation_probability: of rotating at all.
@@ -45,7 +45,7 @@ class Augmentation:
 def augment(
     image: Image, label: Label, rng: np.random.Generator, settings: Augmentation
 ) -> tuple[Image, Label]:
-    """Scales, rotates, blurs, mirrors and crops a picture with its label.
+    """Scales, rotates, blurs, mirrors and crops an image with its label map.
 
     Images are resampled bilinearly, labels by the nearest pixel. What comes in from outside has
     the mean colour and label 255. A random crop is drawn again up to 31 times until it keeps 85 %
@@ -76,7 +76,7 @@ def augment(
 
 
 def fit_square(image: Image, label: Label, size: int, multiple: int = 8) -> tuple[Image, Label]:
-    """Fits a test picture into the top left of a square of zeros, label 255 outside.
+    """Fits a test image into the top left of a square of zeros, label 255 outside.
 
     Its sides there are those of `fitted_size`.
     """
@@ -90,7 +90,7 @@ def fit_square(image: Image, label: Label, size: int, multiple: int = 8) -> tupl
 
 
 def fitted_size(image_size: tuple[int, int], size: int, multiple: int = 8) -> tuple[int, int]:
-    """Returns the height and width that a test picture has in its square.
+    """Returns the height and width that a test image has in its square.
 
     The longer side becomes `size`, the other keeps the proportion, both rounded down to a multiple
     of `multiple` (at least `multiple`).

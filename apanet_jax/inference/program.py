@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float, UInt8
 
-from apanet_jax.data.sources.synthetic import draw_picture
+from apanet_jax.data.sources.synthetic import draw_image
 from apanet_jax.data.transforms import binary_label, fit_square
 from apanet_jax.inference.geometry import Grid, pixel_weights
 from apanet_jax.inference.head_matcher import HeadMatcher
@@ -201,7 +201,7 @@ def _drawn(
     """Draws wide images of one class, each with its label, and fits them into squares."""
     squares, size = [], grid.size
     for number in range(first, first + count):
-        image, label = draw_picture(np.random.default_rng(number), [0], size)
+        image, label = draw_image(np.random.default_rng(number), [0], size)
         wide = slice(size // 8, size - size // 8)
         squares.append(fit_square(image[wide], binary_label(label[wide], 1), size, grid.stride))
     images, labels = zip(*squares, strict=True)

@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
+from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
 from experiments.harness import environment, run
@@ -43,7 +43,7 @@ def draw(folder: Path, pictures: int) -> None:
     (folder / "photos").mkdir(parents=True)
     thing = CLASS_NAMES.index(THING)
     for number in range(SUPPORTS + pictures):
-        image, label = draw_picture(np.random.default_rng(number), [thing], 256)
+        image, label = draw_image(np.random.default_rng(number), [thing], 256)
         is_support = number < SUPPORTS
         path = folder / (f"support{number}.jpg" if is_support else f"photos/{number:06d}.jpg")
         cv2.imwrite(str(path), image[..., ::-1])

@@ -99,12 +99,15 @@ BAD_PICTURES = {
     "missing": (os.unlink, "train_001 is missing"),
     "a folder": (lambda p: (p.unlink(), p.mkdir()), "cannot be read"),
     "empty": (lambda p: p.write_bytes(b""), "empty"),
-    "text": (lambda p: p.write_text("hello"), "no picture"),
+    "text": (lambda p: p.write_text("hello"), "no image"),
     "truncated": (cut, "cut short"),
     "header only": (lambda p: p.write_bytes(p.read_bytes()[:20]), "train_001.jpg"),
-    "a bomb": (lambda p: p.write_bytes(png_that_says(60000, 60000)), "no picture"),
+    "a bomb": (
+        lambda p: p.write_bytes(png_that_says(60000, 60000)),
+        "60000x60000 pixels, too many",
+    ),
     "a smaller bomb": (lambda p: p.write_bytes(png_that_says(9000, 9000)), "9000x9000"),
-    "GIF": (saving(Image.new("P", (80, 64)), "gif"), "GIF, expected JPEG or PNG"),
+    "GIF": (saving(Image.new("P", (80, 64)), "gif"), "GIF: expected JPEG or PNG"),
     "EPS": (lambda p: p.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "train_0"),
     "another size": (saving(Image.new("RGB", (64, 64))), "64x64 pixels and its mask 80x64"),
     "turned, its mask is not": (
@@ -123,8 +126,11 @@ BAD_MASKS = {
     "16 bits": (saving(Image.new("I;16", (80, 64))), "mode I;16"),
     "another size": (saving(gray(1, (79, 64))), "80x64 pixels and its mask 79x64"),
     "label outside the classes": (saving(gray(5)), "ids [5], expected 0 to 4 or 255"),
-    "a bomb": (lambda p: p.write_bytes(png_that_says(60000, 60000)), "no picture"),
-    "BMP": (saving(gray(1), "bmp"), "BMP, expected JPEG or PNG"),
+    "a bomb": (
+        lambda p: p.write_bytes(png_that_says(60000, 60000)),
+        "60000x60000 pixels, too many",
+    ),
+    "BMP": (saving(gray(1), "bmp"), "BMP: expected PNG"),
 }
 
 
@@ -138,7 +144,7 @@ def test_a_picture_or_mask_that_cannot_be_used(mine, capsys, monkeypatch, kind, 
     damage(path)
     # Good pictures are not what this is about, and their builder takes its time.
     monkeypatch.setattr(building, "_write", written_without_its_records)
-    refused(capsys, lambda: prepare_folder(mine), says, "1 pictures cannot be used")
+    refused(capsys, lambda: prepare_folder(mine), says, "1 images cannot be used")
     assert sorted(p.name for p in mine.parent.iterdir()) == ["mine"]
 
 
@@ -218,7 +224,7 @@ BAD_FILES = {
     "a list names no file": (LISTS, b".\n", "'.'"),
     "a list with a null byte": (LISTS, b"train\x00_000\n", "expected a plain name"),
     "a list with an endless name": (LISTS, b"x" * 5000, "expected a plain name"),
-    "a list is empty": (LISTS, b"", "names no picture"),
+    "a list is empty": (LISTS, b"", "names no image"),
     "a list is missing": (LISTS, None, "cannot be read"),
     "a list is no text": (LISTS, b"\xff\xfe\x00", "cannot be read"),
     "a list names twice": (LISTS, b"train_000\ntrain_000\n", "more than once"),
@@ -308,11 +314,11 @@ BAD_OPTIONS = {
     "seeds=-1": "several seeds",
     "seed=-1": "'seed' is -1",
     "shot=0": "'shot' is 0",
-    "shot=16": "supports it needs",
+    "shot=16": "16 others",
     "shots=0": "at least 1",
     "shots=": "at least 1",
-    "shots=12": "supports it needs",
-    "min_area=1000000": "class 3 has 0 pictures with at least 1000000 pixels",
+    "shots=12": "12 others",
+    "min_area=1000000": "2 of 2 classes",
     "image_size=1": "'image_size' is 1",
     "learning_rate=nan": "'training.learning_rate' was given 'nan'",
     "learning_rate=1e999": "'training.learning_rate' is inf",

@@ -3,11 +3,14 @@
 import base64
 import io
 import json
+import os
+import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from apanet_jax.data import records
 from apanet_jax.data.sources.annotated import coco_file, labelme
 from apanet_jax.runtime.errors import UserError
 from tests import trees
@@ -266,3 +269,133 @@ def test_a_bad_outline_of_a_coco_file_is_told_with_its_number(tmp_path):
     source = coco_file(tmp_path / "pictures", tmp_path / "mine.json")
     with pytest.raises(UserError, match="mine.json cannot be understood: annotation 0"):
         source.read("train", "in/0")
+
+
+def edited(tmp_path, change):
+    content = coco(tmp_path)
+    change(content)
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    return coco_file(tmp_path / "pictures", tmp_path / "mine.json")
+
+
+def test_what_says_nothing_of_pixels_is_left_out_and_counted(tmp_path):
+    def change(content):
+        content["annotations"] += [
+            {"id": 90, "image_id": 0, "category_id": 10, "segmentation": []},
+            {"id": 91, "image_id": 0, "category_id": 10},
+            {"id": 92, "image_id": 99, "category_id": 10, "segmentation": [[1, 1, 9, 1, 9, 9]]},
+        ]
+        content["categories"].append({"id": 0, "name": "moth", "supercategory": "none"})
+        content["images"][0] |= {"height": float(HEIGHT), "width": float(WIDTH)}
+
+    source = edited(tmp_path, change)
+    assert source.class_names == ("moth", "beetle", "leaf")
+    np.testing.assert_array_equal(source.read("train", "in/0").label, expected(source.class_names))
+    assert source.notes == [
+        "left out: 1 annotations of no image, 2 boxes without an outline, 1 categories without an "
+        "annotation, 1 images without an outline"
+    ]
+
+
+@pytest.mark.parametrize(
+    "file_name",
+    ["in\\{}.jpg", "..\\..\\media\\upload\\4\\{}.jpg", "../label/{}.jpg", "/data/{}.jpg", "{}.jpg"],
+)
+def test_file_names_from_elsewhere_lead_to_the_one_file_of_that_name(tmp_path, file_name):
+    def change(content):
+        for image in content["images"]:
+            image["file_name"] = file_name.format(image["id"])
+
+    source = edited(tmp_path, change)
+    names = source.names("train")
+    assert [name.rpartition("/")[2] for name in names] == ["0", "1", "2"]
+    sample = source.read("train", names[1])
+    assert sample.image == (tmp_path / "pictures" / "in" / "1.jpg").read_bytes()
+
+
+def test_a_file_name_never_leads_out_of_the_folder(tmp_path):
+    write_picture(tmp_path / "secret.jpg")
+
+    def change(content):
+        content["images"][0]["file_name"] = "../secret.jpg"
+
+    source = edited(tmp_path, change)
+    with pytest.raises(UserError, match="pictures/secret.jpg cannot be read"):
+        source.read("train", "secret")
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_names_in_another_form_of_unicode_are_found(tmp_path, stored):
+    written = {"NFC": "NFD", "NFD": "NFC"}[stored]
+    on_disk, in_file = (unicodedata.normalize(form, "käfer") for form in (stored, written))
+
+    def change(content):
+        content["images"][0]["file_name"] = f"in/{in_file}.jpg"
+
+    coco(tmp_path)
+    (tmp_path / "pictures" / "in" / f"{on_disk}.jpg").write_bytes(
+        (tmp_path / "pictures" / "in" / "0.jpg").read_bytes()
+    )
+    source = edited(tmp_path, change)
+    assert source.read("train", f"in/{in_file}").label.any()
+    write_picture(tmp_path / "mine" / f"{on_disk}.jpg")
+    for name, thing in (("a", THINGS[0]), ("b", THINGS[1])):
+        write_labelme(tmp_path / "mine", name, [shape(*thing)], imagePath=f"{in_file}.jpg")
+    assert labelme(tmp_path / "mine").read("train", "a").label.any()
+
+
+def test_a_file_of_crowds_alone_says_what_to_do(tmp_path):
+    content = coco(tmp_path)
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    arguments = tmp_path / "pictures", tmp_path / "mine.json"
+    with pytest.raises(UserError, match=r"all of its \d+ outlines as crowds .* --crowd=class"):
+        coco_file(*arguments)
+    source = coco_file(*arguments, crowd="class")
+    np.testing.assert_array_equal(source.read("train", "in/0").label, expected(source.class_names))
+    content["annotations"][0]["iscrowd"] = 0
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    assert "crowds, ignored as 255" in coco_file(*arguments).notes[0]
+
+
+def test_what_jupyter_and_macos_leave_behind_is_no_data(labelled):
+    (labelled / "a" / "._0.json").write_bytes(b"\0\5\x16\7xx")
+    (labelled / "a" / "._0.jpg").write_bytes(b"\0\5\x16\7xx")
+    write_labelme(labelled / ".ipynb_checkpoints", "0-checkpoint", [shape("fly", (1, 1, 9, 9))])
+    write_labelme(labelled / "__MACOSX", "x", [shape("fly", (1, 1, 9, 9))])
+    (labelled / "notes.json").write_text("{}")
+    write_picture(labelled / "b" / "unlabelled.jpg")
+    source = labelme(labelled)
+    assert source.class_names == ("beetle", "leaf", "moth")
+    assert sorted(source.names("train") + source.names("val"))[0] == "a/0"
+    assert len(source.names("train") + source.names("val")) == 8
+    assert source.notes == ["left out: 1 JSON files of another kind, 1 images without a JSON file"]
+
+
+def test_linked_folders_of_labelme_are_followed(labelled, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "all").symlink_to(labelled)
+    assert len(labelme(tmp_path / "linked").names("train")) == 6
+
+
+def test_outlines_that_would_fit_a_turned_image_either_way_are_counted(labelled, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    write_picture(labelled / "a" / "0.jpg", exif=exif)
+    report = records.write(labelme(labelled), tmp_path / "records")
+    assert report.notes == [
+        "1 images are turned by EXIF, with masks that fit either way: taken as upright"
+    ]
+
+
+def test_a_file_name_that_is_not_utf8_is_a_bad_image(labelled, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_picture(labelled / f"{name}.jpg")
+    write_labelme(labelled, name, [shape(*THINGS[0])])
+    with pytest.raises(records.BadImages) as refused:
+        records.write(labelme(labelled), tmp_path / "records")
+    (line,) = refused.value.report.bad
+    assert "caf\\udce9 is not UTF-8: rename the file" in line
+    report = records.write(labelme(labelled), tmp_path / "records", skip_bad=True)
+    assert sum(report.pictures.values()) == 8

@@ -169,6 +169,20 @@ def test_a_part_without_a_usable_picture_is_passed_over(tmp_path, small_parts):
     assert not list(tmp_path.glob("none*"))
 
 
+def test_parts_of_an_earlier_version_are_gone_on_with(folder, whole, tmp_path, small_parts):
+    """Their index had no notes."""
+    with pytest.raises(KeyboardInterrupt):
+        records.write(StoppingSource(folder, stop_at=4), tmp_path / "records")
+    (index,) = tmp_path.glob("records.unfinished/parts/*/part.npz")
+    with np.load(index) as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name != "notes"}
+    np.savez(index, **kept)
+    source = StoppingSource(folder)
+    records.write(source, tmp_path / "records")
+    assert len(source.reads) == TRAIN + VAL - 3 + 1
+    assert content(tmp_path / "records") == content(whole)
+
+
 def test_a_split_travels_without_its_index(whole):
     split = records.open_records(whole).split("train")
     assert len(split.names) == len(split.areas) == len(split.sizes) == TRAIN

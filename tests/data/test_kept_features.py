@@ -4,8 +4,11 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
-from apanet_jax.data.kept_features import KeptFeatures
+from apanet_jax.data.kept_features import KeptFeatures, keep_features
+from apanet_jax.models.apanet import PictureFeatures
+from apanet_jax.runtime.errors import UserError
 
 
 def test_threads_open_files_one_after_the_other(tmp_path, monkeypatch):
@@ -35,3 +38,22 @@ def test_threads_open_files_one_after_the_other(tmp_path, monkeypatch):
         thread.join()
     assert max(most) == 1
     assert all(found[name].tolist() == [3, 4, 5] for name in names)
+
+
+def test_features_beyond_half_precision_are_refused(tmp_path):
+    def embed(images):
+        return PictureFeatures(np.full((len(images), 2, 2, 3), 7e4, np.float32), None)
+
+    def load(index):
+        return {"image": np.zeros((16, 16, 3), np.uint8), "label": np.zeros((16, 16), np.uint8)}
+
+    with pytest.raises(UserError, match="middle features reach 70000, .*features.keep=False"):
+        keep_features(embed, load, 1, 1, ("middle", "label"), tmp_path, "a", 0)
+
+
+def test_a_file_made_again_is_read_again(tmp_path):
+    kept = KeptFeatures(tmp_path, 1, ("middle",))
+    for value in (1, 2):
+        np.save(tmp_path / "new.npy", np.full((1, 1, 3), value))
+        (tmp_path / "new.npy").replace(tmp_path / "middle.npy")
+        assert kept.view(0, 0)["middle"].tolist() == [value] * 3

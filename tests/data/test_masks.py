@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import unicodedata
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -284,3 +286,140 @@ def test_files_folders_and_patterns_are_found_once(tmp_path):
     for query in ("none", "no.jpg", "*.gif"):
         with pytest.raises(UserError, match=query.replace("*", r"\*")):
             find_images([str(tmp_path / query)])
+
+
+def coco_of(path, annotations, file_name="a.jpg"):
+    content = {
+        "images": [{"id": 1, "file_name": file_name, "height": HEIGHT, "width": WIDTH}],
+        "categories": [{"id": 1, "name": "beetle"}, {"id": 2, "name": "leaf"}],
+        "annotations": annotations,
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def crowd(number, is_crowd, category=1):
+    packed = run_lengths.encode(np.asfortranarray(TRUTH))["counts"].decode()
+    return {
+        "id": number,
+        "image_id": 1,
+        "category_id": category,
+        "iscrowd": is_crowd,
+        "segmentation": {"size": [HEIGHT, WIDTH], "counts": packed},
+    }
+
+
+def test_a_mask_of_crowds_alone_is_the_foreground_and_says_so(tmp_path):
+    """CVAT writes iscrowd=1 for everything that is not a polygon."""
+    said = []
+    path = coco_of(tmp_path / "cvat.json", [crowd(1, 1), crowd(2, 1, 2)])
+    label = read_mask(path, picture(tmp_path / "a.jpg"), "beetle", tell=said.append)
+    np.testing.assert_array_equal(label, TRUTH)
+    assert len(said) == 1 and "iscrowd=1" in said[0] and "beetle" in said[0]
+
+
+def test_a_crowd_beside_an_object_is_ignored(tmp_path):
+    box = [[0, 0, 10, 0, 10, 5, 0, 5]]
+    one = {"id": 3, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": box}
+    path = coco_of(tmp_path / "m.json", [crowd(1, 1), one])
+    said = []
+    label = read_mask(path, picture(tmp_path / "a.jpg"), tell=said.append)
+    expected = np.where(TRUTH, 255, 0)
+    expected[:5, :10] = 1
+    np.testing.assert_array_equal(label, expected)
+    assert not said
+
+
+@pytest.mark.parametrize("counts", ["", "\0", "PPYo0"])
+def test_run_lengths_that_do_not_make_up_the_image_are_one_line(tmp_path, counts):
+    broken = crowd(1, 0) | {"segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
+    path = coco_of(tmp_path / "m.json", [broken])
+    with pytest.raises(UserError, match="m.json cannot be understood: annotation 1 has run length"):
+        read_mask(path, picture(tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize(
+    "name", ["images\\a.jpg", "..\\..\\media\\upload\\4\\a.jpg", "../label/a.jpg", "C:\\x\\a.jpg"]
+)
+def test_file_names_of_other_systems_are_understood(tmp_path, name):
+    path = coco_of(tmp_path / "m.json", [crowd(1, 0)], name)
+    np.testing.assert_array_equal(read_mask(path, picture(tmp_path / "a.jpg")), TRUTH)
+
+
+def test_a_name_in_another_form_of_unicode_is_the_same(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "käfer.jpg") for form in ("NFC", "NFD"))
+    path = coco_of(tmp_path / "m.json", [crowd(1, 0)], composed)
+    np.testing.assert_array_equal(read_mask(path, picture(tmp_path / decomposed)), TRUTH)
+
+
+RING = [[5, 5], [50, 5], [50, 35], [5, 35]]
+HOLE = [[20, 10], [30, 10], [30, 30], [20, 30]]
+
+
+@pytest.mark.parametrize(("word", "value"), [("_background_", 0), ("__ignore__", 255)])
+def test_labelmes_words_for_holes_and_what_to_ignore(tmp_path, word, value):
+    shapes = [shape("ring", "polygon", RING), shape(word, "polygon", HOLE)]
+    path = labelme(tmp_path / "m.json", shapes)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[5:35, 5:50], expected[10:30, 20:30] = 1, value
+    for chosen in (path, tmp_path / "m.json:ring"):
+        np.testing.assert_array_equal(read_mask(chosen, picture()), expected)
+    np.testing.assert_array_equal(read_mask(path, picture(), "ring"), expected)
+
+
+def test_a_label_with_a_colon_can_be_chosen(tmp_path):
+    shapes = [shape("beetle:adult", "polygon", POLYGON), shape("b", "polygon", RING)]
+    labelme(tmp_path / "m.json", shapes)
+    label = read_mask(tmp_path / "m.json:beetle:adult", picture())
+    np.testing.assert_array_equal(label, TRUTH)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(2, (40, 60)), (3, (40, 60)), (6, (40, 40))])
+def test_a_mask_that_would_fit_either_way_is_taken_as_upright_with_a_warning(
+    tmp_path, orientation, size
+):
+    gray = np.zeros(size, np.uint8)
+    gray[:10, :10] = 255
+    path = saved(tmp_path / "m.png", gray)
+    said = []
+    turned = picture(tmp_path / "a.jpg", orientation, size)
+    np.testing.assert_array_equal(read_mask(path, turned, tell=said.append), gray > 0)
+    assert len(said) == 1 and "a.jpg" in said[0] and "upright" in said[0]
+    read_mask(path, picture(tmp_path / "a.jpg", 1, size), tell=said.append)
+    assert len(said) == 1
+
+
+def test_a_mask_with_an_orientation_of_its_own_is_turned_by_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path / "m.png", TRUTH * np.uint8(255), exif=exif)
+    upright = picture(tmp_path / "a.jpg", size=(WIDTH, HEIGHT))
+    np.testing.assert_array_equal(read_mask(path, upright), np.rot90(TRUTH, -1))
+
+
+def test_ids_of_a_gray_mask_in_three_channels_can_be_chosen(tmp_path):
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[5:15, 5:15], values[20:30, 20:30] = 206, 210
+    saved(tmp_path / "m.png", np.stack([values] * 3, -1))
+    with pytest.raises(UserError, match="ids 206, 210"):
+        read_mask(tmp_path / "m.png", picture())
+    label = read_mask(tmp_path / "m.png:210", picture())
+    np.testing.assert_array_equal(label, values == 210)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16", "F"])
+def test_a_mask_of_any_mode_is_the_same(tmp_path, mode):
+    if mode in ("I;16", "F"):
+        path = saved(tmp_path / "m.tif", TRUTH.astype({"I;16": np.uint16, "F": np.float32}[mode]))
+    else:
+        path = saved(tmp_path / "m.png", TRUTH * np.uint8(255), mode)
+    np.testing.assert_array_equal(read_mask(path, picture()), TRUTH)
+
+
+def test_a_mask_of_a_kind_that_is_not_read_is_one_line(tmp_path):
+    saved(tmp_path / "m.png", np.zeros((40, 60, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "m.tif"), np.zeros((40, 60, 3), np.float32))
+    (tmp_path / "m.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    for name in ("m.tif", "m.eps"):
+        with pytest.raises(UserError, match=name):
+            read_mask(tmp_path / name, picture())

@@ -1,11 +1,14 @@
 """Records give back what the source gave, or they are not there at all."""
 
+import ast
 import concurrent.futures
+import importlib.util
 import json
 import multiprocessing
 import pickle
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from apanet_jax.data import folds, records
+from apanet_jax.data.images import read_image
+from apanet_jax.data.loader import batches
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.runtime.errors import UserError
 from tests import trees
@@ -153,3 +158,63 @@ def test_threads_open_records_one_after_the_other(written, monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         names = [picture["name"] for picture in pool.map(split.__getitem__, range(4))]
     assert names == split.names[:4] and set(at_once) == {1}
+
+
+def test_a_label_is_read_without_decoding_its_image(written, monkeypatch):
+    split = written.split("train")
+    expected = [split[i]["label"] for i in range(len(split))]
+    monkeypatch.setattr(records, "decode_verified", lambda _: pytest.fail("decoded"))
+    for number, label in enumerate(expected):
+        np.testing.assert_array_equal(split.label(number), label)
+
+
+def test_an_image_is_read_as_it_was_measured(folder, tmp_path):
+    """What turns a photograph in one decoder must turn it in the other."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x04\0\0\0\x01\0\0\0\x06\0\0\0\0"
+    path = folder / "JPEGImages" / "train_000.jpg"
+    Image.open(path).save(path, exif=exif)
+    records.write(FolderSource(folder), tmp_path / "records")
+    item = records.open_records(tmp_path / "records").split("train")[0]
+    assert item["image"].shape[:2] == item["label"].shape
+
+
+def test_deep_gray_images_are_trained_on_as_predict_shows_them(folder, tmp_path):
+    path = folder / "JPEGImages" / "train_000.jpg"
+    values = np.linspace(900, 1155, 64 * 80).reshape(64, 80).astype(np.uint16)
+    path.unlink()
+    Image.fromarray(values).save(path.with_suffix(".png"))
+    records.write(FolderSource(folder), tmp_path / "records")
+    image = records.open_records(tmp_path / "records").split("train")[0]["image"]
+    np.testing.assert_array_equal(image, read_image(path.with_suffix(".png")).image)
+    assert len(np.unique(image)) == 256
+
+
+def test_a_damaged_image_in_records_is_one_line(written, monkeypatch):
+    damaged = {"name": b"a", "image": b"\xff\xd8\xffjunk", "label": b"junk"}
+    monkeypatch.setattr(records, "open_split", lambda *_: [damaged])
+    with pytest.raises(UserError, match="image 0 of train in .* cannot be read"):
+        written.split("train")[0]
+
+
+def test_where_array_record_is_missing_one_line_says_what_to_do(folder, tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "array_record" else found(name)
+    )
+    with pytest.raises(UserError, match="need the package array_record: pip install array_record"):
+        records.write(FolderSource(folder), tmp_path / "records")
+    assert not (tmp_path / "records").exists()
+    with pytest.raises(UserError, match="array_record"):
+        batches(len, count=1, batch_size=1)
+
+
+def test_nothing_but_the_builder_imports_what_needs_array_record_when_it_is_imported():
+    needing = {"array_record", "grain", "tensorflow_datasets", "builder"}
+    for path in Path(records.__file__).parent.rglob("*.py"):
+        imported = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported |= {node.module.partition(".")[0], node.module.rpartition(".")[2]}
+        assert path.name == "builder.py" or not imported & needing, path.name

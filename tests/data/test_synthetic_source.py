@@ -1,4 +1,4 @@
-"""The drawn pictures: the same again, well labelled, varied and balanced."""
+"""The drawn images: the same again, well labelled, varied and balanced."""
 
 import io
 import subprocess
@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from apanet_jax.data.sources.drawing.brush import Part, flat, paint
+from apanet_jax.data.sources.drawing.objects import OBJECTS
 from apanet_jax.data.sources.drawing.outlines import box, ellipse, stroke
 from apanet_jax.data.sources.drawing.textures import ATLAS_SIZE, atlas, textured
-from apanet_jax.data.sources.drawing.things import THINGS
 from apanet_jax.data.sources.synthetic import SyntheticSource
 from apanet_jax.runtime.errors import UserError
 
@@ -36,7 +36,7 @@ def samples(source):
 
 @pytest.fixture(scope="module")
 def areas(samples):
-    """Pixels of each class in each picture, [pictures, 1 + classes]."""
+    """Pixels of each class in each image, [images, 1 + classes]."""
     return np.stack([np.bincount(s.label.ravel(), minlength=256)[:21] for s in samples])
 
 
@@ -68,10 +68,10 @@ def test_a_longer_source_begins_with_the_pictures_of_a_shorter_one(samples):
 
 def test_seed_split_and_index_each_change_the_picture(source, samples):
     other = SyntheticSource(seed=4, train=2, val=2, size=240)
-    pictures = {s.image for s in samples}
-    assert len(pictures) == PICTURES
-    assert other.read("train", "train_000000").image not in pictures
-    assert source.read("val", "val_000000").image not in pictures
+    images = {s.image for s in samples}
+    assert len(images) == PICTURES
+    assert other.read("train", "train_000000").image not in images
+    assert source.read("val", "val_000000").image not in images
 
 
 @pytest.mark.parametrize("size", [64, 100, 333])
@@ -117,7 +117,7 @@ def test_objects_of_different_classes_are_parted_by_a_thin_border(samples):
 
 
 def test_border_lies_on_an_edge_of_the_picture(samples):
-    """Labels and picture belong together: colours change more across the borders."""
+    """Labels and image belong together: colours change more across the borders."""
     on, off = [], []
     for sample in samples[:60]:
         grey = cv2.cvtColor(decoded(sample), cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -164,19 +164,19 @@ def test_colour_does_not_tell_the_class(samples, areas):
     assert within > 0.6 * together.var(axis=0).sum()
 
 
-@pytest.mark.parametrize("name", THINGS)
+@pytest.mark.parametrize("name", OBJECTS)
 def test_things_of_a_class_vary_in_shape(name):
-    """Things laid over one another, each filling the same square, do not coincide."""
+    """Objects laid over one another, each filling the same square, do not coincide."""
     masks = []
     for i in range(8):
-        parts = THINGS[name].draw(np.random.default_rng(i))
+        parts = OBJECTS[name].draw(np.random.default_rng(i))
         points = np.concatenate([part.points for part in parts])
         low, high = points.min(0), points.max(0)
         assert np.isfinite(points).all()
         scale = 60 / (high - low)
         to_pixels = np.column_stack([np.diag(scale), 2 - low * scale])
-        picture = np.zeros((3, 64, 64), np.float32)
-        masks.append(paint(picture, parts, to_pixels, light=(0.0, -1.0)) > 127)
+        image = np.zeros((3, 64, 64), np.float32)
+        masks.append(paint(image, parts, to_pixels, light=(0.0, -1.0)) > 127)
         assert 0.08 < masks[-1].mean() < 0.95
     overlaps = [(a & b).sum() / (a | b).sum() for i, a in enumerate(masks) for b in masks[i + 1 :]]
     assert np.mean(overlaps) < 0.97
@@ -185,17 +185,17 @@ def test_things_of_a_class_vary_in_shape(name):
 
 
 def test_paint_covers_the_polygon_with_its_colour():
-    picture = np.full((3, 40, 50), 200, np.float32)
+    image = np.full((3, 40, 50), 200, np.float32)
     part = Part(box(-1, -1, 1, 1), flat(np.array([10, 60, 110]), relief=0.0))
     to_pixels = np.array([(10.0, 0, 24.5), (0, 5.0, 19.5)])
-    covered = paint(picture, [part], to_pixels, light=(1.0, 0.0))
-    np.testing.assert_allclose(picture[:, 19, 24], [10, 60, 110], atol=1)
-    np.testing.assert_allclose(picture[:, 5, 5], 200)
+    covered = paint(image, [part], to_pixels, light=(1.0, 0.0))
+    np.testing.assert_allclose(image[:, 19, 24], [10, 60, 110], atol=1)
+    np.testing.assert_allclose(image[:, 5, 5], 200)
     # OpenCV's smoothed edges reach up to a pixel outwards.
     assert 20 * 10 <= covered.sum() / 255 <= 22 * 12
     weight = covered / 255.0
     colour = np.array([10, 60, 110])[:, None, None]
-    np.testing.assert_allclose(picture, 200 + (colour - 200) * weight, atol=0.01)
+    np.testing.assert_allclose(image, 200 + (colour - 200) * weight, atol=0.01)
 
 
 def test_paint_is_cut_at_the_edge_of_the_picture():
@@ -212,10 +212,10 @@ def test_paint_is_cut_at_the_edge_of_the_picture():
 
 
 def test_relief_is_lit_from_the_side_of_the_light():
-    picture = np.full((3, 60, 60), 50, np.float32)
+    image = np.full((3, 60, 60), 50, np.float32)
     parts = [Part(ellipse(0, 0, 1), flat(np.array([120, 120, 120]), relief=0.8))]
-    paint(picture, parts, np.array([(25.0, 0, 30), (0, 25.0, 30)]), light=(-1.0, 0.0))
-    assert picture[0, 30, 10] > 120 > picture[0, 30, 50]
+    paint(image, parts, np.array([(25.0, 0, 30), (0, 25.0, 30)]), light=(-1.0, 0.0))
+    assert image[0, 30, 10] > 120 > image[0, 30, 50]
 
 
 def test_stroke_has_its_width():
@@ -254,7 +254,7 @@ def test_bad_settings_are_refused_in_one_line(settings, word):
 
 @pytest.mark.parametrize("name", ["train_000240", "val_000000", "train_0", "train_", "x", ""])
 def test_unknown_pictures_are_refused(source, name):
-    with pytest.raises(UserError, match="no picture"):
+    with pytest.raises(UserError, match="no image"):
         source.read("train", name)
     with pytest.raises(UserError, match="split"):
         source.names("test")

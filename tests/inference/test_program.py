@@ -11,7 +11,7 @@ from jax.export import deserialize
 from PIL import Image
 
 import apanet_jax
-from apanet_jax.data.sources.synthetic import draw_picture
+from apanet_jax.data.sources.synthetic import draw_image
 from apanet_jax.export import main
 from apanet_jax.inference import program
 from apanet_jax.inference.exported_head import CARD, PROGRAM, SETTINGS, export
@@ -94,7 +94,7 @@ def test_the_card_tells_of_the_program_and_its_check_once(exported, tmp_path):
 def test_it_is_served_where_this_package_is_not(exported, tmp_path):
     pictures, arguments = {}, []
     for number in range(SHOTS + 3):
-        image, label = draw_picture(np.random.default_rng(number), [2], 96)
+        image, label = draw_image(np.random.default_rng(number), [2], 96)
         high = slice(0, 96 if number % 2 else 72)
         pictures[number] = image[high], label[high] == 3
         image, mask = (Image.fromarray(x) for x in pictures[number])

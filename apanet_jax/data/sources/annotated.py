@@ -26,6 +26,7 @@ from apanet_jax.data.image_files import (
 from apanet_jax.data.metadata import turned_upright
 from apanet_jax.data.outline_files import (
     LABELME_IDS,
+    CocoFile,
     Size,
     coco_outlines,
     labelme_outlines,
@@ -225,29 +226,13 @@ def coco_file(
         see `AnnotatedSource`. What is wrong with one outline is said when its image is read.
     """
     content = read_json(annotations)
-    entries: dict[str, OutlinedImage] = {}
-    find = _FindBelow(images)
     try:
         file = coco_outlines(content)
-        for image in file.images:
-            parts = relative_parts(image.file_name)
-            if not parts:
-                raise ValueError(f"file_name {image.file_name!r} names no file")
-            name = Path(*parts).with_suffix("").as_posix()
-            if name in entries:
-                raise ValueError(f"two images are called {name}")
-            if image.outlines:
-                entries[name] = OutlinedImage(
-                    find(parts), annotations, lambda image=image: (image.size, image.outlines)
-                )
-            else:
-                file.left_out["images without an outline"] += 1
+        entries = _coco_entries(file, images, annotations)
     except NOT_UNDERSTOOD as error:
         raise UserError(
             f"{annotations} is not built like COCO's instance annotations: {reason(error)}"
         ) from error
-    # With a single class there is nothing to learn from and to test on; a second one may come.
-    class_names = file.class_names if len(file.class_names) > 1 else file.all_names
     crowds = [outline.crowd for image in file.images for outline in image.outlines]
     if crowd == "ignore" and crowds and all(crowds):
         raise UserError(
@@ -257,17 +242,37 @@ def coco_file(
     if crowd == "ignore" and any(crowds):
         file.left_out["crowds, ignored as 255"] = sum(crowds)
     stat = annotations.stat()
-    origin = f"{images.resolve()} {annotations.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     return AnnotatedSource(
         annotations.stem,
-        origin,
+        f"{images.resolve()} {annotations.resolve()} {stat.st_size} {stat.st_mtime_ns}",
         entries,
-        class_names,
+        # With a single class there is nothing to learn from and to test on; a second one may come.
+        file.class_names if len(file.class_names) > 1 else file.all_names,
         folds=folds,
         test=test,
         crowd=crowd,
         notes=_left_out(file.left_out),
     )
+
+
+def _coco_entries(file: CocoFile, images: Path, annotations: Path) -> dict[str, OutlinedImage]:
+    """Returns the images of a COCO file that have outlines, by name; counts the others."""
+    entries: dict[str, OutlinedImage] = {}
+    find = _FindBelow(images)
+    for image in file.images:
+        parts = relative_parts(image.file_name)
+        if not parts:
+            raise ValueError(f"file_name {image.file_name!r} names no file")
+        name = Path(*parts).with_suffix("").as_posix()
+        if name in entries:
+            raise ValueError(f"two images are called {name}")
+        if image.outlines:
+            entries[name] = OutlinedImage(
+                find(parts), annotations, lambda image=image: (image.size, image.outlines)
+            )
+        else:
+            file.left_out["images without an outline"] += 1
+    return entries
 
 
 class _FindBelow:

@@ -1,4 +1,4 @@
-"""Any data set in VOC's layout, with its classes and folds beside the pictures."""
+"""Any data set in VOC's layout, with its classes and folds beside the images."""
 
 import json
 from pathlib import Path

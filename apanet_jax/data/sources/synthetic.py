@@ -1,8 +1,8 @@
-"""Drawn pictures for few-shot segmentation, made on the fly: the quickstart's data.
+"""Drawn images for few-shot segmentation, made on the fly: the quickstart's data.
 
-Twenty classes of everyday things in four folds of five, drawn with much variety inside a class
+Twenty classes of everyday objects in four folds of five, drawn with much variety inside a class
 (make, proportions, colour, texture, size, pose, light) on cluttered backgrounds. Any class may
-stand in any picture and is labelled there, so that training episodes hold objects of novel
+stand in any image and is labelled there, so that training episodes hold objects of novel
 classes that they call background, as in PASCAL-5i and COCO-20i.
 """
 
@@ -14,38 +14,38 @@ from jaxtyping import Float, UInt8
 
 from apanet_jax.data.source import IGNORE, SPLITS, Sample, Split
 from apanet_jax.data.sources.drawing.backdrops import backdrop, field, slope
-from apanet_jax.data.sources.drawing.brush import Parts, Picture, paint, placed
+from apanet_jax.data.sources.drawing.brush import Canvas, Parts, paint, placed
 from apanet_jax.data.sources.drawing.clutter import CLUTTER
 from apanet_jax.data.sources.drawing.colours import Rng, chance, pick
+from apanet_jax.data.sources.drawing.objects import OBJECTS
 from apanet_jax.data.sources.drawing.outlines import Points
 from apanet_jax.data.sources.drawing.textures import noise
-from apanet_jax.data.sources.drawing.things import THINGS
 from apanet_jax.runtime.errors import UserError
 
-CLASS_NAMES = tuple(THINGS)
+CLASS_NAMES = tuple(OBJECTS)
 FOLDS = tuple(CLASS_NAMES[i : i + 5] for i in range(0, len(CLASS_NAMES), 5))
 JPEG_QUALITY = 92
 MINIMAL_SIZE = 64
 
-# How likely 1, 2, 3, 4 objects in a picture are, and how large the first and the others of
-# them come out then: the geometric mean of width and height, as shares of the picture's side.
+# How likely 1, 2, 3, 4 objects in an image are, and how large the first and the others of
+# them come out then: the geometric mean of width and height, as shares of the image's side.
 _COUNTS = (0.25, 0.35, 0.25, 0.15)
 _FIRST_EXTENT = ((0.48, 0.95), (0.44, 0.82), (0.4, 0.7), (0.38, 0.64))
 _OTHER_EXTENT = (0.17, 0.6)
-_OF_PICTURE, _OF_ORDER = 0, 1
+_OF_IMAGE, _OF_ORDER = 0, 1
 
 
 class SyntheticSource:
-    """A source of drawn pictures and their label maps.
+    """A source of drawn images and their label maps.
 
-    Picture i of a split depends on the seed, the split and i only, not on how many there are:
-    a longer source begins with the pictures of a shorter one.
+    Image i of a split depends on the seed, the split and i only, not on how many there are:
+    a longer source begins with the images of a shorter one.
 
     Args:
-        seed: >= 0; another seed gives other pictures of the same classes.
-        train: pictures in the training split.
-        val: pictures in the validation split.
-        size: side of the square pictures, pixels, >= 64.
+        seed: >= 0; another seed gives other images of the same classes.
+        train: images in the training split.
+        val: images in the validation split.
+        size: side of the square images, pixels, >= 64.
 
     Raises:
         UserError: an argument outside its range.
@@ -72,14 +72,14 @@ class SyntheticSource:
         self._lengths = {"train": int(train), "val": int(val)}
 
     def names(self, split: Split) -> list[str]:
-        """The names of a split's pictures, `train_000000`, `train_000001`, …"""
+        """The names of a split's images, `train_000000`, `train_000001`, …"""
         return [f"{split}_{i:06d}" for i in range(self._length(split))]
 
     def read(self, split: Split, name: str) -> Sample:
-        """Draws one picture.
+        """Draws one image.
 
         Returns:
-            The picture as JPEG, and its labels: 0 background, 1..20 the classes, 255 a thin
+            The image as JPEG, and its labels: 0 background, 1..20 the classes, 255 a thin
             band round every object.
 
         Raises:
@@ -89,7 +89,7 @@ class SyntheticSource:
         known = prefix == split and digits.isdecimal() and int(digits) < self._length(split)
         if not known or name != f"{split}_{int(digits):06d}":
             raise UserError(
-                f"synthetic data: no picture {name!r} in split {split!r}, which has "
+                f"synthetic data: no image {name!r} in split {split!r}, which has "
                 f"{self._length(split)}, named {split}_000000 and on"
             )
         image, label = self._draw(SPLITS.index(split), int(digits))
@@ -109,26 +109,26 @@ class SyntheticSource:
         self, split: int, index: int
     ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
         rounds, place = divmod(index, len(CLASS_NAMES))
-        # Every class is the first, largest object of one picture in twenty.
+        # Every class is the first, largest object of one image in twenty.
         order = np.random.default_rng([self.seed, split, _OF_ORDER, rounds])
         first = int(order.permutation(len(CLASS_NAMES))[place])
-        rng = np.random.default_rng([self.seed, split, _OF_PICTURE, index])
+        rng = np.random.default_rng([self.seed, split, _OF_IMAGE, index])
         classes = [first]
         for _ in range(int(rng.choice(len(_COUNTS), p=_COUNTS))):
             again = chance(rng, 0.15)
             classes.append(first if again else int(rng.integers(len(CLASS_NAMES))))
-        return draw_picture(rng, classes, self.size)
+        return draw_image(rng, classes, self.size)
 
 
-def draw_picture(
+def draw_image(
     rng: Rng, classes: Sequence[int], size: int
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
-    """Draws a picture with an object of each of these classes.
+    """Draws an image with an object of each of these classes.
 
     Args:
         rng: randomness.
         classes: indices into `CLASS_NAMES`, 0-based, at least one; the first is the largest.
-        size: side of the picture, pixels.
+        size: side of the image, pixels.
 
     Returns:
         image: RGB.
@@ -136,24 +136,24 @@ def draw_picture(
     """
     angle = rng.uniform(-np.pi, 0) if chance(rng, 0.85) else rng.uniform(0, np.pi)
     light = (float(np.cos(angle)), float(np.sin(angle)))
-    picture = backdrop(rng, size)
+    image = backdrop(rng, size)
     instances = np.zeros((size, size), np.uint8)
 
     for _ in range(int(rng.integers(0, 6))):
         parts = pick(rng, CLUTTER)(rng)
         to_pixels = _pose(rng, parts, 180, rng.uniform(0.08, 0.4) * size, size, [])
-        paint(picture, parts, to_pixels, light=light, relief=rng.uniform(0.3, 1.2))
+        paint(image, parts, to_pixels, light=light, relief=rng.uniform(0.3, 1.2))
     if chance(rng, 0.4):
-        picture = _blurred(picture, rng.uniform(0.8, 2.5))
+        image = _blurred(image, rng.uniform(0.8, 2.5))
 
     extents = [rng.uniform(*_FIRST_EXTENT[len(classes) - 1])]
     extents += [rng.uniform(*_OTHER_EXTENT) for _ in classes[1:]]
     taken: list[tuple[float, float, float, float]] = []
     objects = []
     for class_index, extent in zip(classes, extents, strict=True):
-        thing = THINGS[CLASS_NAMES[class_index]]
-        parts = thing.draw(rng)
-        to_pixels = _pose(rng, parts, thing.tilt, extent * size, size, taken)
+        kind = OBJECTS[CLASS_NAMES[class_index]]
+        parts = kind.draw(rng)
+        to_pixels = _pose(rng, parts, kind.tilt, extent * size, size, taken)
         taken.append(_bounds(placed(_points(parts), to_pixels)))
         objects.append((class_index, parts, to_pixels))
     # The order of painting decides who hides whom.
@@ -163,19 +163,19 @@ def draw_picture(
         values[number] = class_index + 1
         outline = 1 if chance(rng, 0.3) else 0
         relief = rng.uniform(0.3, 1.25)
-        covered = paint(picture, parts, to_pixels, light=light, relief=relief, outline=outline)
+        covered = paint(image, parts, to_pixels, light=light, relief=relief, outline=outline)
         instances[covered > 127] = number
         if chance(rng, 0.5):
-            _cast_shadow(rng, picture, covered, light)
+            _cast_shadow(rng, image, covered, light)
     if chance(rng, 0.3):
         parts = pick(rng, CLUTTER)(rng)
         to_pixels = _pose(rng, parts, 180, rng.uniform(0.08, 0.3) * size, size, [])
-        instances[paint(picture, parts, to_pixels, light=light) > 127] = 0
+        instances[paint(image, parts, to_pixels, light=light) > 127] = 0
 
     label = values[instances]
     kernel = np.ones((3, 3), np.uint8)
     label[cv2.dilate(instances, kernel) != cv2.erode(instances, kernel)] = IGNORE
-    return _photographed(rng, picture), label
+    return _photographed(rng, image), label
 
 
 def _points(parts: Parts) -> Points:
@@ -196,7 +196,7 @@ def _pose(
     size: int,
     taken: Sequence[tuple[float, float, float, float]],
 ) -> Float[np.ndarray, "2 3"]:
-    """Chooses how a thing stands in the picture: an affine map from its plane to pixels.
+    """Chooses how an object stands in the image: an affine map from its plane to pixels.
 
     It is turned, mirrored, stretched and sheared a little, scaled to `extent` (geometric mean
     of width and height, pixels), and put where it hides little of the boxes in `taken`.
@@ -213,7 +213,7 @@ def _pose(
     width, height = width * scale, height * scale
     best, least = (0.0, 0.0), np.inf
     for _ in range(10 if taken else 1):
-        # Up to a tenth of it outside the picture.
+        # Up to a tenth of it outside the image.
         x = rng.uniform(-0.1 * width, max(size - 0.9 * width, -0.1 * width + 1))
         y = rng.uniform(-0.1 * height, max(size - 0.9 * height, -0.1 * height + 1))
         hidden = 0.0
@@ -232,11 +232,11 @@ def _pose(
 
 def _cast_shadow(
     rng: Rng,
-    picture: Picture,
+    image: Canvas,
     covered: UInt8[np.ndarray, "size size"],
     light: tuple[float, float],
 ) -> None:
-    """Darkens, in place, what lies behind a thing and away from the light."""
+    """Darkens, in place, what lies behind an object and away from the light."""
     size = len(covered)
     reach = rng.uniform(0.01, 0.06) * size
     x, y = -light[0] * reach, -light[1] * reach
@@ -244,23 +244,23 @@ def _cast_shadow(
     side = max(3, int(reach)) | 1
     shade = cv2.blur(cv2.blur(shade, (side, side)), (side, side))
     shade = cv2.multiply(shade, cv2.bitwise_not(covered), scale=1 / 255)
-    picture *= 1 - np.float32(rng.uniform(0.25, 0.6) / 255) * shade
+    image *= 1 - np.float32(rng.uniform(0.25, 0.6) / 255) * shade
 
 
-def _blurred(picture: Picture, sigma: float) -> Picture:
-    return np.stack([cv2.GaussianBlur(plane, (0, 0), sigma) for plane in picture])
+def _blurred(image: Canvas, sigma: float) -> Canvas:
+    return np.stack([cv2.GaussianBlur(plane, (0, 0), sigma) for plane in image])
 
 
-def _photographed(rng: Rng, picture: Picture) -> UInt8[np.ndarray, "size size 3"]:
+def _photographed(rng: Rng, image: Canvas) -> UInt8[np.ndarray, "size size 3"]:
     """What a camera makes of it: uneven light, a colour cast, blur and noise."""
-    size = picture.shape[1]
+    size = image.shape[1]
     light = 1 + np.float32(rng.uniform(0, 0.22)) * slope(size, rng.uniform(0, 2 * np.pi))
     light += np.float32(rng.uniform(0, 0.4)) * (field(rng, size, "cloud", (0.2, 0.6)) - 0.5)
     cast = rng.uniform(0.85, 1.2) * np.exp(rng.normal(0, 0.05, 3))
-    picture = picture * (cast.astype(np.float32)[:, None, None] * light)
+    image = image * (cast.astype(np.float32)[:, None, None] * light)
     if chance(rng, 0.6):
-        picture = _blurred(picture, rng.uniform(0.4, 0.9))
+        image = _blurred(image, rng.uniform(0.4, 0.9))
     grain = np.float32(rng.uniform(4, 22))
-    for plane in picture:
+    for plane in image:
         plane += grain * noise(rng, size, size)
-    return np.ascontiguousarray(np.clip(picture, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    return np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8).transpose(1, 2, 0))

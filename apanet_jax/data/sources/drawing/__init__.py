@@ -1,1 +1,1 @@
-"""How the synthetic pictures are drawn: outlines, textures, things and backgrounds."""
+"""How the synthetic images are drawn: outlines, textures, objects and backgrounds."""

@@ -2,7 +2,7 @@
 
 Each function draws one at random, in the plane of `brush.Part`. Where several makes exist
 (songbird, wader), one is drawn. Colours and textures come from the same families for every
-class, so that neither tells what a thing is.
+class, so that neither tells what an object is.
 """
 
 import numpy as np

@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from apanet_jax.data.sources.drawing.brush import Picture
+from apanet_jax.data.sources.drawing.brush import Canvas
 from apanet_jax.data.sources.drawing.colours import Colour, Rng, chance, colour, pick, tinted
 from apanet_jax.data.sources.drawing.textures import ATLAS_SIZE, textured
 
 Field = Float32[np.ndarray, "height width"]
 
-# Texture pixels across a picture, whatever its size.
+# Texture pixels across an image, whatever its size.
 _TEXELS_ACROSS = 240
 
 
@@ -22,15 +22,15 @@ def field(
     turn: float | None = None,
     squeeze: float = 1.0,
 ) -> Field:
-    """A texture at a random place over a whole picture, 0..1.
+    """A texture at a random place over a whole image, 0..1.
 
     Args:
         rng: randomness.
-        size: side of the picture, pixels.
+        size: side of the image, pixels.
         name: of the texture.
-        scale: range of its fineness; 1 lays the 256 texture pixels once over the picture.
+        scale: range of its fineness; 1 lays the 256 texture pixels once over the image.
         turn: its direction, radians; None for any.
-        squeeze: factor on its fineness down the picture, as on ground seen from the side.
+        squeeze: factor on its fineness down the image, as on ground seen from the side.
     """
     per_pixel = rng.uniform(*scale) * _TEXELS_ACROSS / size
     angle = rng.uniform(0, 2 * np.pi) if turn is None else turn
@@ -41,28 +41,28 @@ def field(
 
 
 def slope(size: int, angle: float) -> Field:
-    """A linear ramp over the picture, from -1 to 1 along this direction (radians)."""
+    """A linear ramp over the image, from -1 to 1 along this direction (radians)."""
     line = np.linspace(-1, 1, size, dtype=np.float32)
     return np.float32(np.cos(angle)) * line + np.float32(np.sin(angle)) * line[:, None]
 
 
-def mixed(first: Colour | Picture, second: Colour | Picture, share: Field) -> Picture:
-    """From the first colour (or picture) at share 0 to the second at 1."""
+def mixed(first: Colour | Canvas, second: Colour | Canvas, share: Field) -> Canvas:
+    """From the first colour (or image) at share 0 to the second at 1."""
     first, second = (c[:, None, None] if c.ndim == 1 else c for c in (first, second))
     return first + (second - first) * share
 
 
-def _material(rng: Rng, size: int, shade: Colour, *names: str, squeeze: float = 1.0) -> Picture:
+def _material(rng: Rng, size: int, shade: Colour, *names: str, squeeze: float = 1.0) -> Canvas:
     other = tinted(shade, rng.uniform(-0.55, -0.2) if chance(rng, 0.6) else rng.uniform(0.2, 0.5))
     turn = None if squeeze == 1.0 else 0.0
     pattern = field(rng, size, pick(rng, names), (0.5, 2.2), turn=turn, squeeze=squeeze)
     detail = field(rng, size, pick(rng, ("mottle", "grain", "cloud")), (0.5, 2.0), squeeze=squeeze)
-    picture = mixed(shade, other, pattern * np.float32(rng.uniform(0.5, 1.0)))
-    picture *= 1 + np.float32(rng.uniform(0.15, 0.5)) * (detail - 0.5)
-    return picture
+    image = mixed(shade, other, pattern * np.float32(rng.uniform(0.5, 1.0)))
+    image *= 1 + np.float32(rng.uniform(0.15, 0.5)) * (detail - 0.5)
+    return image
 
 
-def _landscape(rng: Rng, size: int) -> Picture:
+def _landscape(rng: Rng, size: int) -> Canvas:
     zenith = colour(rng, "blue", "blue", "grey", "violet", "orange", free=0.1)
     clouds = np.clip(3 * field(rng, size, "cloud", (0.3, 0.9), turn=0.0) - 1.5, 0, 1)
     haze = np.linspace(0, 1, size, dtype=np.float32)[:, None] * np.float32(0.8)
@@ -83,7 +83,7 @@ def _landscape(rng: Rng, size: int) -> Picture:
     return sky
 
 
-def _room(rng: Rng, size: int) -> Picture:
+def _room(rng: Rng, size: int) -> Canvas:
     names = ("mottle", "cloud", "stripes", "bricks", "tiles", "dots", "plaid", "planks", "grain")
     wall = _material(rng, size, colour(rng, "beige", "white", "grey", "green", free=0.5), *names)
     names = ("planks", "wood", "tiles", "mottle", "checker", "plaid")
@@ -92,58 +92,58 @@ def _room(rng: Rng, size: int) -> Picture:
     level = rng.uniform(0.4, 0.9) * size + rng.normal(0, 0.06) * np.linspace(-1, 1, size) * size
     rows = np.arange(size, dtype=np.float32)[:, None]
     below = rows - level.astype(np.float32)
-    picture = mixed(wall, table, np.clip(below, 0, 1))
-    picture *= 1 - np.float32(0.45) * np.exp(
+    image = mixed(wall, table, np.clip(below, 0, 1))
+    image *= 1 - np.float32(0.45) * np.exp(
         -np.abs(below) / np.float32(rng.uniform(0.01, 0.05) * size)
     )
     if chance(rng, 0.5):
-        # A window, picture or cupboard on the wall.
+        # A window, poster or cupboard on the wall.
         left, top = rng.uniform(0, 0.6, 2) * size
         right, low = left + rng.uniform(0.2, 0.5) * size, top + rng.uniform(0.2, 0.5) * size
         low = min(low, float(level.min()) - 0.05 * size)
         if low > top + 4:
             area = (slice(None), slice(int(top), int(low)), slice(int(left), int(right)))
-            picture[area] *= np.float32(0.5)
+            image[area] *= np.float32(0.5)
             inner = tuple(slice(s.start + 3, s.stop - 3) for s in area[1:])
             scene = _surface(rng, size)
-            picture[(slice(None), *inner)] = scene[(slice(None), *inner)]
-    return picture
+            image[(slice(None), *inner)] = scene[(slice(None), *inner)]
+    return image
 
 
-def _surface(rng: Rng, size: int) -> Picture:
+def _surface(rng: Rng, size: int) -> Canvas:
     names = ("planks", "wood", "tiles", "bricks", "grass", "sand", "mottle", "plaid", "checker")
     return _material(
         rng, size, colour(rng), *names, "cells", "waves", "patches", "cloud", "speckle"
     )
 
 
-def _foliage(rng: Rng, size: int) -> Picture:
+def _foliage(rng: Rng, size: int) -> Canvas:
     dark, light = colour(rng, "green", "brown", "black"), colour(rng, "green", "lime", "orange")
-    picture = mixed(tinted(dark, -0.4), dark, field(rng, size, "mottle", (0.8, 2.5)))
+    image = mixed(tinted(dark, -0.4), dark, field(rng, size, "mottle", (0.8, 2.5)))
     for _ in range(2):
         leaves = np.clip(2.5 * field(rng, size, pick(rng, ("grass", "cells", "grain"))) - 1, 0, 1)
         where = np.clip(3 * field(rng, size, "cloud") - 1, 0, 1)
-        picture = mixed(picture, light * np.float32(rng.uniform(0.5, 1.1)), leaves * where)
-    return picture
+        image = mixed(image, light * np.float32(rng.uniform(0.5, 1.1)), leaves * where)
+    return image
 
 
-def _lights(rng: Rng, size: int) -> Picture:
+def _lights(rng: Rng, size: int) -> Canvas:
     first, second = colour(rng), colour(rng)
     base = mixed(first * np.float32(0.6), second, field(rng, size, "cloud", (0.3, 0.8)))
-    picture = np.ascontiguousarray(base.transpose(1, 2, 0))
+    image = np.ascontiguousarray(base.transpose(1, 2, 0))
     for _ in range(int(rng.integers(6, 22))):
         x, y = rng.integers(0, size, 2)
         radius = int(rng.uniform(0.02, 0.13) * size)
-        cv2.circle(picture, (int(x), int(y)), radius, colour(rng).tolist(), -1, cv2.LINE_AA)
+        cv2.circle(image, (int(x), int(y)), radius, colour(rng).tolist(), -1, cv2.LINE_AA)
     side = int(size * rng.uniform(0.03, 0.1)) | 1
-    picture = cv2.blur(cv2.blur(picture, (side, side)), (side, side))
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+    image = cv2.blur(cv2.blur(image, (side, side)), (side, side))
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
 _KINDS = (_landscape, _landscape, _room, _room, _surface, _foliage, _lights)
 
 
-def backdrop(rng: Rng, size: int) -> Picture:
+def backdrop(rng: Rng, size: int) -> Canvas:
     """A background at random, RGB 0..255, `size` pixels a side."""
-    picture = pick(rng, _KINDS)(rng, size)
-    return np.ascontiguousarray(picture, np.float32)
+    image = pick(rng, _KINDS)(rng, size)
+    return np.ascontiguousarray(image, np.float32)

@@ -1,10 +1,10 @@
 """Painting filled outlines with shading and texture.
 
-A thing is a list of `Part`s, polygons painted one over the other, in a plane of its own (x to
-the right, y down, a thing being about two units long). `paint` puts it into a picture through
+An object is a list of `Part`s, polygons painted one over the other, in a plane of its own (x to
+the right, y down, an object being about two units long). `paint` puts it into an image through
 an affine map, antialiased, with light that makes each part look rounded.
 
-Pictures under way are planar: `Float32[3, height, width]`, RGB, 0..255. NumPy is several
+Images under way are planar: `Float32[3, height, width]`, RGB, 0..255. NumPy is several
 times faster on these than on interleaved channels.
 """
 
@@ -26,7 +26,7 @@ from apanet_jax.data.sources.drawing.colours import (
 from apanet_jax.data.sources.drawing.outlines import Points
 from apanet_jax.data.sources.drawing.textures import ATLAS_SIZE, textured
 
-Picture = Float32[np.ndarray, "3 height width"]
+Canvas = Float32[np.ndarray, "3 height width"]
 _SUBPIXEL_BITS = 4
 _SUBPIXELS = 2**_SUBPIXEL_BITS
 
@@ -38,7 +38,7 @@ class Paint(NamedTuple):
         colour: RGB, 0..255.
         other: the texture's second colour.
         texture: a name of `atlas()`, or "" for none.
-        texels: texture pixels a unit of the thing's plane: larger is a finer texture.
+        texels: texture pixels a unit of the object's plane: larger is a finer texture.
         turn: direction of the texture, radians.
         phase: where in the texture a part lies, texture pixels.
         relief: how rounded it looks, 0 (flat paper) .. 1.
@@ -98,7 +98,7 @@ def placed(points: Points, to_pixels: Float[np.ndarray, "2 3"]) -> Points:
 
 
 def paint(
-    picture: Picture,
+    image: Canvas,
     parts: Sequence[Part],
     to_pixels: Float[np.ndarray, "2 3"],
     *,
@@ -106,10 +106,10 @@ def paint(
     relief: float = 1.0,
     outline: int = 0,
 ) -> UInt8[np.ndarray, "height width"]:
-    """Paints parts over the picture, in place.
+    """Paints parts over the image, in place.
 
     Args:
-        picture: RGB, 0..255.
+        image: RGB, 0..255.
         parts: what to paint, the lowest first.
         to_pixels: affine map from the parts' plane to pixels (x, y).
         light: unit vector towards the light, in pixels (x, y).
@@ -119,7 +119,7 @@ def paint(
     Returns:
         How much of each pixel the parts cover, 0..255.
     """
-    _, height, width = picture.shape
+    _, height, width = image.shape
     covered = np.zeros((height, width), np.uint8)
     to_units = np.linalg.inv(to_pixels[:, :2])
     pixels_per_unit = np.sqrt(abs(np.linalg.det(to_pixels[:, :2])))
@@ -151,7 +151,7 @@ def paint(
             fill = fill * (1 + tone)
             if own.gloss:
                 fill += np.maximum(tone - 0.25 * strength, 0) * np.float32(255 * own.gloss)
-        patch = picture[:, top:bottom, left:right]
+        patch = image[:, top:bottom, left:right]
         patch += (fill - patch) * alpha
         if outline:
             edge = np.zeros_like(inside)
@@ -163,11 +163,11 @@ def paint(
 def _located(
     parts: Sequence[Part], to_pixels: Float[np.ndarray, "2 3"], height: int, width: int
 ) -> Iterator[tuple[Part, Int32[np.ndarray, "points 2"], list[int], float]]:
-    """Where parts come to lie: those that touch the picture.
+    """Where parts come to lie: those that touch the image.
 
     Yields:
         The part, its points (fixed point), the box of pixels it needs (left, top, right,
-        bottom, within the picture), and the shorter side of the box before it was cut.
+        bottom, within the image), and the shorter side of the box before it was cut.
     """
     starts = np.cumsum([0] + [len(part.points) for part in parts])
     points = placed(np.concatenate([part.points for part in parts]), to_pixels)

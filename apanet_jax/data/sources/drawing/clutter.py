@@ -1,4 +1,4 @@
-"""Drawings of what belongs to no class, but looks as much like a thing as those that do."""
+"""Drawings of what belongs to no class, but looks as much like an object as those that do."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Random choices and the families of colours that every drawn thing shares."""
+"""Random choices and the families of colours that every drawn object shares."""
 
 import colorsys
 from collections.abc import Sequence

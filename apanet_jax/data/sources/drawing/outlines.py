@@ -1,6 +1,6 @@
 """Outlines to fill: polygons from ellipses, splines and strokes.
 
-The plane is a thing's own: x to the right, y down, a thing being about two units long.
+The plane is an object's own: x to the right, y down, an object being about two units long.
 """
 
 import functools

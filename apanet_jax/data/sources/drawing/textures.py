@@ -1,4 +1,4 @@
-"""Seamless textures that things and backgrounds are painted with."""
+"""Seamless textures that objects and backgrounds are painted with."""
 
 import functools
 
@@ -30,7 +30,7 @@ def _soft_step(field: np.ndarray, softness: float) -> Float32[np.ndarray, "size 
 def atlas() -> dict[str, UInt8[np.ndarray, "side side"]]:
     """Textures by name, 0..255, that repeat every 256 pixels without a seam.
 
-    They are the same for every picture; scale, direction and place in them vary.
+    They are the same for every image; scale, direction and place in them vary.
     """
     return {
         name: np.tile(np.round(255 * tile).astype(np.uint8), (_REPEATS, _REPEATS))
