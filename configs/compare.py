@@ -1,4 +1,4 @@
-"""Baseline against APANet on your own pictures: every fold, two seeds, one table.
+"""Baseline against APANet on your own images: every fold, two seeds, one table.
 
     python -m apanet_jax.main --config=configs/compare.py:records=RECORDS --workdir=WORKDIR
 

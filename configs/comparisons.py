@@ -1,4 +1,4 @@
-"""The paper's two convolutions against PFENet's feature enrichment, on your own pictures.
+"""The paper's two convolutions against PFENet's feature enrichment, on your own images.
 
     python -m apanet_jax.main --config=configs/comparisons.py:records=RECORDS --workdir=WORKDIR
 

@@ -1,9 +1,9 @@
-"""Your own pictures and masks, on a CPU or one GPU.
+"""Your own images and masks, on a CPU or one GPU.
 
     python -m apanet_jax.prepare folder --source=DIR --output=RECORDS
     python -m apanet_jax.main --config=configs/folder.py:records=RECORDS,fold=0 --workdir=WORKDIR
 
-EfficientNet-Lite0 features at 193x193, kept in two augmented views of each picture, so that a head
+EfficientNet-Lite0 features at 193x193, kept in two augmented views of each image, so that a head
 trains in minutes without a GPU. The baseline is the same with `num_clusters=0`.
 """
 

@@ -1,4 +1,4 @@
-"""The head that `predict` uses when it is given none: trained on drawn pictures alone.
+"""The head that `predict` uses when it is given none: trained on drawn images alone.
 
     python -m apanet_jax.main --config=configs/general.py --workdir=WORKDIR
     python -m apanet_jax.export --workdir=WORKDIR --output=apanet_jax/inference/heads/drawn

@@ -19,6 +19,6 @@ def get_config(options: str = "") -> ConfigDict:
     config = default_config()
     config.dataset = "pascal"
     config.workers = 8
-    # Every second epoch of about 5,000 pictures, as the reference code validates.
+    # Every second epoch of about 5,000 images, as the reference code validates.
     config.evaluation.every = 2500
     return with_options(config, options)

@@ -72,8 +72,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     def guarded(argv: list[str]) -> int | None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: every setting is a flag, see --help")
-        # Orbax and tensorflow-datasets tell of every file otherwise, and what they raise is told
-        # in one line.
+        # Orbax and tensorflow-datasets log every file otherwise, and what they raise becomes
+        # one line.
         logging.set_verbosity(logging.FATAL)
         return main()
 

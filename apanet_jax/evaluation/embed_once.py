@@ -1,7 +1,7 @@
 """Evaluation that embeds once: the counts of the straightforward path, at a fraction of its work.
 
-A fold's test pictures are few and its backbone is frozen, yet thousands of episodes would each
-embed a query and its supports anew. Here all episodes are planned first. Each picture passes the
+A fold's test images are few and its backbone is frozen, yet thousands of episodes would each
+embed a query and its supports again. Here all episodes are planned first. Each image passes the
 backbone once, each support's last block once for each class that it supports, and each prior mask
 of a query and a support is computed once, over the support's foreground alone. What remains of an
 episode is the comparison. Everything but that is the same for every head, number of shots, seed
@@ -61,14 +61,14 @@ class EmbeddedImages:
             foreground prototypes matter here.
           backbone_parameters: of the backbone.
           mesh: the devices that batches are spread over.
-          split: the pictures.
+          split: the images.
           size: side of the square that images are fitted into.
           multiple: of which an image's sides are multiples there.
-          batch_size: pictures that pass the backbone together.
-          workers: processes that load pictures.
+          batch_size: images that pass the backbone together.
+          workers: processes that load images.
           store: where features are kept.
           programs: compiled functions.
-          kept: the test pictures' features from an earlier embedding; None: there are none.
+          kept: the test images' features from an earlier embedding; None: there are none.
         """
         self._network, self._parameters, self._split = network, backbone_parameters, split
         self._size, self._batch_size, self._workers = size, batch_size, workers
@@ -82,7 +82,7 @@ class EmbeddedImages:
         """Embeds what the episodes need and is not there yet."""
         missing: dict[int, set[tuple]] = {}
         for episode in episodes:
-            keys = [("picture", episode.query)]
+            keys = [("image", episode.query)]
             keys += [("support", support, episode.class_id) for support in episode.supports]
             for key in keys:
                 if key not in self._store:
@@ -101,19 +101,19 @@ class EmbeddedImages:
                 load, count=len(wanted), batch_size=self._batch_size, workers=self._workers
             ) as loaded,
             tqdm(
-                total=len(wanted), unit="picture", desc="embedding", leave=False, disable=None
+                total=len(wanted), unit="image", desc="embedding", leave=False, disable=None
             ) as progress,
         ):
             first = 0
             waiting: list[tuple[int, int, np.ndarray]] = []
             for batch in loaded:
                 count = int(batch["valid"].sum())
-                pictures = wanted[first : first + count]
-                self._keep_pictures(pictures, batch)
-                for picture, label in zip(pictures, batch["label"], strict=False):
-                    for role, _, *class_id in sorted(missing[picture]):
+                indices = wanted[first : first + count]
+                self._keep_images(indices, batch)
+                for image, label in zip(indices, batch["label"], strict=False):
+                    for role, _, *class_id in sorted(missing[image]):
                         if role == "support":
-                            waiting.append((picture, *class_id, binary_label(label, *class_id)))
+                            waiting.append((image, *class_id, binary_label(label, *class_id)))
                 while len(waiting) >= self._batch_size:
                     self._keep_supports(waiting[: self._batch_size])
                     waiting = waiting[self._batch_size :]
@@ -122,9 +122,9 @@ class EmbeddedImages:
             if waiting:
                 self._keep_supports(waiting)
 
-    def _keep_pictures(self, pictures: Sequence[int], batch: Arrays) -> None:
+    def _keep_images(self, indices: Sequence[int], batch: Arrays) -> None:
         """Keeps the features of those that were not embedded for another role before."""
-        if all(("picture", picture) in self._store for picture in pictures):
+        if all(("image", image) in self._store for image in indices):
             return
         if self._kept is None:
             images = jax.device_put(batch["image"], batch_sharding(self._mesh))
@@ -132,21 +132,21 @@ class EmbeddedImages:
             features = embedded._asdict()
         else:
             features = {name: batch.get(name) for name in PictureFeatures._fields}
-        for row, picture in enumerate(pictures):
-            if ("picture", picture) not in self._store:
+        for row, image in enumerate(indices):
+            if ("image", image) not in self._store:
                 present = {name: x[row] for name, x in features.items() if x is not None}
-                self._store.put(("picture", picture), present)
+                self._store.put(("image", image), present)
 
     def _keep_supports(self, supports: Sequence[tuple[int, int, np.ndarray]]) -> None:
         """Keeps where supports show a class, in parts, and the features there for prior masks.
 
         Args:
-          supports: a batch of them or less, each a picture, a class and the label of the two.
+          supports: a batch of them or less, each a image, a class and the label of the two.
         """
         filled = [*supports, *[supports[-1]] * (self._batch_size - len(supports))]
         given = np.stack([label for _, _, label in filled])
-        of_pictures = [self._store.get(("picture", picture)) for picture, _, _ in filled]
-        middle = jnp.stack([features["middle"] for features in of_pictures])
+        of_images = [self._store.get(("image", image)) for image, _, _ in filled]
+        middle = jnp.stack([features["middle"] for features in of_images])
         head, high = self._network.head, None
         if "high" in head.priors:
             if self._network.masked_support:
@@ -154,7 +154,7 @@ class EmbeddedImages:
                 spread = jax.device_put((block4, given), batch_sharding(self._mesh))
                 high = self._last_block(self._parameters, *spread)
             else:
-                high = jnp.stack([features["high"] for features in of_pictures])
+                high = jnp.stack([features["high"] for features in of_images])
         seen = {
             name: np.asarray(head.features_of(name, PictureFeatures(middle, high)))
             for name in set(head.priors) - {"contrast"}
@@ -163,17 +163,17 @@ class EmbeddedImages:
         of_parts = jax.device_get(_parts(middle, foreground, head.foreground_prototypes))
         if "contrast" in head.priors:
             prototypes = np.asarray(_contrast_prototypes(middle, given, head.centred))
-        for number, (picture, class_id, _) in enumerate(supports):
+        for number, (image, class_id, _) in enumerate(supports):
             inside = foreground[number] > 0
             kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
             if "contrast" in head.priors:
                 kept["contrast"] = prototypes[number]
             kept |= {name: x[number] for name, x in of_parts.items()}
-            self._store.put(("support", picture, class_id), kept)
+            self._store.put(("support", image, class_id), kept)
 
-    def middle(self, picture: int) -> np.ndarray | jax.Array:
-        """Returns a picture's middle features `[h, w, c]`."""
-        return self._store.get(("picture", picture))["middle"]
+    def middle(self, image: int) -> np.ndarray | jax.Array:
+        """Returns a image's middle features `[h, w, c]`."""
+        return self._store.get(("image", image))["middle"]
 
     def parts(self, support: int, class_id: int) -> np.ndarray | jax.Array:
         """Returns where a support shows the class, `[h, w, parts]`: see `foreground_parts`."""
@@ -186,7 +186,7 @@ class EmbeddedImages:
     def prior(self, query: int, support: int, class_id: int) -> np.ndarray | jax.Array:
         """Returns the prior masks `[h, w, p]` of a query by one support.
 
-        They are kept where memory has room for them, for other heads and shots; else made anew.
+        They are kept where memory has room for them, for other heads and shots; else made again.
         """
         head = self._network.head
         size = self.parts(support, class_id).shape[:2]
@@ -207,9 +207,9 @@ class EmbeddedImages:
         return prior
 
     def _of_query(self, query: int) -> tuple[jax.Array, ...]:
-        """Returns the features that prior masks look at, once for a query's run of episodes."""
+        """Returns the features that prior masks compare, once for a query's run of episodes."""
         if self._query is None or self._query[0] != query:
-            kept = self._store.get(("picture", query))
+            kept = self._store.get(("image", query))
             features = PictureFeatures(jnp.asarray(kept["middle"]), kept.get("high"))
             head = self._network.head
             wanted = (jnp.asarray(head.features_of(name, features)) for name in head.priors)
@@ -238,7 +238,7 @@ def count_episodes_once(
       network: whose head is evaluated.
       parameters: of the head.
       mesh: the devices that batches are spread over.
-      split: the pictures, for their labels.
+      split: the images, for their labels.
       episodes: all with the same number of supports.
       label_side: side of the square that original labels are put into.
       batch_size: episodes that are compared together.
@@ -249,7 +249,7 @@ def count_episodes_once(
     inference = network.head.for_inference
     head = _Head(inference, parameters, features, mesh, programs)
     compare = programs(_compiled_comparison, inference, mesh, resizing)
-    # By class and query, so that what was just looked at is looked at again.
+    # By class and query, so that what was just used is used again.
     order = sorted(range(len(episodes)), key=lambda i: (episodes[i].class_id, episodes[i].query))
     found: list[Any] = []
     with tqdm(
@@ -384,7 +384,7 @@ def _pair_prior(query, support, size, names, stretch):
     """Returns the prior masks `[h, w, p]` of one query by one support.
 
     Args:
-      query: the features that each prior mask looks at, `[h, w, ...]`.
+      query: the features that each prior mask compares, `[h, w, ...]`.
       support: the same at the support's foreground alone, `[positions, ...]`. Zeros that fill it up
         have cosine 0, which is the least a prior mask takes. For "contrast", its prototypes.
       size: h and w.

@@ -28,7 +28,7 @@ class EmbeddedSlot:
         self._held: tuple[str, EmbeddedImages] | None = None
 
     def of(self, identity: str, make: Callable[[], EmbeddedImages]) -> EmbeddedImages:
-        """Returns those of `identity`, made anew where others are held, which are let go first."""
+        """Returns those of `identity`, made where others are held, which are let go first."""
         if self._held is None or self._held[0] != identity:
             self._held = None
             self._held = identity, make()

@@ -83,7 +83,7 @@ class FeatureStore:
         self._filed.add(key)
 
     def get(self, key: Any) -> Arrays:
-        """Returns what was kept; of a file only what is looked at is read."""
+        """Returns what was kept; of a file only what is used is read."""
         held = self._held[key]
         if key not in self._filed:
             return held

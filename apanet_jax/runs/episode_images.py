@@ -1,4 +1,4 @@
-"""Pictures of test episodes: what was given, what was to be found, what was found."""
+"""Images of test episodes: what was given, what was to be found, what was found."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,18 +18,18 @@ from apanet_jax.runs.run import Run
 _CLUSTERS_SHOWN = 3
 
 
-def write_pictures(
+def write_episode_images(
     run: Run, heads: Mapping[str, tuple[Network, Parameters]], directory: Path
 ) -> list[Path]:
     """Draws the first `config.evaluation.pictures` test episodes, one PNG each.
 
-    A picture shows the support with its mask, the query with the truth, each head's prediction
+    An image shows the support with its mask, the query with the truth, each head's prediction
     with its intersection over union, and the clusters of the query's high-level features.
 
     Args:
       run: data, backbone and settings.
       heads: by the name to show, a network on the run's backbone and its trained parameters.
-      directory: where the pictures go.
+      directory: where the images go.
     """
     evaluation = run.settings.evaluation
     shot, count = run.data.test_shots[0], min(evaluation.pictures, run.data.test_count)
@@ -41,7 +41,7 @@ def write_pictures(
             clusters = _clusters(run, batch)
             for row in np.flatnonzero(batch["valid"]):
                 index = int(batch["index"][row])
-                cells = _episode_cells(
+                panels = _episode_panels(
                     run,
                     index,
                     shot,
@@ -49,39 +49,41 @@ def write_pictures(
                     clusters[row],
                 )
                 paths.append(directory / f"episode_{index:04d}.png")
-                Image.fromarray(overlays.sheet([cells])).save(paths[-1])
+                Image.fromarray(overlays.sheet([panels])).save(paths[-1])
     return paths
 
 
-def _episode_cells(run, index, shot, found, clusters) -> list[tuple[str, np.ndarray]]:
+def _episode_panels(run, index, shot, found, clusters) -> list[tuple[str, np.ndarray]]:
     episode = run.data.draw_test(shot)(index)
     split = run.records.split("val")
     name = run.records.class_names[episode.class_id - 1]
-    cells = []
+    panels = []
     for support in episode.supports:
-        picture = split[support]
-        mask = picture["label"] == episode.class_id
-        cells.append((f"support: {name}", overlays.overlay(picture["image"], mask, overlays.GIVEN)))
+        stored = split[support]
+        mask = stored["label"] == episode.class_id
+        panels.append((f"support: {name}", overlays.overlay(stored["image"], mask, overlays.GIVEN)))
     query = split[episode.query]
     image, label = query["image"], query["label"]
     height, width = label.shape
     truth = label == episode.class_id
-    cells.append(("query, truth", overlays.overlay(image, truth, overlays.TRUTH)))
+    panels.append(("query, truth", overlays.overlay(image, truth, overlays.TRUTH)))
     for head, mask in found.items():
         mask = mask[:height, :width]
         counted = label != 255
         union = ((mask | truth) & counted).sum()
         iou = 100 * ((mask & truth) & counted).sum() / max(union, 1)
-        cells.append((f"{head}: IoU {iou:.0f}", overlays.overlay(image, mask, overlays.PREDICTION)))
+        panels.append(
+            (f"{head}: IoU {iou:.0f}", overlays.overlay(image, mask, overlays.PREDICTION))
+        )
     shown = overlays.cluster_map(image, clusters[:height, :width])
-    cells.append((f"{_CLUSTERS_SHOWN} clusters", shown))
-    return cells
+    panels.append((f"{_CLUSTERS_SHOWN} clusters", shown))
+    return panels
 
 
 def predict(
     run: Run, network: Network, parameters: Parameters, batch: Batch
 ) -> Bool[np.ndarray, "batch size size"]:
-    """Returns the masks that a head predicts at the labels' size, the pictures top left.
+    """Returns the masks that a head predicts at the labels' size, the images top left.
 
     Args:
       run: whose backbone it is.
@@ -121,7 +123,7 @@ def _clusters(run: Run, batch: Batch) -> np.ndarray:
 def at_label_size(
     regions: Int[Array, "batch height width"], batch: Batch
 ) -> Int[np.ndarray, "batch size size"]:
-    """Returns maps of regions (numbered from 0) at the labels' size, the pictures top left."""
+    """Returns maps of regions (numbered from 0) at the labels' size, the images top left."""
     number = int(regions.max()) + 1
     maps = jax.nn.one_hot(regions, number)
     size = batch["original_label"].shape[-1]

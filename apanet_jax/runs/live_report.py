@@ -23,7 +23,7 @@ FILE = "report.html"
 
 
 _PAUSE, _SHARE = 5.0, 0.01
-"""A page is written again after so many seconds at the earliest, and takes at most this share of
+"""A page is written again after `_PAUSE` seconds at the earliest, and takes at most this share of
 the time: the longer a run's metrics, the more rarely."""
 
 
@@ -84,7 +84,7 @@ def write_overview(workdir: Path, records: Mapping[Path, RunRecord]) -> None:
 def report_on(run: Run, folder: Path, *, live: bool) -> bool:
     """Writes a run's report as far as the run has come; returns whether it could be written.
 
-    What hinders it is told in one line: a page to look at is no reason to end a training.
+    What hinders it is one line of warning: a page is no reason to end a training.
     """
     return _told(folder, lambda: _write(folder, run_page(_record(run, folder, live))))
 
@@ -110,7 +110,7 @@ class LiveReport:
 
     def _write(self, *, live: bool) -> None:
         started = time.perf_counter()
-        # Where it could not be written once, that was told, and the run has other things to do.
+        # Where it could not be written once, one line said so, and the run goes on without.
         written = self._due < math.inf and report_on(self._run, self._folder, live=live)
         took = time.perf_counter() - started
         self._due = started + took + max(_PAUSE, took / _SHARE) if written else math.inf

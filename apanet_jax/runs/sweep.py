@@ -27,7 +27,7 @@ from apanet_jax.reports.tables import (
     results_table,
     unseen_notes,
 )
-from apanet_jax.runs.episode_images import write_pictures
+from apanet_jax.runs.episode_images import write_episode_images
 from apanet_jax.runs.live_report import LiveOverview, LiveReport, report_on
 from apanet_jax.runs.run import Run, RunMaker
 from apanet_jax.runs.scoring import evaluate_checkpoints, trained_heads
@@ -240,7 +240,7 @@ def _generate(config: ConfigDict, workdir: Path) -> None:
     from apanet_jax.data.sources.synthetic import SyntheticSource
 
     if not (workdir / "records").exists():
-        print(f"drawing {config.data.generate} training pictures", flush=True)
+        print(f"drawing {config.data.generate} training images", flush=True)
         source = SyntheticSource(
             seed=0, train=config.data.generate, val=config.data.generate // 3, size=256
         )
@@ -253,6 +253,6 @@ def _draw(runs: Sequence[tuple[Part, Run]], workdir: Path, group: str) -> None:
         head = trained_heads(run, workdir / part.folder)[0]
         own = processes.local(head.parameters, run.mesh)
         heads[part.variant or "prediction"] = (run.network, own)
-    # Checkpoints are read together, pictures drawn by one.
+    # Checkpoints are read together, images drawn by one.
     if processes.is_leader():
-        write_pictures(runs[0][1], heads, workdir / group / "pictures")
+        write_episode_images(runs[0][1], heads, workdir / group / "pictures")

@@ -42,10 +42,10 @@ def verify(workdir: Path, config: ConfigDict | None = None) -> int:
         counted = {(head, shot): row for head, shot, row in _counted(run, folder)}
         for row in rows:
             again = counted.get(tuple(row.get(key) for key in _NAMES_A_ROW))
-            told = _difference(row, again)
-            differing += told is not None
+            difference = _difference(row, again)
+            differing += difference is not None
             name = f"{folder} {row.get('checkpoint')} {row.get('shot')}-shot"
-            print(f"{name}: {told or _same(row)}", flush=True)
+            print(f"{name}: {difference or _same(row)}", flush=True)
     return differing
 
 

@@ -11,7 +11,7 @@ def data_mesh(devices: int | None = None) -> Mesh:
     """Returns a mesh with one axis, "data", over `devices` devices of each process (None: all).
 
     Raises:
-      UserError: a process has not so many.
+      UserError: a process has fewer.
     """
     chosen = []
     for process in range(jax.process_count()):

@@ -2,7 +2,7 @@
 
 Every process runs the same command. Together they train one head on all their devices; each loads
 its share of a batch, and scores its share of the test episodes. The first one, the leader, alone
-writes to the workdir and speaks on the standard output. With one process nothing here does a thing.
+writes to the workdir and speaks on the standard output. With one process nothing here has an effect.
 """
 
 import atexit
@@ -195,14 +195,14 @@ def any_asked(number: int | None) -> int | None:
 
 
 def share(count: int) -> range:
-    """Returns which of `count` things are this process's: every so-manieth."""
+    """Returns which of `count` items are this process's: every P-th of P processes."""
     if not several():
         return range(count)
     return range(jax.process_index(), count, jax.process_count())
 
 
 def gathered(mine: Num[np.ndarray, "mine *axes"], count: int) -> Num[np.ndarray, "count *axes"]:
-    """Returns what all processes found of `count` things, in their order, of each one's `share`."""
+    """Returns what all processes found of `count` items, in their order, of each one's `share`."""
     if not several():
         return mine
     processes = jax.process_count()

@@ -45,7 +45,7 @@ class Checkpoints:
           fingerprint: of the settings; a checkpoint of other settings is refused. None: to read
             them whatever their settings.
           set_aside: whether damaged ones are moved to a folder `damaged` beside the directory, so
-            that their steps can be saved anew; otherwise they stay and are passed over.
+            that their steps can be saved again; otherwise they stay and are passed over.
 
         Raises:
           UserError: the directory cannot be made, or a damaged checkpoint cannot be moved.

@@ -49,7 +49,7 @@ def complement(
 ) -> UInt8[Array, "batch H W"]:
     """Returns 1 - M, the class-agnostic branch's target (Eq. 9).
 
-    255 stays, and fills the whole picture where it had no background to learn from.
+    255 stays, and fills the whole image where it had no background to learn from.
     """
     flipped = jnp.where(label == IGNORE, IGNORE, 1 - label).astype(jnp.uint8)
     return jnp.where(valid[:, None, None] > 0, flipped, jnp.uint8(IGNORE))

@@ -35,7 +35,7 @@ class Progress(Protocol):
         """Ends, whatever happened."""
 
     def update(self) -> None:
-        """Looks at what the workdir holds now."""
+        """Shows what the workdir holds now."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,7 +120,7 @@ def make_side_by_side_step(
       transformation: of every head.
       mesh: the devices.
       level_weight: of every head.
-      same_batch: whether the heads learn from one batch, whose pictures are then embedded once.
+      same_batch: whether the heads learn from one batch, whose images are then embedded once.
         Otherwise the batches, like everything else that a head has, have a leading axis of heads.
       at_once: whether the heads go through every operation together, by `jax.vmap`, or one after
         another: a CPU is busy with one of them, and slower with kernels of several.

@@ -123,19 +123,19 @@ def test_what_memory_has_no_room_for_is_read_from_disk(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {key: {"a": rng.normal(size=8), "b": rng.normal(size=2)} for key in range(4)}
     for key, kept in arrays.items():
-        store.put(("picture", key), kept)
+        store.put(("image", key), kept)
     assert len(list(tmp_path.glob("*/*.npy"))) == 6
     for key, kept in arrays.items():
-        for name, array in store.get(("picture", key)).items():
+        for name, array in store.get(("image", key)).items():
             np.testing.assert_array_equal(array, kept[name])
-    assert ("picture", 3) in store and ("picture", 4) not in store
+    assert ("image", 3) in store and ("picture", 4) not in store
 
 
 def test_the_device_has_the_first_budget_and_memory_the_second(tmp_path):
     store = FeatureStore(device_bytes=8, memory_bytes=8, directory=tmp_path)
     for key in range(3):
-        store.put(("picture", key), {"a": np.full(2, key, np.float32)})
-    kinds = [type(store.get(("picture", key))["a"]) for key in range(3)]
+        store.put(("image", key), {"a": np.full(2, key, np.float32)})
+    kinds = [type(store.get(("image", key))["a"]) for key in range(3)]
     assert issubclass(kinds[0], jax.Array) and kinds[1:] == [np.ndarray, np.memmap]
     assert not store.offer(("prior", 0), {"prior": np.zeros(1, np.float32)})
     assert ("prior", 0) not in store
@@ -144,8 +144,8 @@ def test_the_device_has_the_first_budget_and_memory_the_second(tmp_path):
 def test_bfloat16_comes_back_from_disk(tmp_path):
     store = FeatureStore(device_bytes=0, memory_bytes=0, directory=tmp_path)
     array = np.arange(6).reshape(2, 3).astype(jnp.bfloat16)
-    store.put(("picture", 0), {"a": array})
-    back = store.get(("picture", 0))["a"]
+    store.put(("image", 0), {"a": array})
+    back = store.get(("image", 0))["a"]
     assert back.dtype == array.dtype
     np.testing.assert_array_equal(back, array)
 
@@ -167,4 +167,4 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "save", full)
     store = FeatureStore(device_bytes=0, memory_bytes=0, directory=tmp_path)
     with pytest.raises(UserError, match="No space left.*memory_gigabytes"):
-        store.put(("picture", 1), {"a": np.zeros(3)})
+        store.put(("image", 1), {"a": np.zeros(3)})
