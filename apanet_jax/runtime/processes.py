@@ -2,7 +2,8 @@
 
 Every process runs the same command. Together they train one head on all their devices; each loads
 its share of a batch, and scores its share of the test episodes. The first one, the leader, alone
-writes to the workdir and speaks on the standard output. With one process nothing here has an effect.
+writes to the workdir and speaks on the standard output. With one process nothing here has any
+effect.
 """
 
 import atexit
