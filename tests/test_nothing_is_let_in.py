@@ -97,7 +97,7 @@ ALLOWED = {
     # Its model card writer; nothing is asked for.
     "apanet_jax/inference/model_card.py": {"import huggingface_hub"},
     # Where a source is named hf:.
-    "apanet_jax/weights/load.py": {"import huggingface_hub"},
+    "apanet_jax/weights/hub.py": {"import huggingface_hub"},
 }
 
 
@@ -126,17 +126,15 @@ def test_the_search_finds_what_it_is_for(text):
 
 
 def test_the_hub_is_asked_in_one_place_only():
-    tree = ast.parse((ROOT / "apanet_jax/weights/load.py").read_text())
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    asking = [f.name for f in functions if "huggingface_hub" in ast.unparse(f)]
-    assert asking == ["_from_hub"]
     calls = [
-        ast.unparse(statement)
-        for f in functions
-        for statement in f.body
-        if "_from_hub(" in ast.unparse(statement)
+        (path.name, ast.unparse(statement))
+        for path in sorted((ROOT / "apanet_jax/weights").glob("*.py"))
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for statement in function.body
+        if "hub.download(" in ast.unparse(statement)
     ]
-    assert calls == ["if source.startswith('hf:'):\n    return _from_hub(source)"]
+    assert calls == [("load.py", "if source.startswith('hf:'):\n    return hub.download(source)")]
 
 
 def test_pickles_are_read_by_a_reader_that_knows_few_names():

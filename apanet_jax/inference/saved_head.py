@@ -21,7 +21,7 @@ from apanet_jax.models.network import Network, Parameters
 from apanet_jax.runtime.devices import data_mesh
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training.checkpoints import Checkpoints, abstract_state
-from apanet_jax.weights.network import NetworkLoader
+from apanet_jax.weights.network import NetworkLoader, make_network
 
 GENERAL_HEAD = Path(__file__).parent / "heads" / "drawn"
 """The head that comes with the package; configs/general.py says how it was trained."""
@@ -121,17 +121,18 @@ def open_head(folder: Path, checkpoint: str | None = "last") -> SavedHead:
     if not folder.is_dir():
         raise UserError(f"--workdir={folder} is no folder: give a run's, or an exported head's")
     settings = typed(of_run(folder))
+    name, step, parameters = None, None, None
+    if not is_exported(folder) and not settings.evaluation.checkpoint:
+        # Before the backbone is loaded, which takes longer or a network.
+        head = make_network(settings.backbone, settings.model).head
+        name, step, parameters = restore_head(folder, head, settings.backbone.name, checkpoint)
     given = str(folder / WEIGHTS) if is_exported(folder) else settings.evaluation.checkpoint
     loaded = NetworkLoader().load(settings.backbone, settings.model, data_mesh(1), checkpoint=given)
-    network, parameters = loaded.network, loaded.given_head
+    network = loaded.network
+    parameters = loaded.given_head if parameters is None else parameters
     weights = BackboneWeights(loaded.fingerprint, loaded.origin.source)
     calibration = read_calibration(folder)
     _check_backbone(folder, weights, calibrated=calibration is not None)
-    name, step = None, None
-    if parameters is None:
-        name, step, parameters = restore_head(
-            folder, network.head, settings.backbone.name, checkpoint
-        )
     return SavedHead(
         settings, network, parameters, loaded.backbone_parameters, weights, calibration, name, step
     )

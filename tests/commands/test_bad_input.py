@@ -418,7 +418,7 @@ def test_the_workdir_of_another_config(prepared, tmp_path, capsys):
     run = make_run(folder.get_config(f"{TINY},records={prepared}"))
 
     def command():
-        with Journal(run, tmp_path / "run") as journal:
+        with Journal(run.task(), tmp_path / "run") as journal:
             journal.begin()
 
     refused(capsys, main_guard(command), "other settings", "--workdir")
@@ -511,12 +511,12 @@ def several_runs(path):
 
 
 BAD_WORKDIRS = {
-    "missing": (lambda p: None, "is no run"),
-    "a file": (lambda p: p.write_text("x"), "is no run"),
+    "missing": (lambda p: None, "is no folder"),
+    "a file": (lambda p: p.write_text("x"), "is no folder"),
     "empty": (lambda p: p.mkdir(), "config.json is missing"),
     "several runs": (several_runs, "holds several runs"),
     "a config that is cut": (lambda p: a_run(p, '{"fold"'), "cannot be read"),
-    "a config of another version": (lambda p: a_run(p, "{}"), "another version"),
+    "a config with a setting there is not": (lambda p: a_run(p, '{"sed": 1}'), "'seed'"),
     "not trained": (a_run, "holds no last checkpoint"),
 }
 

@@ -14,6 +14,8 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from apanet_jax.config.saved import json_settings
+from apanet_jax.config.settings import typed
 from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.export import main
@@ -44,7 +46,8 @@ TINY = (
 def saved_run(workdir):
     """Makes the workdir of a run without training: parameters that were drawn, and a result."""
     config = folder.get_config(f"{TINY},dataset=mine,num_clusters=0")
-    head = make_network(config).head
+    settings = typed(config)
+    head = make_network(settings.backbone, settings.model).head
     rng = np.random.default_rng(0)
     state = jax.tree.map(
         lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype),
@@ -52,7 +55,7 @@ def saved_run(workdir):
     )._replace(step=jnp.int32(7))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.save(state, {"position": 0}, miou=12.0)
-    (workdir / "config.json").write_bytes(json_bytes(config.to_dict()))
+    (workdir / "config.json").write_bytes(json_bytes(json_settings(settings)))
     row = {"checkpoint": "best", "fold": 0, "shot": 1, "miou": 12.34, "fb_iou": 50, "episodes": 4}
     row["weights_fingerprint"] = fingerprint(load_backbone(config.backbone.name, "pip"))
     (workdir / "results.json").write_bytes(json_bytes([row]))

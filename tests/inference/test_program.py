@@ -146,7 +146,7 @@ def test_a_program_that_gives_other_numbers_is_not_written(tmp_path, monkeypatch
         (["--program", "--shots=0"], "--shots=0: expected 1 to 100"),
         (["--shots=2"], "add --program"),
         (["--size=0"], "add --program"),
-        (["--program", "--workdir=nowhere"], "nowhere is no run"),
+        (["--program", "--workdir=nowhere"], "nowhere is no folder"),
         (["--program", f"--workdir={GENERAL_HEAD}", "--checkpoint=best"], "is an exported head"),
     ],
 )

@@ -17,7 +17,7 @@ from apanet_jax.models.layers import Conv
 from apanet_jax.models.resnet import MEAN
 from apanet_jax.models.vgg import DEPTHS
 from apanet_jax.runtime.errors import UserError
-from apanet_jax.weights import hed
+from apanet_jax.weights import hed, packages
 from apanet_jax.weights.load import default_source, find_weights, load_backbone
 
 
@@ -63,7 +63,7 @@ def relative_error(ours, theirs):
 def test_features_are_the_detector_s():
     picture = load_sample_image("china.jpg")[100:165, 200:257]
     parameters = load_backbone("vgg16", "hed")
-    assert HED.module not in sys.modules
+    assert packages.HED.module not in sys.modules
     features = jax.jit(backbones.create("vgg16").apply)({"params": parameters}, picture[None])
     for ours, theirs in zip(features, detector(picture, MEAN), strict=True):
         assert relative_error(ours, theirs) < 1e-4
