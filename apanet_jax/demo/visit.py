@@ -10,7 +10,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image as PILImage
 
 from apanet_jax.data.images import read_image
-from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
+from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
 from apanet_jax.inference.prediction_files import shrunk
 from apanet_jax.runtime.errors import UserError
 
@@ -167,14 +167,14 @@ def drawn_sample(name: str) -> Visit:
     other = CLASS_NAMES.index(SAMPLES[SAMPLES.index(name) - 1])
     supports = []
     for number in range(1, _SAMPLE_SUPPORTS + 1):
-        image, label = draw_picture(rng, [wanted], _SAMPLE_SIDE)
+        image, label = draw_image(rng, [wanted], _SAMPLE_SIDE)
         mask = label == wanted + 1
         supports.append(Support(f"{name} {number}", image, mask, mask))
     queries = []
     for number in range(1, _SAMPLE_QUERIES):
-        image, _ = draw_picture(rng, [wanted, int(rng.integers(len(CLASS_NAMES)))], _SAMPLE_SIDE)
+        image, _ = draw_image(rng, [wanted, int(rng.integers(len(CLASS_NAMES)))], _SAMPLE_SIDE)
         queries.append(Query(f"drawn {number}", image))
-    queries.append(Query(f"drawn {_SAMPLE_QUERIES}", draw_picture(rng, [other], _SAMPLE_SIDE)[0]))
+    queries.append(Query(f"drawn {_SAMPLE_QUERIES}", draw_image(rng, [other], _SAMPLE_SIDE)[0]))
     return Visit(tuple(supports), 0, tuple(queries))
 
 

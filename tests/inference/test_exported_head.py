@@ -86,8 +86,8 @@ def test_an_exported_head_is_the_run_s(run, tmp_path):
         main([f"--workdir={workdir}", f"--output={tmp_path}"])
     opened = open_head(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, opened.parameters, parameters)
-    assert opened.config.dataset == "mine" and opened.checkpoint is None
-    assert opened.matcher().grid.size == opened.config.image_size
+    assert opened.settings.dataset == "mine" and opened.checkpoint is None
+    assert opened.matcher().grid.size == opened.settings.image_size
     weights = recorded_weights(tmp_path)
     assert weights == BackboneWeights(row["weights_fingerprint"], "pip")
     with safe_open(tmp_path / "model.safetensors", framework="np") as file:
@@ -144,8 +144,8 @@ def test_what_cannot_be_exported_is_explained(run, tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="cannot be read"):
         export(tmp_path, tmp_path / "out")
-    (tmp_path / "config.json").write_text('{"seed": 0, "features": {"keep": false}, "model": {}}')
-    with pytest.raises(UserError, match="no field 'fold': it is of another version"):
+    (tmp_path / "config.json").write_text('{"seed": 0, "features": {"kept": false}, "model": {}}')
+    with pytest.raises(UserError, match="no field 'features.kept'"):
         export(tmp_path, tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

@@ -6,7 +6,7 @@ import pytest
 
 import apanet_jax
 from apanet_jax.config.settings import typed
-from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_picture
+from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
 from apanet_jax.inference.geometry import Grid, grid_of, upsample
 from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.presence import Decision
@@ -165,8 +165,8 @@ def test_drawn_things_are_seen_where_they_are(trained):
     for thing in (0, 1, 2, 3, 4) if trained else (0, 3, 7, 11):
         rng = np.random.default_rng(5)
         others = [c for c in range(len(CLASS_NAMES)) if c != thing]
-        drawn = [draw_picture(rng, [thing], 192) for _ in range(9)]
-        absent = [draw_picture(rng, [c], 192)[0] for c in others[:4]]
+        drawn = [draw_image(rng, [thing], 192) for _ in range(9)]
+        absent = [draw_image(rng, [c], 192)[0] for c in others[:4]]
         images, labels = zip(*drawn, strict=True)
         truths = [label == thing + 1 for label in labels]
         segmenter = apanet_jax.load(size=193, trained=trained).fit(images[:5], truths[:5])

@@ -106,7 +106,7 @@ def test_the_hub_is_asked_for_safetensors(hub):
 
 def test_trouble_with_the_hub_is_explained(hub, monkeypatch):
     with pytest.raises(
-        UserError, match="cannot download.*hf:nobody/x: no such repository; or give"
+        UserError, match="cannot download.*nobody/x: no such repository; or give"
     ):
         load_backbone("resnet50", "hf:nobody/x")
     with pytest.raises(UserError, match="expected hf:owner/name"):
