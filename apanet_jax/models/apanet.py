@@ -28,7 +28,7 @@ from apanet_jax.models.prototypes import (
     part_means,
     region_prototypes,
 )
-from apanet_jax.models.resize import resize_bilinear
+from apanet_jax.models.resize import adaptive_average_pool, resize_bilinear
 
 IGNORE = 255
 FEATURE_EPSILON = 1e-6
@@ -116,6 +116,8 @@ class APANet(nn.Module):
       cluster_features: what is clustered; the paper's is "high".
       kmeans_rounds: rounds of the clustering; the paper's 10.
       kmeans_init: where the clustering starts, see `kernels.kmeans`.
+      centred: whether the features' positions are the centres of equal squares, as a vision
+        transformer's patches are; otherwise the first is the first pixel, the last the last.
     """
 
     channels: int = 256
@@ -140,6 +142,7 @@ class APANet(nn.Module):
     cluster_features: Literal["high", "middle"] = "high"
     kmeans_rounds: int = 10
     kmeans_init: str = "farthest"
+    centred: bool = False
 
     @property
     def needs_high(self) -> bool:
@@ -198,7 +201,7 @@ class APANet(nn.Module):
           train: whether channels are dropped. Training needs the keys "dropout" and "cluster".
         """
         size = query.middle.shape[1:3]
-        foreground = at_size(support_labels == 1, size)
+        foreground = self._at_size(support_labels == 1, size)
         parts = foreground_parts(support.middle, foreground, self.foreground_prototypes)
         allocations = None
         if self.foreground_prototypes > 1:
@@ -206,7 +209,7 @@ class APANet(nn.Module):
             allocations = allocation(query.middle[:, None], means)
         prototypes = self.prototypes(support.middle, parts, train=train)
         prototypes, assignment = over_shots(prototypes, allocations)
-        background = at_size(support_labels == 0, size)
+        background = self._at_size(support_labels == 0, size)
         prior = self._prior_masks(query, support, foreground, background)
         encoded = self.encode_query(query.middle, train=train)
         self.sow("intermediates", "prototypes", prototypes)
@@ -217,8 +220,8 @@ class APANet(nn.Module):
         if not labelled or not self.num_clusters:
             return Outputs(specific.logits, prior, levels=specific.levels)
 
-        clusters = self._clusters(query, at_size(query_label != IGNORE, size))
-        behind, resembling = at_size(query_label == 0, size), None
+        clusters = self._clusters(query, self._at_size(query_label != IGNORE, size))
+        behind, resembling = self._at_size(query_label == 0, size), None
         if self.resemblance_limit < 1:
             resembling = behind * self._resembling(query, support, foreground, clusters, behind)
             behind -= resembling
@@ -228,7 +231,7 @@ class APANet(nn.Module):
         else:
             reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
             prototypes, areas = region_prototypes(reduced, clusters, behind, self.num_clusters)
-        assignment = self._assignment(clusters, areas, at_size(query_label == 1, size))
+        assignment = self._assignment(clusters, areas, self._at_size(query_label == 1, size))
         scaled = self.prior_scale * prior
         opposite = {
             "complement": self.prior_scale - scaled,
@@ -313,6 +316,9 @@ class APANet(nn.Module):
             levels=levels,
             train=train,
         )
+
+    def _at_size(self, mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+        return at_size(mask, size, centred=self.centred)
 
     def _prior_masks(
         self, query, support, foreground, background
@@ -416,6 +422,16 @@ class Reduction(nn.Module):
         return nn.relu(reduced)
 
 
-def at_size(mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
-    """Resizes masks to the features' size (bilinear, aligned corners)."""
-    return resize_bilinear(mask.astype(jnp.float32)[..., None], size)[..., 0]
+def at_size(
+    mask, size: tuple[int, int], *, centred: bool = False
+) -> Float[Array, "*batch height width"]:
+    """Resizes masks to the features' size.
+
+    Args:
+      mask: 1 where something is.
+      size: height and width of the features.
+      centred: whether positions stand for squares, which then take the mask's mean; otherwise they
+        take its value where they lie (bilinear, aligned corners).
+    """
+    mask = mask.astype(jnp.float32)[..., None]
+    return (adaptive_average_pool if centred else resize_bilinear)(mask, size)[..., 0]

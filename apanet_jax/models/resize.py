@@ -5,14 +5,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
+def bilinear_matrix(
+    size_in: int, size_out: int, *, centred: bool = False
+) -> Float[np.ndarray, "size_out size_in"]:
     """Returns the matrix that resamples a line of `size_in` samples to `size_out`.
 
-    Corners are aligned: the first and last samples keep their values (PyTorch's
-    `interpolate(mode="bilinear", align_corners=True)`), and a single output takes the first sample.
+    Args:
+      size_in: number of samples.
+      size_out: number of outputs.
+      centred: whether samples stand for the middles of equal stretches of the line (PyTorch's
+        `align_corners=False`). Otherwise corners are aligned: the first and last samples keep their
+        values (`align_corners=True`), and a single output takes the first sample.
     """
-    step = (size_in - 1) / (size_out - 1) if size_out > 1 else 0.0
-    position = np.arange(size_out) * step
+    if centred:
+        position = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
+        position = position.clip(0, size_in - 1)
+    else:
+        position = np.arange(size_out) * ((size_in - 1) / (size_out - 1) if size_out > 1 else 0.0)
     low = np.minimum(np.floor(position).astype(int), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
     fraction = position - low
@@ -24,13 +33,17 @@ def bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "size_out 
 
 
 def resize_bilinear(
-    x: Float[Array, "*batch height width channels"], size: tuple[int, int]
+    x: Float[Array, "*batch height width channels"],
+    size: tuple[int, int],
+    *,
+    centred: bool = False,
 ) -> Float[Array, "*batch new_height new_width channels"]:
-    """Resizes the two spatial axes of `x` to `size` (height, width) with aligned corners."""
+    """Resizes the two spatial axes of `x` to `size` (height, width) as `bilinear_matrix`."""
     height, width = x.shape[-3:-1]
     if (height, width) == tuple(size):
         return x
-    return _product(x, bilinear_matrix(height, size[0]), bilinear_matrix(width, size[1]))
+    rows = bilinear_matrix(height, size[0], centred=centred)
+    return _product(x, rows, bilinear_matrix(width, size[1], centred=centred))
 
 
 def bicubic_matrix(

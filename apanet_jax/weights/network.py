@@ -58,6 +58,7 @@ def make_network(config: ConfigDict) -> Network:
         cluster_features=model.cluster_features,
         kmeans_rounds=model.kmeans_rounds,
         kmeans_init=model.kmeans_init,
+        centred=row.patch is not None,
     )
     return Network(backbone, head, masked_support=model.masked_support)
 
