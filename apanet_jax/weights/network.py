@@ -30,6 +30,8 @@ def make_network(config: ConfigDict) -> Network:
             f"{name} has no last block that supports could be masked before: set "
             "model.masked_support=False"
         )
+    if model.masked_support and model.get("debias", 0):
+        raise UserError("model.debias needs model.masked_support=False: the last block runs twice")
     backbone = backbones.create(
         name,
         stem=config.backbone.stem,
@@ -69,7 +71,20 @@ def load_parameters(
     """Returns the backbone's parameters, origin and fingerprint, and a given checkpoint's head.
 
     A checkpoint may hold the backbone too, and that one is taken unless the config names another.
+    With `model.debias` the positional directions stand beside the backbone's parameters, and the
+    fingerprint names them.
     """
+    parameters, origin, fingerprint, given_head = _given_parameters(config, head, mesh)
+    rank = config.model.get("debias", 0)
+    if rank:
+        parameters = make_network(config).with_basis(parameters, config.image_size, rank)
+        fingerprint += f" without {rank} directions at {config.image_size}"
+    return parameters, origin, fingerprint, given_head
+
+
+def _given_parameters(
+    config: ConfigDict, head: APANet, mesh: Mesh
+) -> tuple[Parameters, load.Origin, str, Parameters | None]:
     backbone, checkpoint = config.backbone, config.evaluation.checkpoint
     given_backbone, given_head = None, None
     if checkpoint:
