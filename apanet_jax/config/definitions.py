@@ -211,6 +211,12 @@ class ModelSettings:
     comparison_dropout: float = setting(
         0.1, "share of the comparison's hidden channels dropped in training", rules.number(0, 0.99)
     )
+    debias: int = setting(
+        0,
+        "positional directions taken out of the high features (INSID3); 0: none",
+        rules.number(0),
+        added=True,
+    )
     cluster_features: str = setting(
         "high", "features that are clustered (Eq. 4)", rules.one_of("high", "middle")
     )

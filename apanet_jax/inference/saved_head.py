@@ -127,7 +127,13 @@ def open_head(folder: Path, checkpoint: str | None = "last") -> SavedHead:
         head = make_network(settings.backbone, settings.model).head
         name, step, parameters = restore_head(folder, head, settings.backbone.name, checkpoint)
     given = str(folder / WEIGHTS) if is_exported(folder) else settings.evaluation.checkpoint
-    loaded = NetworkLoader().load(settings.backbone, settings.model, data_mesh(1), checkpoint=given)
+    loaded = NetworkLoader().load(
+        settings.backbone,
+        settings.model,
+        data_mesh(1),
+        image_size=settings.image_size,
+        checkpoint=given,
+    )
     network = loaded.network
     parameters = loaded.given_head if parameters is None else parameters
     weights = BackboneWeights(loaded.fingerprint, loaded.origin.source)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.kernels.pooling import masked_average
@@ -28,7 +28,7 @@ from apanet_jax.models.prototypes import (
     part_means,
     region_prototypes,
 )
-from apanet_jax.models.resize import resize_area, resize_bilinear
+from apanet_jax.models.resize import adaptive_average_pool, resize_bilinear
 
 IGNORE = 255
 FEATURE_EPSILON = 1e-6
@@ -93,8 +93,6 @@ class APANet(nn.Module):
         with the supports' background too.
       block4_channels: how many of the middle features' channels are block 4's, which come first;
         the rest are block 3's. It is the backbone's, see `backbones.spec`.
-      centred: whether positions of the feature map are the centres of patches, as a vision
-        transformer's are. Otherwise the first and the last lie on the image's first and last pixel.
       foreground_prototypes: how many a support has, each of a cluster of its foreground by the
         middle features, see `models.prototypes`; 1 is the paper's. A position is compared with the
         one whose cluster it is most like, and with several supports with the mean of those.
@@ -118,6 +116,8 @@ class APANet(nn.Module):
       cluster_features: what is clustered; the paper's is "high".
       kmeans_rounds: rounds of the clustering; the paper's 10.
       kmeans_init: where the clustering starts, see `kernels.kmeans`.
+      centred: whether the features' positions are the centres of equal squares, as a vision
+        transformer's patches are; otherwise the first is the first pixel, the last the last.
     """
 
     channels: int = 256
@@ -131,7 +131,6 @@ class APANet(nn.Module):
     resemblance_limit: float = 1.0
     priors: tuple[str, ...] = ("high",)
     block4_channels: int = 1024
-    centred: bool = False
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
     unit_features: bool = False
     prior_scale: float = 1.0
@@ -143,6 +142,7 @@ class APANet(nn.Module):
     cluster_features: Literal["high", "middle"] = "high"
     kmeans_rounds: int = 10
     kmeans_init: str = "farthest"
+    centred: bool = False
 
     @property
     def needs_high(self) -> bool:
@@ -201,7 +201,7 @@ class APANet(nn.Module):
           train: whether channels are dropped. Training needs the keys "dropout" and "cluster".
         """
         size = query.middle.shape[1:3]
-        foreground = at_size(support_labels == 1, size, centred=self.centred)
+        foreground = self._at_size(support_labels == 1, size)
         parts = foreground_parts(support.middle, foreground, self.foreground_prototypes)
         allocations = None
         if self.foreground_prototypes > 1:
@@ -209,7 +209,7 @@ class APANet(nn.Module):
             allocations = allocation(query.middle[:, None], means)
         prototypes = self.prototypes(support.middle, parts, train=train)
         prototypes, assignment = over_shots(prototypes, allocations)
-        background = at_size(support_labels == 0, size, centred=self.centred)
+        background = self._at_size(support_labels == 0, size)
         prior = self._prior_masks(query, support, foreground, background)
         encoded = self.encode_query(query.middle, train=train)
         self.sow("intermediates", "prototypes", prototypes)
@@ -220,8 +220,8 @@ class APANet(nn.Module):
         if not labelled or not self.num_clusters:
             return Outputs(specific.logits, prior, levels=specific.levels)
 
-        clusters = self._clusters(query, at_size(query_label != IGNORE, size, centred=self.centred))
-        behind, resembling = at_size(query_label == 0, size, centred=self.centred), None
+        clusters = self._clusters(query, self._at_size(query_label != IGNORE, size))
+        behind, resembling = self._at_size(query_label == 0, size), None
         if self.resemblance_limit < 1:
             resembling = behind * self._resembling(query, support, foreground, clusters, behind)
             behind -= resembling
@@ -231,9 +231,7 @@ class APANet(nn.Module):
         else:
             reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
             prototypes, areas = region_prototypes(reduced, clusters, behind, self.num_clusters)
-        assignment = self._assignment(
-            clusters, areas, at_size(query_label == 1, size, centred=self.centred)
-        )
+        assignment = self._assignment(clusters, areas, self._at_size(query_label == 1, size))
         scaled = self.prior_scale * prior
         opposite = {
             "complement": self.prior_scale - scaled,
@@ -318,6 +316,9 @@ class APANet(nn.Module):
             levels=levels,
             train=train,
         )
+
+    def _at_size(self, mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+        return at_size(mask, size, centred=self.centred)
 
     def _prior_masks(
         self, query, support, foreground, background
@@ -422,15 +423,15 @@ class Reduction(nn.Module):
 
 
 def at_size(
-    mask: Bool[Array, "*batch H W"], size: tuple[int, int], *, centred: bool = False
+    mask, size: tuple[int, int], *, centred: bool = False
 ) -> Float[Array, "*batch height width"]:
-    """Returns how much of each position of a feature map a mask covers, 0 to 1.
+    """Resizes masks to the features' size.
 
     Args:
-      mask: at the image's size.
-      size: height and width of the feature map.
-      centred: whether a position is a patch of the image, of which the covered share counts.
-        Otherwise the mask is resized (bilinear, aligned corners), as in PFENet.
+      mask: 1 where something is.
+      size: height and width of the features.
+      centred: whether positions stand for squares, which then take the mask's mean; otherwise they
+        take its value where they lie (bilinear, aligned corners).
     """
-    values = mask.astype(jnp.float32)[..., None]
-    return (resize_area(values, size) if centred else resize_bilinear(values, size))[..., 0]
+    mask = mask.astype(jnp.float32)[..., None]
+    return (adaptive_average_pool if centred else resize_bilinear)(mask, size)[..., 0]

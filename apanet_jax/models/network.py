@@ -11,7 +11,15 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from apanet_jax.models.apanet import APANet, Outputs, PictureFeatures
 from apanet_jax.models.backbones import Features, middle
+from apanet_jax.models.debias import (
+    images_without_content,
+    positional_basis,
+    without_directions,
+)
 from apanet_jax.models.resize import resize_bilinear
+
+_BASIS = "positional_basis"
+_EMPTY_IMAGES = 2
 
 Batch = Mapping[str, Array]
 Parameters = Any
@@ -35,8 +43,31 @@ class Network:
     def features(
         self, parameters: Parameters, images: UInt8[Array, "batch height width 3"]
     ) -> Features:
-        """Returns what the backbone says of pictures (RGB, 0 to 255), without gradients."""
-        return jax.lax.stop_gradient(self.backbone.apply({"params": parameters}, images))
+        """Returns the features of images (RGB, 0 to 255), without gradients.
+
+        Block 5's go without positional directions, where the parameters have a basis of them; see
+        `with_basis`.
+        """
+        parameters, basis = _split(parameters)
+        features = self.backbone.apply({"params": parameters}, images)
+        if basis is not None:
+            features = features._replace(block5=without_directions(features.block5, basis))
+        return jax.lax.stop_gradient(features)
+
+    def with_basis(self, parameters: Parameters, size: int, rank: int) -> Parameters:
+        """Returns a backbone's parameters with the positional directions of its block 5.
+
+        Args:
+          parameters: of the backbone.
+          size: side of the images that it will see.
+          rank: how many directions.
+
+        Raises:
+          UserError: there are not so many.
+        """
+        empty = images_without_content(_EMPTY_IMAGES, size, size)
+        block5 = jax.jit(lambda x: self.features(parameters, x).block5)(empty)
+        return dict(parameters) | {_BASIS: positional_basis(block5, rank)}
 
     def embed(
         self, parameters: Parameters, images: UInt8[Array, "batch height width 3"]
@@ -128,6 +159,12 @@ class Network:
             {"params": parameters}, block4 * mask, method=self.backbone.last_block
         )
         return jax.lax.stop_gradient(high * mask)
+
+
+def _split(parameters: Parameters) -> tuple[Parameters, Array | None]:
+    """Returns the backbone's own parameters, and the basis that `with_basis` put beside them."""
+    own = {name: value for name, value in parameters.items() if name != _BASIS}
+    return own, parameters.get(_BASIS)
 
 
 def _flat(x: Array, keep: int = 3) -> Array:

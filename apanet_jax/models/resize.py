@@ -13,16 +13,15 @@ def bilinear_matrix(
     Args:
       size_in: number of samples.
       size_out: number of outputs.
-      centred: whether samples and outputs stand for the centres of equal parts of the line
-        (PyTorch's `interpolate(mode="bilinear", align_corners=False)`). Otherwise corners are
-        aligned: the first and last samples keep their values, and a single output takes the first.
+      centred: whether samples stand for the middles of equal stretches of the line (PyTorch's
+        `align_corners=False`). Otherwise corners are aligned: the first and last samples keep their
+        values (`align_corners=True`), and a single output takes the first sample.
     """
     if centred:
         position = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
-        position = np.clip(position, 0, size_in - 1)
+        position = position.clip(0, size_in - 1)
     else:
-        step = (size_in - 1) / (size_out - 1) if size_out > 1 else 0.0
-        position = np.arange(size_out) * step
+        position = np.arange(size_out) * ((size_in - 1) / (size_out - 1) if size_out > 1 else 0.0)
     low = np.minimum(np.floor(position).astype(int), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
     fraction = position - low
@@ -39,27 +38,12 @@ def resize_bilinear(
     *,
     centred: bool = False,
 ) -> Float[Array, "*batch new_height new_width channels"]:
-    """Resizes the two spatial axes of `x` to `size` (height, width): see `bilinear_matrix`."""
+    """Resizes the two spatial axes of `x` to `size` (height, width) as `bilinear_matrix`."""
     height, width = x.shape[-3:-1]
     if (height, width) == tuple(size):
         return x
-    rows, columns = (
-        bilinear_matrix(*pair, centred=centred) for pair in zip((height, width), size, strict=True)
-    )
-    return _product(x, rows, columns)
-
-
-def resize_area(
-    x: Float[Array, "*batch height width channels"], size: tuple[int, int]
-) -> Float[Array, "*batch new_height new_width channels"]:
-    """Returns the means of `x` over equal rectangles, `size` (height, width) of them.
-
-    Both sides of `x` must be multiples of `size`'s.
-    """
-    *batch, height, width, channels = x.shape
-    rows, columns = size
-    parts = x.reshape(*batch, rows, height // rows, columns, width // columns, channels)
-    return parts.mean((-4, -2))
+    rows = bilinear_matrix(height, size[0], centred=centred)
+    return _product(x, rows, bilinear_matrix(width, size[1], centred=centred))
 
 
 def bicubic_matrix(

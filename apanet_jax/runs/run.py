@@ -137,7 +137,11 @@ class RunMaker:
                 "training.steps"
             )
         loaded = self._loader.load(
-            settings.backbone, settings.model, mesh, checkpoint=settings.evaluation.checkpoint
+            settings.backbone,
+            settings.model,
+            mesh,
+            image_size=settings.image_size,
+            checkpoint=settings.evaluation.checkpoint,
         )
         maps = (
             ("middle", "high", "label")

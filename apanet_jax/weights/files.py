@@ -13,6 +13,9 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 LEVELS = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs put the weights beside optimizer state and counters."""
 
+_PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+_POINTER = b"version https://git-lfs"
+
 WRAPPER = "module."
 """What PyTorch's data parallelism puts before every name."""
 
@@ -35,6 +38,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no weight file {path}: expected a .safetensors, .pth or .pt file")
+    refuse_text(path)
     if path.suffix == ".safetensors":
         return _unwrapped(_read_safetensors(path))
     if path.suffix not in TORCH_SUFFIXES:
@@ -59,6 +63,25 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         names = ", ".join(str(name)[:40] for name in list(value)[:5]) or "nothing"
         raise UserError(f"{path} holds no named tensors (but {names}): expected a state dict")
     return _unwrapped(tensors)
+
+
+def refuse_text(path: Path) -> None:
+    """Raises UserError where a file is a web page, or Git LFS's note of where the weights are.
+
+    Both are what a download without a login, or without its second step, leaves under the name of
+    a weight file.
+    """
+    with path.open("rb") as file:
+        start = file.read(1024).lstrip().lower()
+    if start.startswith(_PAGE):
+        raise UserError(
+            f"{path} is a web page, perhaps one that asks for a login: expected weights; download "
+            "it again, logged in"
+        )
+    if start.startswith(_POINTER):
+        raise UserError(
+            f"{path} only says where Git LFS keeps the weights: fetch them by `git lfs pull`"
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -31,6 +31,8 @@ def make_network(backbone: BackboneSettings, model: ModelSettings) -> Network:
             f"{backbone.name} has no last block that supports could be masked before: set "
             "model.masked_support=False"
         )
+    if model.masked_support and model.debias:
+        raise UserError("model.debias needs model.masked_support=False: the last block runs twice")
     module = backbones.create(backbone.name, stem=backbone.stem, dtype=jnp.dtype(backbone.dtype))
     attributes = {field.name for field in dataclasses.fields(APANet)}
     named = {name: value for name, value in vars(model).items() if name in attributes}
@@ -95,6 +97,7 @@ class NetworkLoader:
         model: ModelSettings,
         mesh: Mesh,
         *,
+        image_size: int,
         checkpoint: str = "",
     ) -> LoadedNetwork:
         """Returns the network that the settings describe, its parameters on the devices.
@@ -103,6 +106,7 @@ class NetworkLoader:
           backbone: which backbone, and where its weights are.
           model: the head.
           mesh: the devices.
+          image_size: side of the images, in pixels; positional directions are those at this size.
           checkpoint: file of a head's parameters, and perhaps the backbone's, which are taken
             unless the settings name other weights; "": none.
 
@@ -121,12 +125,17 @@ class NetworkLoader:
             loaded = _placed(given_backbone, origin, mesh)
         else:
             loaded = self._backbone(backbone, mesh)
+        parameters, fingerprint = loaded.parameters, loaded.fingerprint
+        if rank := model.debias:
+            parameters = network.with_basis(parameters, image_size, rank)
+            parameters = jax.device_put(parameters, replicated(mesh))
+            fingerprint += f" without {rank} directions at {image_size}"
         return LoadedNetwork(
             network=network,
-            backbone_parameters=loaded.parameters,
+            backbone_parameters=parameters,
             given_head=given_head,
             mesh=mesh,
-            fingerprint=loaded.fingerprint,
+            fingerprint=fingerprint,
             origin=loaded.origin,
         )
 

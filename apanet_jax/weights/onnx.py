@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.weights.files import refuse_text
 
 # Numbers of the fields in the format's messages.
 _MODEL_GRAPH = 7
@@ -42,6 +43,7 @@ def read_onnx(path: Path) -> tuple[list[Node], dict[str, np.ndarray]]:
     Raises:
       UserError: the file is damaged or no ONNX file.
     """
+    refuse_text(path)
     try:
         # A view: slices of it are not copied.
         model = memoryview(path.read_bytes())

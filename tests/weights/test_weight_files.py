@@ -104,3 +104,17 @@ def test_absent_and_unknown_files_are_refused(tmp_path):
     path = tmp_path / "weights.h5"
     path.write_bytes(b"x")
     one_line(path, "expected a name that ends in .safetensors or .pth")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    "content,says",
+    [
+        ("\n<!DOCTYPE html>\n<html><title>Log in</title></html>", "is a web page.*login"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+    ],
+)
+def test_what_a_download_without_a_login_leaves_is_told(tmp_path, suffix, content, says):
+    path = tmp_path / f"weights{suffix}"
+    path.write_text(content)
+    one_line(path, says)
