@@ -95,7 +95,8 @@ def contact_sheet(supports: Sequence[Support], cells: list[tuple[str, Picture]])
     given = []
     for name, image, mask in supports[:_CONTACT_SUPPORTS]:
         picture = read_image(image)
-        label = read_mask(mask, picture, name)
+        # What there is to warn of was said when the supports were learned.
+        label = read_mask(mask, picture, name, tell=lambda _: None)
         small, label = (fitted(x, _THUMBNAIL_SIDE) for x in (picture.image, label))
         shown = overlays.overlay(small, label == 1, overlays.GIVEN)
         given.append((f"support {name or image.stem}"[:34], shown))
