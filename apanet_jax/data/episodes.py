@@ -158,8 +158,8 @@ def left_out_line(
     names = [class_names[c - 1] if class_names else f"class {c}" for c in lists.left_out]
     return (
         f"left out of {purpose}, {len(names)} of {len(lists.supports)} classes: "
-        f"{', '.join(names)} (no image of theirs has {shot} others with at least {min_area} "
-        "pixels of the class as supports)"
+        f"{', '.join(names)} (beside a query an episode needs {shot} supports with at least "
+        f"{min_area} pixels of its class)"
     )
 
 

@@ -232,16 +232,16 @@ def open_encoded(
         # The classes themselves: `Image.open` tries every format there is, and knows one limit of
         # pixels for the whole process.
         opened = FORMATS[kind](io.BytesIO(stripped))
+        if kind == "TIFF":
+            given = opened.tag_v2.get(_TIFF_ORIENTATION)
+            orientation = given if given in range(1, 9) else 1
+        else:
+            orientation = exif_orientation(exif or opened.info.get("exif", b""))
     except Exception as error:  # A damaged file can raise nearly anything.
         if kind == "TIFF":
             raise _UnknownToPillow(name) from error
         raise UserError(f"{name} is no image that can be read: it is damaged") from error
     _check_pixels(opened.width, opened.height, max_pixels, name)
-    if kind == "TIFF":
-        orientation = opened.tag_v2.get(_TIFF_ORIENTATION, 1)
-        orientation = orientation if orientation in range(1, 9) else 1
-    else:
-        orientation = exif_orientation(exif or opened.info.get("exif", b""))
     return Encoded(opened, stripped, kind, orientation, name)
 
 
@@ -287,7 +287,7 @@ def _check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
 def _gray(encoded: Encoded) -> UInt8[np.ndarray, "h w 3"]:
     no_data = None
     if encoded.format == "TIFF":
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(Exception):  # A damaged tag can raise nearly anything.
             no_data = float(encoded.opened.tag_v2.get(_TIFF_NO_DATA))
     gray = _stretched_or_refused(np.asarray(encoded.opened), encoded.name, no_data)
     return np.stack([gray] * 3, -1)

@@ -166,8 +166,8 @@ def _covering_levels(values: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray
     brightest level: these do not count, unless every level covers an area, as in a label map.
     """
     square = np.ones((3, 3), np.uint8)
-    wide = values.astype(np.float32)
-    flat = cv2.erode(wide, square) == cv2.dilate(wide, square)
+    exact = values if values.dtype in (np.uint8, np.uint16) else values.astype(np.float64)
+    flat = cv2.erode(exact, square) == cv2.dilate(exact, square)
     areas = np.bincount(np.searchsorted(levels, values[flat & (values > 0)]), minlength=len(levels))
     covering, top = areas > 0, levels[-1]
     if not covering.all():

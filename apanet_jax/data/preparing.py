@@ -70,7 +70,7 @@ def prepare(source: Source, output: Path, choices: Choices) -> None:
     for note in report.notes:
         print(printable(note))
     print(report_table(report, source, choices.shots, choices.min_area))
-    print(f"\nrecords: {output}")
+    print(f"\nrecords: {printable(str(output))}")
 
 
 class ChosenClasses:

@@ -111,7 +111,8 @@ def contact_sheet(supports: Sequence[Support], shown: Sequence[tuple[str, Image]
     given = []
     for name, path, mask in supports[:_CONTACT_SUPPORTS]:
         image = read_image(path)
-        label = read_mask(mask, image, name)
+        # What there is to warn of was said when the supports were learned.
+        label = read_mask(mask, image, name, tell=lambda _: None)
         small, label = (thumbnail(x) for x in (image.image, label))
         shown_support = overlays.overlay(small, label == 1, overlays.GIVEN)
         given.append((f"support {name or path.stem}"[:34], shown_support))

@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from apanet_jax import prepare
 from apanet_jax.data import building, records
+from apanet_jax.data.sources.coco import CocoSource
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.pascal import PascalSource
 from tests import trees
 
 
@@ -110,3 +113,81 @@ def test_a_wrong_argument_is_one_line_and_no_traceback(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere is no folder") and done.stderr.count("\n") == 1
+
+
+def test_pascal_from_label_maps_and_lists(tmp_path, capsys):
+    voc, sbd, names = trees.pascal_tree(tmp_path, own=4, sbd=6, both=2, val=4, size=(40, 48))
+    official = PascalSource(voc, sbd, any_count=True)
+    arguments = ["pascal", f"--voc={voc}", f"--output={tmp_path / 'out'}"]
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "--sbd=DIR" in error and "--labels" in error and error.count("\n") == 1
+    arguments.append("--labels=SegmentationClassAug")
+    for split in ("train", "val"):
+        trees.write_list(tmp_path / f"{split}.txt", official.names(split))
+        arguments.append(f"--{split}_list={tmp_path / f'{split}.txt'}")
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert f"looked for {voc / 'SegmentationClassAug'}" in error and error.count("\n") == 1
+    for split in ("train", "val"):
+        for name in official.names(split):
+            path = voc / "SegmentationClassAug" / f"{name}.png"
+            trees.save_label(path, official.read(split, name).label)
+    assert run(*arguments) == 0
+    printed = capsys.readouterr().out
+    assert "the train list has 8 images, the protocol's has 5953" in printed
+    assert records.open_records(tmp_path / "out").split("val").names == names["val"]
+
+
+def test_coco_from_label_maps(tmp_path, capsys):
+    images, annotations = trees.coco_tree(tmp_path / "coco", train=2, val=2, size=(40, 48))
+    arguments = ["coco", f"--images={images}", f"--output={tmp_path / 'out'}", "--any_count"]
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "--annotations" in error and "--labels" in error and error.count("\n") == 1
+    source = CocoSource(images, annotations, any_count=True)
+    for split in ("train", "val"):
+        for name in source.names(split):
+            label = source.read(split, name).label
+            trees.save_label(annotations / f"{split}2014" / f"{name}.png", label)
+    assert run(*arguments, f"--labels={annotations}", "--classes=person,bicycle") == 0
+    assert "left out, 78 classes: car, motorcycle" in capsys.readouterr().out
+    assert records.open_records(tmp_path / "out").class_names == ("person", "bicycle")
+    trees.write_list(tmp_path / "a.txt", ["a"])
+    assert run(*arguments, f"--annotations={annotations}", f"--val_list={tmp_path / 'a.txt'}") == 2
+    assert "--labels" in capsys.readouterr().err
+
+
+def test_crowds_of_a_coco_file_may_be_its_objects(tmp_path, capsys):
+    trees.save_image(tmp_path / "a.png", np.zeros((20, 30, 3), np.uint8))
+    trees.save_image(tmp_path / "b.png", np.zeros((20, 30, 3), np.uint8))
+    mask = np.zeros((20, 30), bool)
+    mask[4:16, 5:25] = True
+    outline = {"size": [20, 30], "counts": trees.run_lengths(mask)}
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{name}.png", "height": 20, "width": 30}
+            for i, name in enumerate("ab")
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": i + 1, "iscrowd": 1, "segmentation": outline}
+            for i in range(2)
+        ],
+    }
+    (tmp_path / "cvat.json").write_text(json.dumps(content))
+    arguments = ["coco_file", f"--images={tmp_path}", f"--annotations={tmp_path / 'cvat.json'}"]
+    arguments += [f"--output={tmp_path / 'out'}", "--test=2"]
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "--crowd=class" in error and error.count("\n") == 1
+    assert run(*arguments, "--crowd=class") == 0
+    opened = records.open_records(tmp_path / "out")
+    assert opened.split("train").areas.tolist() == [[360, 240, 0]]
+
+
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run("synthetic", "--train=2", "--val=2", "--size=64", "--output=~/records") == 0
+    assert (tmp_path / "records" / "index.json").exists() and not (tmp_path / "~").exists()

@@ -144,7 +144,7 @@ def test_classes_without_enough_images_are_left_out_and_named():
 def test_where_every_class_has_too_few_images_the_error_names_them():
     split = types.SimpleNamespace(areas=np.array([[0, 500], [0, 500], [0, 5]]), names=list("abc"))
     assert len(episode_lists(split, (1,), shot=1, min_area=MIN_AREA).queries) == 2
-    with pytest.raises(UserError, match="1 of 1 classes: bee .*2 others .*fewer shots"):
+    with pytest.raises(UserError, match="1 of 1 classes: bee .*2 supports .*fewer shots"):
         episode_lists(split, (1,), shot=2, min_area=MIN_AREA, class_names=["bee"])
     with pytest.raises(UserError, match="class 1"):
         episode_lists(split, (1,), shot=1, min_area=1000)

@@ -78,7 +78,7 @@ def test_an_orientation_of_any_type_is_read_as_opencv_reads_it(kind, order, exif
     np.testing.assert_array_equal(decode_verified(data), expected)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["II", "MM"]), st.integers(1, 8), st.data())
 def test_a_damaged_exif_block_never_hinders_and_turns_the_same_everywhere(order, value, draw):
     block = bytearray(exif(order, 3, value))
@@ -248,6 +248,31 @@ def test_files_cut_short_are_refused(kind):
         with pytest.raises(UserError, match="cut short|damaged") as refused:
             decode_image(data[: int(share * len(data))], "a.img")
         assert str(refused.value).startswith("a.img")
+
+
+WHOLE = {
+    kind: encoded(kind, exif=exif("MM", 3, 6))
+    if kind in ("jpeg", "png", "webp", "tiff")
+    else encoded(kind)
+    for kind in ("jpeg", "png", "webp", "tiff", "gif", "bmp", "ppm", "avif")
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(sorted(WHOLE)), st.data())
+def test_whatever_the_bytes_only_one_line_comes_out(kind, draw):
+    content = bytearray(WHOLE[kind])
+    for place in draw.draw(st.lists(st.integers(4, len(content) - 1), max_size=4)):
+        content[place] = draw.draw(st.integers(0, 255))
+    data = bytes(content[: draw.draw(st.integers(4, len(content)))])
+    try:
+        image = decode_image(data, "a", max_pixels=10**6).image
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert image.dtype == np.uint8 and image.ndim == 3
+    if kind in ("jpeg", "png"):
+        decode_verified(data)
 
 
 def test_empty_and_missing_files_say_so(tmp_path):

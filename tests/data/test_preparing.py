@@ -130,3 +130,29 @@ def test_a_file_of_eighty_categories_is_prepared_and_trained_on(tmp_path, capsys
     assert lists.left_out == (2,)
     again = chosen_classes(source, Choices(min_images=1, min_area=50))
     assert again.class_names == ("c3", "c40", "c61") and len(again.folds) == 3
+
+
+DAMAGE = (
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b"junk"),
+    lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+    lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+    lambda path: path.unlink(),
+)
+
+
+def test_of_good_and_bad_images_each_bad_one_is_a_line(tmp_path, capsys):
+    folder = trees.folder_tree(tmp_path / "mine", train=40, val=20, size=(24, 32))
+    bad = [f"train_{i:03d}" for i in range(0, 40, 2)] + [f"val_{i:03d}" for i in range(0, 20, 2)]
+    for number, name in enumerate(bad):
+        DAMAGE[number % len(DAMAGE)](folder / "JPEGImages" / f"{name}.jpg")
+    with pytest.raises(records.BadImages, match="30 images cannot be used, nothing was written"):
+        prepare(FolderSource(folder), tmp_path / "out", Choices())
+    lines = capsys.readouterr().err.splitlines()
+    assert [name for name in bad if sum(f" {name}: " in line for line in lines) == 1] == bad
+    assert len(lines) == 30 and not (tmp_path / "out").exists()
+    prepare(FolderSource(folder), tmp_path / "out", Choices(skip_bad=True))
+    assert len(capsys.readouterr().err.splitlines()) == 30
+    opened = records.open_records(tmp_path / "out")
+    assert (len(opened.split("train")), len(opened.split("val"))) == (20, 10)

@@ -1,6 +1,7 @@
 """Sources: the official layouts are read as they are, and what is broken is named."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,18 @@ def test_broken_files_are_named_in_one_line(folder, case):
     with pytest.raises(UserError, match=says) as refused:
         source.read("train", name)
     assert name in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_names_in_another_form_of_unicode_are_found(folder, stored):
+    listed = unicodedata.normalize({"NFC": "NFD", "NFD": "NFC"}[stored], "käfer")
+    source = FolderSource(folder)
+    for place, ending in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+        path = folder / place / f"train_000{ending}"
+        path.rename(path.with_name(unicodedata.normalize(stored, "käfer") + ending))
+    lists = folder / "ImageSets" / "Segmentation" / "train.txt"
+    lists.write_text(lists.read_text().replace("train_000", listed), encoding="utf-8")
+    assert source.read("train", source.names("train")[0]).label.shape == (64, 80)
 
 
 @pytest.mark.parametrize("lines", ["", "../../etc/passwd", "/etc/passwd", "a\na"])

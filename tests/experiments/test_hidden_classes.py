@@ -299,7 +299,7 @@ def test_a_sheet_tints_base_and_hidden_objects(prepared):
         (["{config},fold=5"], "no fold 5"),
         (
             ["--config=configs/folder.py:records={records},min_area=300"],
-            "others with at least 300 pixels",
+            "supports with at least 300 pixels",
         ),
         (["{config}", "--output={records}/index.json"], "cannot be written"),
         (["{config}", "more"], "unexpected argument"),

@@ -318,8 +318,8 @@ def _test_names(test: str, names: Sequence[str]) -> set[str]:
         if int(test) < 2:
             raise UserError(f"--test={test}: every Nth image is for testing, expected at least 2")
         return set(names[int(test) - 1 :: int(test)])
-    chosen = read_names(Path(test))
-    unknown = sorted(set(chosen) - set(names))
+    chosen, stored = read_names(Path(test)), {composed(name): name for name in names}
+    unknown = sorted(name for name in chosen if composed(name) not in stored)
     if unknown:
         raise UserError(f"{test} names {unknown[0]!r}, of which there is no outlined image")
-    return set(chosen)
+    return {stored[composed(name)] for name in chosen}
