@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.prediction_job import prediction_job
 from apanet_jax.inference.support_folders import Support, folder_supports
 from apanet_jax.runtime.errors import Parser, called, main_guard
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         source=arguments.workdir,
         size=arguments.size,
         trained=not arguments.untrained,
+        options=MaskOptions(arguments.threshold, arguments.smallest, arguments.only_found),
     )
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     from apanet_jax.inference.prediction import predict
@@ -117,6 +119,26 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="without a head: each position is compared with the supports' foreground and "
         "background",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=DEFAULT_OPTIONS.threshold,
+        metavar="PROBABILITY",
+        help="above it a pixel is in the mask, between 0 and 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--smallest",
+        type=int,
+        default=DEFAULT_OPTIONS.smallest,
+        metavar="PIXELS",
+        help="connected regions of a mask with fewer pixels are left out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only-found",
+        action="store_true",
+        help="a class that was not found has an empty mask; otherwise the mask shows where it "
+        "would be (label maps always leave out what was not found)",
     )
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="images to segment")
     return parser

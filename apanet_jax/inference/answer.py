@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from apanet_jax.inference.geometry import Grid, PositionMap, upsampler
+from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions, without_specks
 from apanet_jax.inference.presence import Decision, peak
 
 _STRIP = 1 << 22
@@ -30,6 +31,7 @@ class Answer:
         decisions: Sequence[Decision],
         image_size: tuple[int, int],
         grid: Grid,
+        options: MaskOptions = DEFAULT_OPTIONS,
     ):
         """Makes an answer of the margins of each class.
 
@@ -39,8 +41,9 @@ class Answer:
           decisions: of each class.
           image_size: height and width of the image.
           grid: of the square that the image was fitted into.
+          options: which pixels the masks mark.
         """
-        self._decisions, self._size = decisions, image_size
+        self._decisions, self._size, self._options = decisions, image_size, options
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
         self.peaks, self.likenesses = np.array([peak(x) for x in margins]), np.array(likenesses)
         measures = zip(decisions, self.peaks, self.likenesses, strict=True)
@@ -53,12 +56,15 @@ class Answer:
 
     def mask(self, index: int) -> Bool[np.ndarray, "height width"]:
         """Returns where a class is, if the image shows it: `found` is a guess of its own."""
-        return self._filled(bool, lambda rows: self._margin(index, rows) > 0)
+        if self._options.only_found and not self.found[index]:
+            return np.zeros(self._size, bool)
+        level = self._options.log_odds
+        mask = self._filled(bool, lambda rows: self._log_odds(index, rows) > level)
+        return without_specks(mask, self._options.smallest)
 
     def area(self, index: int) -> int:
         """Returns how many pixels `mask` marks."""
-        counts = (np.count_nonzero(self._margin(index, rows) > 0) for rows in self._strips())
-        return int(sum(counts))
+        return int(np.count_nonzero(self.mask(index)))
 
     def probability(self, index: int) -> Float[np.ndarray, "height width"]:
         """Returns the probability that each pixel is of a class, if the image shows the class."""
@@ -71,16 +77,33 @@ class Answer:
         )
 
     def labels(self) -> UInt8[np.ndarray, "height width"]:
-        """Returns a label map: 1 + the class with the largest margin, 0 where none is above 0."""
+        """Returns a label map: 1 + the most probable class, 0 where none is in its mask.
 
-        def largest(rows: slice) -> UInt8[np.ndarray, "height width"]:
-            margins = np.stack([self._margin(i, rows) for i in range(len(self._upsamplers))])
-            return np.where(margins.max(0) > 0, margins.argmax(0) + 1, 0).astype(np.uint8)
+        Log-odds of different classes compare, margins do not. A class that was not found has no
+        pixel.
+        """
+        candidates = np.flatnonzero(self.found)
+        labels = np.zeros(self._size, np.uint8)
+        if not len(candidates):
+            return labels
 
-        return self._filled(np.uint8, largest)
+        def most_probable(rows: slice) -> UInt8[np.ndarray, "height width"]:
+            log_odds = np.stack([self._log_odds(index, rows) for index in candidates])
+            best = (candidates + 1).astype(np.uint8)[log_odds.argmax(0)]
+            return np.where(log_odds.max(0) > self._options.log_odds, best, np.uint8(0))
+
+        labels = self._filled(np.uint8, most_probable)
+        if self._options.smallest:
+            for index in candidates:
+                mask = labels == index + 1
+                labels[mask & ~without_specks(mask, self._options.smallest)] = 0
+        return labels
 
     def _margin(self, index: int, rows: slice) -> Float[np.ndarray, "rows width"]:
         return self._upsamplers[index](rows) - self._decisions[index].threshold
+
+    def _log_odds(self, index: int, rows: slice) -> Float[np.ndarray, "rows width"]:
+        return self._margin(index, rows) / self._decisions[index].scale
 
     def _probability(self, index: int, rows: slice) -> Float[np.ndarray, "rows width"]:
         return self._decisions[index].probability(self._upsamplers[index](rows))

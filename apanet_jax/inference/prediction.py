@@ -59,6 +59,7 @@ def predict(job: PredictionJob) -> int:
 def _fitted(job: PredictionJob) -> segmenter.Segmenter:
     """Returns a segmenter that has learned from the job's supports."""
     empty = segmenter.load(job.source, size=job.size, trained=job.trained)
+    empty.options = job.options
     names, images, masks = zip(*job.supports, strict=True)
     return empty.fit(images, masks, None if names[0] is None else names)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apanet_jax.data.image_files import find_images
+from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.support_folders import Support
 from apanet_jax.runtime.errors import UserError
 
@@ -36,6 +37,7 @@ class PredictionJob(NamedTuple):
       source: of the head, see `segmenter.load`; None: the package's own.
       size: see `segmenter.load`.
       trained: see `segmenter.load`.
+      options: which pixels the masks mark.
     """
 
     supports: Sequence[Support]
@@ -45,6 +47,7 @@ class PredictionJob(NamedTuple):
     source: Path | None = None
     size: int | None = None
     trained: bool = True
+    options: MaskOptions = DEFAULT_OPTIONS
 
 
 def prediction_job(
@@ -55,6 +58,7 @@ def prediction_job(
     source: Path | None = None,
     size: int | None = None,
     trained: bool = True,
+    options: MaskOptions = DEFAULT_OPTIONS,
 ) -> PredictionJob:
     """Returns the job, once it is known that its files can be opened and its results written.
 
@@ -65,6 +69,7 @@ def prediction_job(
       source: see `PredictionJob`.
       size: see `PredictionJob`.
       trained: see `PredictionJob`.
+      options: see `PredictionJob`.
 
     Raises:
       UserError: there are no supports or no queries, a query is no image, or a result would replace
@@ -81,11 +86,15 @@ def prediction_job(
         )
     if source and not trained:
         raise UserError("--workdir and --untrained together: a head, or none; give one of them")
+    if not 0 < options.threshold < 1:
+        raise UserError(f"--threshold={options.threshold:g}: expected a number between 0 and 1")
+    if options.smallest < 0:
+        raise UserError(f"--smallest={options.smallest}: expected 0 pixels or more")
     files = class_files([support.name for support in supports])
     named = named_queries(find_images(queries))
     _check_results(supports, named, output, files)
     _check_writable(output)
-    return PredictionJob(supports, named, output, files, source, size, trained)
+    return PredictionJob(supports, named, output, files, source, size, trained, options)
 
 
 def named_queries(paths: Sequence[Path]) -> list[Query]:

@@ -19,6 +19,7 @@ from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.geometry import label_shares, square_label, upsample
 from apanet_jax.inference.inputs import Image, as_image, several, support_label
 from apanet_jax.inference.leave_one_out import adapted_decision
+from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision, likeness, support_appearance
 from apanet_jax.inference.prototype_matcher import PrototypeMatcher
@@ -60,14 +61,15 @@ class Segmenter:
 
     Attributes:
       matcher: how images are compared with supports.
+      options: which pixels the masks mark; may be set at any time.
       classes_: names of the classes, in the order in which they first came; [""] where the
         supports were given without.
       decisions_: thresholds of each class.
     """
 
-    def __init__(self, matcher: Matcher):
+    def __init__(self, matcher: Matcher, options: MaskOptions = DEFAULT_OPTIONS):
         """Makes a segmenter that has no supports yet."""
-        self.matcher = matcher
+        self.matcher, self.options = matcher, options
         self.classes_: list[str] = []
         self.decisions_: list[Decision] = []
 
@@ -137,8 +139,9 @@ class Segmenter:
         """Returns where the class is in each image, at the image's size.
 
         Returns:
-          A mask `[H, W]` of bool for each; where the supports were given with classes, a label map
-          `[H, W]` of uint8 (0: none, 1: the first of `classes_`, …).
+          A mask `[H, W]` of bool for each, whether the class was found or not; where the supports
+          were given with classes, a label map `[H, W]` of uint8 of the classes that were found (0:
+          none, 1: the first of `classes_`, …).
         """
         answers = self.answers(images)
         if self.classes_ == [""]:
@@ -213,7 +216,7 @@ class Segmenter:
             likeness(supports, appearance, of_class, decision.threshold)
             for supports, of_class, decision in of_classes
         ]
-        return Answer(inside, likenesses, self.decisions_, size, self.matcher.grid)
+        return Answer(inside, likenesses, self.decisions_, size, self.matcher.grid, self.options)
 
     def _embedded(self, given: Image, what: str) -> tuple[Any, tuple[int, int]]:
         """Returns an image's features, and its height and width."""

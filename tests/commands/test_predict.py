@@ -90,6 +90,24 @@ def test_classes_have_masks_of_their_own_and_one_label_map(folder):
     assert (folder / "out" / "with_leaf_mask.png").exists()
 
 
+def test_masks_follow_the_options(folder):
+    out, support = folder / "out", ["--support", *given(folder), folder / "new", "--output"]
+
+    def masks(*options):
+        assert run(*support, out, *options) == 0
+        return {n: np.array(Image.open(out / f"{n}_mask.png")) > 0 for n in ("with", "without")}
+
+    plain = masks()
+    strict = masks("--threshold=0.9")
+    assert 0 < strict["with"].sum() < plain["with"].sum()
+    assert not masks("--smallest=100000")["with"].any()
+    # ColourMatcher's margin of green is below its threshold: a lower one marks it all the same.
+    loose = masks("--threshold=0.0001")
+    assert loose["without"].any()
+    found = masks("--threshold=0.0001", "--only-found")
+    assert found["with"].any() and not found["without"].any()
+
+
 def test_supports_in_folders_give_what_they_give_by_name(folder):
     by_name, by_folder = folder / "by_name", folder / "by_folder"
     for name in ("red", "green"):
@@ -133,6 +151,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
         (["--support", image, folder / "none.png", new], "no foreground"),
         (["--support", image, folder / "small.png", new], "must be of one size"),
         ([*support, *support, new], "given twice"),
+        ([*support, new, "--threshold=1"], "--threshold=1: expected a number between 0 and 1"),
+        ([*support, new, "--threshold=nan"], "--threshold=nan: expected a number"),
+        ([*support, new, "--smallest=-1"], "--smallest=-1: expected 0 pixels or more"),
         ([*support, folder / "nothing.jpg"], "names no file"),
         ([*support, folder / "junk.jpg"], "junk.jpg is no "),
     ):
