@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apanet_jax.kernels.lloyd import fold_blocks, inverse_norm
-from apanet_jax.kernels.precision import einsum
+from apanet_jax.kernels.plans import fold_blocks
+from apanet_jax.kernels.precision import as_features, einsum
+from apanet_jax.kernels.unit_vectors import inverse_norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,16 +77,11 @@ def density_ratio(
     Raises:
       ValueError: for shapes that do not fit, or a bandwidth that is not above 0.
     """
-    query, support = _features(query), _features(support)
+    query, support = as_features(query), as_features(support)
     foreground, background = (jnp.asarray(x, jnp.float32) for x in (foreground, background))
     _check(query, support, foreground, background, bandwidth)
     bandwidth = jnp.asarray(bandwidth, jnp.float32)
     return _density_ratio(query, support, foreground, background, bandwidth)
-
-
-def _features(x):
-    x = jnp.asarray(x)
-    return x if x.dtype in (jnp.float32, jnp.bfloat16) else x.astype(jnp.float32)
 
 
 def _check(query, support, foreground, background, bandwidth):

@@ -1,4 +1,4 @@
-"""Where k-means starts: positions of each picture chosen as its first centres."""
+"""Where k-means starts: positions of each image chosen as its first centres."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import jax
 import jax.numpy as jnp
 
-from apanet_jax.kernels.lloyd import (
-    ACCELERATOR,
-    Metric,
-    Plan,
-    assign,
-    cluster_sums,
-    inverse_norm,
-    unit,
-)
+from apanet_jax.kernels.assignment import Metric, assign, position_scale
+from apanet_jax.kernels.cluster_sums import cluster_sums
+from apanet_jax.kernels.plans import ACCELERATOR, Plan
+from apanet_jax.kernels.unit_vectors import unit
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
@@ -44,17 +39,18 @@ def initial_centres(
     Args:
       features: float32 or bfloat16.
       weights: positions of weight 0 are chosen only where there are no others.
-      keys: one a picture; None is for "farthest" only, and starts with the position closest to the
-        mean direction.
-      num_clusters: how many centres.
+      keys: one for each image; None is for "farthest" only, and starts with the position closest
+        to the mean direction.
+      num_clusters: number of centres.
       init: see `kmeans`.
       metric: distances are 1 - cosine, or squared Euclidean.
       plan: how to cut the work.
     """
-    allowed = jnp.where(weights > 0, 0.0, -jnp.inf)
-    allowed = jnp.where(jnp.isfinite(allowed.max(-1, keepdims=True)), allowed, 0.0)
+    # log of 1 where a position may be chosen, and of 0 elsewhere.
+    positive = (weights > 0) | ~(weights > 0).any(-1, keepdims=True)
+    allowed = jnp.where(positive, jnp.float32(0), -jnp.inf)
     cosine = metric == "cosine"
-    scale = inverse_norm(features) if cosine else jnp.ones(weights.shape, jnp.float32)
+    scale = position_scale(features, metric)
     # Of the similarity <x, c> - |c|^2 / 2, the squared distance is |x|^2 less two of it.
     offset = 1.0 if cosine else jnp.sum(jnp.square(features.astype(jnp.float32)), -1)
 
@@ -67,7 +63,7 @@ def initial_centres(
         return jnp.maximum(offset - (1.0 if cosine else 2.0) * found[1], 0.0)
 
     if init == "random":
-        noise = jax.vmap(lambda key: jax.random.gumbel(key, weights.shape[1:]))(keys)
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, weights.shape[1:], jnp.float32))(keys)
         _, chosen = jax.lax.top_k(allowed + noise, num_clusters)
         return jax.vmap(centre, in_axes=1, out_axes=1)(chosen)
 
@@ -93,7 +89,6 @@ def initial_centres(
 
     centres = jnp.zeros((*features.shape[:1], num_clusters, features.shape[-1]), jnp.float32)
     centres = centres.at[:, 0].set(centre(first))
-    centres, _ = jax.lax.fori_loop(
-        1, num_clusters, choose, (centres, jnp.full(weights.shape, jnp.inf))
-    )
+    unknown = jnp.full(weights.shape, jnp.inf, jnp.float32)
+    centres, _ = jax.lax.fori_loop(1, num_clusters, choose, (centres, unknown))
     return centres

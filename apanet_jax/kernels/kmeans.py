@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -11,14 +12,17 @@ import numpy as np
 from jax.experimental import checkify
 
 from apanet_jax.kernels.initial import INITS, Init, initial_centres
-from apanet_jax.kernels.lloyd import Rounds, by_platform, lloyd, unit, widen
+from apanet_jax.kernels.lloyd import Rounds, lloyd
+from apanet_jax.kernels.plans import by_platform, widen
+from apanet_jax.kernels.precision import as_features
+from apanet_jax.kernels.unit_vectors import unit
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 class KMeansResult(NamedTuple):
-    """What k-means found.
+    """The clusters of k-means.
 
     Attributes:
       assignment: the cluster of each position, 0 to clusters - 1, by largest cosine to `centres`.
@@ -40,30 +44,30 @@ def kmeans(
     init: Init | Float[Array, "*batch clusters channels"] = "farthest",
     key: PRNGKeyArray | None = None,
 ) -> KMeansResult:
-    """Clusters the positions of each picture of a batch by cosine similarity (Eq. 4).
+    """Clusters the positions of each image of a batch by cosine similarity (Eq. 4).
 
     A round assigns every position to the centre with the largest cosine (of equals the first),
     then moves each centre to the direction of the weighted sum of its positions' unit vectors.
     Sums are in float32 whatever the features' type; gradients are stopped. The same inputs and key
     give the same result.
 
-    Works under `jax.jit` and `jax.vmap`. The batch may be spread over devices; so may the
+    Works under `jax.jit` and `jax.vmap`. The batch may be sharded over devices; so may the
     positions of an array that is passed outside `jax.jit` (a `NamedSharding` with mesh axes on the
     positions): then each device reads its own positions, and only sums are exchanged.
 
     Edge cases: zero vectors have cosine 0 to everything and move no centre. Where positions are
-    all alike, or fewer than the clusters, or have no weight at all, the clusters left over are
-    empty. A NaN or infinity in a position with weight makes that picture's inertia NaN, and touches
-    no other picture; under `jax.experimental.checkify` it is an error. Norms are exact between
+    all alike, or fewer than the clusters, or have no weight at all, the remaining clusters are
+    empty. A NaN or infinity in a position with weight makes that image's inertia NaN, and changes
+    no other image; under `jax.experimental.checkify` it is an error. Norms are exact between
     1e-18 and 1e19.
 
     Args:
       features: float32 or bfloat16, of any length; other types are converted to float32.
       num_clusters: at least 1, at most the number of positions.
-      rounds: how many, at least 0. On a CPU, those that would change nothing are left out.
-      weights: at least 0; a position of weight 0 gets a cluster but has no say. None: all 1.
+      rounds: at least 0. On a CPU, those that would change nothing are left out.
+      weights: at least 0; a position of weight 0 gets a cluster but moves no centre. None: all 1.
       init: where the centres start. "farthest": a random position of positive weight (without a
-        key the one closest to the mean direction), then again and again the one farthest from the
+        key the one closest to the mean direction), then repeatedly the one farthest from the
         centres so far; "k-means++": drawn in proportion to that distance; "random": different
         positions of positive weight; or the centres themselves.
       key: for the random choices; "k-means++" and "random" need one.
@@ -71,12 +75,33 @@ def kmeans(
     Raises:
       ValueError: for settings out of range, shapes that do not fit, or a missing key.
     """
-    features = jnp.asarray(features)
+    features = as_features(features)
+    if weights is not None:
+        weights = jnp.asarray(weights, jnp.float32)
+    num_clusters, rounds = operator.index(num_clusters), operator.index(rounds)
+    _check(features, weights, num_clusters, rounds)
+    centres = None
+    if not isinstance(init, str):
+        centres, init = jnp.asarray(init, jnp.float32), "given"
+        expected = (*features.shape[:-2], num_clusters, features.shape[-1])
+        if centres.shape != expected:
+            raise ValueError(f"init has shape {centres.shape}, expected {expected}")
+    elif init not in INITS:
+        raise ValueError(
+            f'init is {init!r}, expected "farthest", "k-means++", "random" or the centres'
+        )
+    elif init != "farthest" and key is None:
+        raise ValueError(f"init={init!r} draws at random: pass a key")
+    sharded = _position_axes(features)
+    return _kmeans(features, weights, centres, key, num_clusters, rounds, init, sharded)
+
+
+def _check(features, weights, num_clusters, rounds):
     if features.ndim < 2:
         raise ValueError(
             f"features have shape {features.shape}, expected at least two axes: positions, channels"
         )
-    *batch, positions, channels = features.shape
+    positions = features.shape[-2]
     if not 1 <= num_clusters <= positions:
         raise ValueError(
             f"num_clusters is {num_clusters}, expected 1 to the number of positions, {positions}"
@@ -87,30 +112,13 @@ def kmeans(
         raise ValueError(
             f"weights have shape {weights.shape}, expected one a position: {features.shape[:-1]}"
         )
-    centres = None
-    if not isinstance(init, str):
-        centres, init = jnp.asarray(init, jnp.float32), "given"
-        if centres.shape != (*batch, num_clusters, channels):
-            raise ValueError(
-                f"init has shape {centres.shape}, expected {(*batch, num_clusters, channels)}"
-            )
-    elif init not in INITS:
-        raise ValueError(
-            f'init is {init!r}, expected "farthest", "k-means++", "random" or the centres'
-        )
-    elif init != "farthest" and key is None:
-        raise ValueError(f"init={init!r} draws at random: pass a key")
-    spread = _positions_axes(features)
-    return _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread)
 
 
-@functools.partial(jax.jit, static_argnames=("num_clusters", "rounds", "init", "spread"))
-def _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread) -> KMeansResult:
+@functools.partial(jax.jit, static_argnames=("num_clusters", "rounds", "init", "sharded"))
+def _kmeans(features, weights, centres, key, num_clusters, rounds, init, sharded) -> KMeansResult:
     if weights is None:
         weights = jnp.ones(features.shape[:-1], jnp.float32)
-    features, weights = jax.lax.stop_gradient((features, weights.astype(jnp.float32)))
-    if features.dtype not in (jnp.float32, jnp.bfloat16):
-        features = features.astype(jnp.float32)
+    features, weights = jax.lax.stop_gradient((features, weights))
     *batch, positions, channels = features.shape
     count = int(np.prod(batch))
     flat = features.reshape(count, positions, channels)
@@ -127,8 +135,8 @@ def _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread)
             )
         tolerance = np.float32(0) if plan.stops else None
         make = functools.partial(lloyd, rounds=rounds, tolerance=tolerance, plan=plan)
-        if spread is not None:
-            make = _spread(make, *spread)
+        if sharded is not None:
+            make = _sharded(make, *sharded)
         return make(features, weights, centres)[:3]
 
     make = functools.partial(by_platform, run)
@@ -143,8 +151,8 @@ def _kmeans(features, weights, centres, key, num_clusters, rounds, init, spread)
     )
 
 
-def _positions_axes(features) -> tuple | None:
-    """Returns mesh, batch axes and position axes if the positions are spread over devices."""
+def _position_axes(features) -> tuple | None:
+    """Returns mesh, batch axes and position axes if the positions are sharded over devices."""
     if isinstance(features, jax.core.Tracer):
         return None
     sharding = features.sharding
@@ -157,9 +165,9 @@ def _positions_axes(features) -> tuple | None:
 
 
 def _merging_vmap(function):
-    """Has `jax.vmap` lengthen the leading axis of all operands, instead of adding one of its own.
+    """Makes `jax.vmap` lengthen the leading axis of all operands, instead of adding another.
 
-    What is done picture by picture stays so, and what looks at the whole batch does it once.
+    So a decision for the whole batch, as when to stop, stays one decision.
     """
     function = jax.custom_batching.custom_vmap(function)
 
@@ -176,8 +184,8 @@ def _merging_vmap(function):
     return function
 
 
-def _spread(rounds, mesh, batch, positions):
-    """Has each device make the rounds with its own positions, and exchange the sums."""
+def _sharded(rounds, mesh, batch, positions):
+    """Lets each device make the rounds with its own positions, and exchange the sums."""
     spec = jax.sharding.PartitionSpec
     ours, whole = spec(batch, positions), spec(batch)
     return jax.shard_map(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from apanet_jax.kernels.precision import einsum, joined, split
+from apanet_jax.kernels.precision import as_features, einsum, joined, split
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -31,7 +32,7 @@ def masked_average(
       The prototypes, and the masks' areas. A mask of area 0 gives a prototype of zeros, whose
       gradient is zero.
     """
-    features, masks = jnp.asarray(features), jnp.asarray(masks, jnp.float32)
+    features, masks = as_features(features), jnp.asarray(masks, jnp.float32)
     areas = masks.sum(-2)
     sums = einsum("...pk,...pc->...kc", split(masks, features.dtype, -1), features)
     return joined(sums, masks.shape[-1], -2) * _inverse(areas, epsilon)[..., None], areas
@@ -49,22 +50,23 @@ def cluster_average(
 
     The prototype of cluster k is the sum over its positions of weight times feature, over its area
     (the sum of those weights) plus `epsilon`. A position of weight 0, as the foreground is where
-    the background's clusters are wanted, has no say. Equal to `masked_average` with the masks
-    [assignment = k] * weight. The gradient is the features' alone: each position's is the one of
-    its own prototype times its weight, without a product over the clusters.
+    the background's clusters are wanted, does not count. Equal to `masked_average` with the masks
+    [assignment = k] * weight. Only the features have a gradient: each position's is that of its
+    own prototype times its weight, without a product over the clusters.
 
     Args:
       features: float32 or bfloat16; sums are in float32.
-      assignment: 0 to num_clusters - 1; a position with any other number has no say.
+      assignment: 0 to num_clusters - 1; a position with any other number does not count.
       weights: at least 0; no gradient flows to them.
-      num_clusters: how many.
+      num_clusters: at least 1.
       epsilon: added to each area.
 
     Returns:
       The prototypes, and the clusters' areas. An empty cluster's prototype is zeros.
     """
     weights = jnp.asarray(weights, jnp.float32)
-    return _cluster_average(jnp.asarray(features), assignment, weights, num_clusters, epsilon)
+    num_clusters = operator.index(num_clusters)
+    return _cluster_average(as_features(features), assignment, weights, num_clusters, epsilon)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -75,7 +77,7 @@ def _cluster_average(features, assignment, weights, num_clusters, epsilon):
 
 def _forward(features, assignment, weights, num_clusters, epsilon):
     prototypes, areas = _cluster_average(features, assignment, weights, num_clusters, epsilon)
-    # Of the features only the type is needed: an array of no length carries it.
+    # Of the features only the type is needed: an empty array carries it.
     kind = jnp.zeros(0, features.dtype)
     return (prototypes, areas), (assignment, weights * _inside(assignment, areas), areas, kind)
 
@@ -102,5 +104,6 @@ def expand(
     prototypes: Float[Array, "*batch clusters channels"],
     assignment: Float[Array, "*batch positions clusters"],
 ) -> Float[Array, "*batch positions channels"]:
-    """Gives each position the prototype that it is assigned to (Eq. 2, 7)."""
+    """Gives each position the prototype that it is assigned to, in float32 (Eq. 2, 7)."""
+    prototypes = as_features(prototypes)
     return einsum("...kc,...pk->...pc", prototypes, assignment.astype(prototypes.dtype))

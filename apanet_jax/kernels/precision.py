@@ -1,4 +1,4 @@
-"""Products with float32 sums, whatever the type of the features."""
+"""Types of features, and products with float32 sums whatever that type."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import jax.numpy as jnp
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
+
+
+def as_features(x: Float[Array, "*_"]) -> Float[Array, "*_"]:
+    """Returns float32 and bfloat16 as they are, and anything else in float32."""
+    x = jnp.asarray(x)
+    return x if x.dtype in (jnp.float32, jnp.bfloat16) else x.astype(jnp.float32)
 
 
 def einsum(equation: str, a: Float[Array, "*_"], b: Float[Array, "*_"]) -> Float[Array, "*_"]:

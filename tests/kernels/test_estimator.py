@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.cluster import KMeans as Reference
-from sklearn.preprocessing import normalize
+from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, normalize
 
 from apanet_jax.kernels import KMeans
 
@@ -127,3 +131,76 @@ def test_predicting_needs_centres_and_as_many_features():
         KMeans(2).predict(np.ones((5, 3)))
     with pytest.raises(ValueError, match="expected the 3"):
         KMeans(2, random_state=0).fit(blobs(0, features=3)).predict(np.ones((5, 2)))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1.7e9, -4e12, 6.4e6]))
+def test_what_float64_tells_apart_is_told_apart(seed, origin):
+    """As time stamps and coordinates of maps, which float32 makes one number."""
+    X = blobs(seed, rows=40, features=3) + np.float64(origin)
+    init = X[:3]
+    ours = KMeans(3, metric="euclidean", init=init, tol=0).fit(X)
+    theirs = Reference(3, init=init, n_init=1, tol=0).fit(X)
+    np.testing.assert_array_equal(ours.labels_, theirs.labels_)
+    np.testing.assert_array_equal(ours.predict(X), theirs.labels_)
+    assert ours.cluster_centers_.dtype == np.float64
+    np.testing.assert_allclose(
+        ours.cluster_centers_ - origin, theirs.cluster_centers_ - origin, atol=1e-3
+    )
+    np.testing.assert_allclose(ours.inertia_, theirs.inertia_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_two_bursts_of_time_stamps_are_two_clusters(dtype):
+    rng = np.random.default_rng(0)
+    X = 1.7e9 + np.concatenate([rng.normal(0, 1, (50, 1)), rng.normal(30, 1, (50, 1))])
+    labels = KMeans(2, metric="euclidean", random_state=0).fit_predict(X.astype(dtype))
+    assert len(set(labels[:50])) == len(set(labels[50:])) == 1 and labels[0] != labels[50]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_squares_that_overflow_are_refused(metric, dtype):
+    X = blobs(0).astype(dtype)
+    with pytest.raises(ValueError, match="squares"):
+        KMeans(2, metric=metric, random_state=0).fit(X * dtype(1e25))
+    model = KMeans(2, metric=metric, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="squares"):
+        model.predict(X * dtype(1e25))
+
+
+def test_values_beyond_float32_are_refused_without_a_warning(recwarn):
+    with pytest.raises(ValueError, match="squares"):
+        KMeans(2, random_state=0).fit(blobs(0) * np.float64(1e60))
+    assert not recwarn.list
+
+
+def test_is_an_estimator_to_scikit_learn():
+    X = blobs(5, rows=40)
+    model = clone(KMeans(3, metric="euclidean", random_state=0))
+    assert model.get_params()["n_clusters"] == 3
+    with pytest.raises(ValueError, match="clusters"):
+        model.set_params(clusters=2)
+    found = make_pipeline(StandardScaler(), model).fit(X)
+    np.testing.assert_array_equal(found.predict(X), found[-1].labels_)
+    search = GridSearchCV(model, {"n_clusters": [1, 3]}, cv=2).fit(X)
+    assert search.best_params_ == {"n_clusters": 3}
+    assert model.fit(X).n_features_in_ == 4
+    np.testing.assert_allclose(model.score(X), -model.inertia_, rtol=1e-5)
+
+
+def test_transform_gives_the_distances_to_the_centres():
+    X = blobs(6, rows=40) + 100
+    model = KMeans(3, metric="euclidean", random_state=0)
+    expected = euclidean_distances(X, model.fit(X).cluster_centers_)
+    np.testing.assert_allclose(model.transform(X), expected, atol=1e-3)
+    np.testing.assert_array_equal(model.fit_transform(X).argmin(1), model.labels_)
+    cosine = KMeans(3, random_state=0).fit(X)
+    expected = cosine_distances(X, cosine.cluster_centers_)
+    np.testing.assert_allclose(cosine.transform(X), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.random.RandomState, np.random.default_rng, np.int64])
+def test_random_states_of_every_kind(kind):
+    first, again = (KMeans(3, random_state=kind(5)).fit(blobs(0)).inertia_ for _ in range(2))
+    assert first == again

@@ -366,6 +366,13 @@ class TestEdgeCases:
         assert ((result.assignment >= 0) & (result.assignment < 2)).all()
 
 
+def test_numbers_and_weights_of_other_kinds():
+    features = random_features(0, 20, 4)
+    expected = kmeans(features, 3, rounds=2, weights=np.ones(20, np.float32))
+    found = kmeans(features, jnp.int32(3), rounds=np.int64(2), weights=[1.0] * 20)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
