@@ -20,7 +20,7 @@ from apanet_jax.data.episode_data import (
 )
 from apanet_jax.data.records import Records, open_records
 from apanet_jax.evaluation.evaluator import EmbeddedSlot, Evaluator
-from apanet_jax.models.network import Network
+from apanet_jax.models.network import Network, Parameters
 from apanet_jax.runtime import processes
 from apanet_jax.runtime.devices import data_mesh
 from apanet_jax.runtime.errors import UserError
@@ -155,8 +155,27 @@ class RunMaker:
         if settings.features.keep:
             keeper = _keeper(settings, loaded, identity, maps)
             data = dataclasses.replace(data, keeper=keeper)
+        return Run(
+            settings=settings,
+            data=data,
+            loaded=loaded,
+            evaluator=self._evaluator(settings, data, loaded, identity),
+            fingerprint=fingerprint(settings, records.fingerprint, loaded.fingerprint),
+            programs=self.programs,
+        )
+
+    def with_backbone(self, run: Run, parameters: Parameters) -> Run:
+        """Returns a run with other parameters of its backbone, on its devices; for comparisons."""
+        loaded = dataclasses.replace(run.loaded, backbone_parameters=parameters)
+        identity = f"{id(parameters)} {run.settings.image_size}"
+        evaluator = self._evaluator(run.settings, run.data, loaded, identity)
+        return dataclasses.replace(run, loaded=loaded, evaluator=evaluator)
+
+    def _evaluator(
+        self, settings: Settings, data: EpisodeData, loaded: LoadedNetwork, identity: str
+    ) -> Evaluator:
         directory = settings.features.directory
-        evaluator = Evaluator(
+        return Evaluator(
             loaded,
             data,
             settings.evaluation,
@@ -164,14 +183,6 @@ class RunMaker:
             directory=Path(directory) if directory else None,
             programs=self.programs,
             embedded=self.embedded,
-        )
-        return Run(
-            settings=settings,
-            data=data,
-            loaded=loaded,
-            evaluator=evaluator,
-            fingerprint=fingerprint(settings, records.fingerprint, loaded.fingerprint),
-            programs=self.programs,
         )
 
 

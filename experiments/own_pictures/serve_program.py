@@ -2,7 +2,7 @@
 
 python serve_program.py program.jax --support a.jpg a.png [--support …] --output=DIR photo.jpg …
 
-Masks are white on black. DIR then holds NAME_mask.png of each photo, 255 where the thing is.
+Masks are white on black. DIR then holds NAME_mask.png of each photo, 255 where the object is.
 """
 
 import argparse
@@ -32,19 +32,19 @@ def read(path, mode):
     return ImageOps.exif_transpose(Image.open(path)).convert(mode)
 
 
-def inside(picture):
-    """Returns the width and height that a picture has in its square."""
-    return [max(int(n * size / max(picture.size) + 1e-6) // 8 * 8, 8) for n in picture.size]
+def inside(image):
+    """Returns the width and height that an image has in its square."""
+    return [max(int(n * size / max(image.size) + 1e-6) // 8 * 8, 8) for n in image.size]
 
 
-def square(picture, outside=0):
-    """Returns a picture in the top left of a square, resized as OpenCV does: without smoothing."""
-    (width, height), (w, h) = picture.size, inside(picture)
-    if picture.mode == "L":  # A mask: the nearest pixel.
-        pixels = np.asarray(picture)[np.arange(h)[:, None] * height // h, np.arange(w) * width // w]
+def square(image, outside=0):
+    """Returns an image in the top left of a square, resized as OpenCV does: without smoothing."""
+    (width, height), (w, h) = image.size, inside(image)
+    if image.mode == "L":  # A mask: the nearest pixel.
+        pixels = np.asarray(image)[np.arange(h)[:, None] * height // h, np.arange(w) * width // w]
     else:
         affine = (width / w, 0, 0, 0, height / h, 0)
-        pixels = np.asarray(picture.transform((w, h), Image.Transform.AFFINE, affine, BILINEAR))
+        pixels = np.asarray(image.transform((w, h), Image.Transform.AFFINE, affine, BILINEAR))
     borders = ((0, size - h), (0, size - w), (0, 0))[: pixels.ndim]
     return np.pad(pixels, borders, constant_values=outside)
 
@@ -52,7 +52,7 @@ def square(picture, outside=0):
 supports = [square(read(image, "RGB")) for image, _ in given.support]
 masks = [square(read(mask, "L").point(lambda x: x > 127), 255) for _, mask in given.support]
 if len(masks) != shots or not all((mask[::8, ::8] == 1).any() for mask in masks):
-    parser.error(f"the program takes {shots} supports, each with a thing that is no mere speck")
+    parser.error(f"the program takes {shots} supports, each with an object that is no mere speck")
 photos = [read(path, "RGB") for path in given.photos]
 # The batch may be of any size; each size is compiled once, so a server keeps to one.
 log_odds = program.call(*map(np.stack, ([square(photo) for photo in photos], supports, masks)))
@@ -60,7 +60,7 @@ log_odds = program.call(*map(np.stack, ([square(photo) for photo in photos], sup
 given.output.mkdir(parents=True, exist_ok=True)
 for path, photo, odds in zip(given.photos, photos, np.asarray(log_odds), strict=True):
     width, height = inside(photo)
-    # The last cell inside lies 7 pixels before the edge; what is beyond it looks outside.
+    # The last position inside lies 7 pixels before the edge; what is beyond it sees the outside.
     odds = np.pad(odds[: height - 7, : width - 7], (0, 7), mode="edge")
     odds = Image.fromarray(odds).resize(photo.size, BILINEAR)
     mask = Image.fromarray(np.uint8(255) * (np.asarray(odds) > 0))

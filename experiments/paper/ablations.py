@@ -1,47 +1,44 @@
-"""The paper's ablations, Tables IV to VII, and what lies beyond them, on any data.
+"""The paper's ablations, Tables IV to VII, and others that it has not, on any data.
 
-    python experiments/paper/ablations.py --table=4,5,6,7 \
-        --config=configs/folder.py:records=RECORDS --workdir=WORKDIR
+    python experiments/paper/ablations.py --table=4,5,6,7 --workdir=WORKDIR \
+        --config=configs/folder.py:records=RECORDS [--folds=…] [--seeds=0,1,2] [--block=0]
+        [--report]
 
 Every row is the one model with other settings (`RUNS`), on all folds with three seeds unless
-`--folds` and `--seeds` say otherwise. What tables share is run once: WORKDIR/seed*/fold*/<run>
-holds a run as `apanet_jax.main` leaves it. A run that is finished is not made again, one that was
-interrupted goes on; several processes may share a WORKDIR when they take different folds or seeds.
-`--report` writes the tables of what is there and runs nothing. On accelerators
-`--config.sweep.side_by_side` trains the seeds, folds and lambdas of a row in one program.
+`--folds` and `--seeds` or the config say otherwise. A run that several tables need is made once:
+WORKDIR/seed*/fold*/<run> holds it as `apanet_jax.main` leaves it. A finished run is not made again,
+an interrupted one continues; several processes may share a WORKDIR when they take different folds
+or seeds. `--report` writes the tables of what is there and runs nothing. On accelerators the option
+`side_by_side=True` of the config trains the seeds, folds and lambdas of a row in one program.
 
-WORKDIR/table_<n>.md, .csv and .json: mIoU by fold, the mean and its standard deviation over seeds,
-the paired difference to the baseline with its 95 % interval over test pictures (`paired.py`;
+WORKDIR/table_<n>.md, .json and .csv: mIoU by fold, the mean and its standard deviation over seeds,
+the paired difference to the baseline with its 95 % interval over test images (`paired.py`;
 `--block` frames of a video count as one), in how many pairs of fold and seed it is above zero, and
-the paper's row. Rows of `training_free.py` with the same WORKDIR stand below.
+the paper's row; in the CSV a line a run and number of supports. Rows of `training_free.py` with the
+same WORKDIR stand below.
 
-Beyond the paper: `--table=hidden` trains baseline and APANet on as many pictures with more or fewer
-novel objects hidden in them: by the paper's explanation the gain must grow with their share.
-`--table=beyond` tries changes of APANet, by themselves and together with the prior with contrast;
+Not in the paper: `--table=hidden` trains baseline and APANet on equally many images with more or
+fewer novel objects hidden in them: by the paper's explanation the gain must grow with their share.
+`--table=beyond` tries changes of APANet, alone and together with the prior with contrast;
 `--table=why` asks what its gain depends on: rows that train a baseline too hold APANet against that
-one, the others against APANet as it is. `--table=rate` is what the learning rate was chosen by, for
-the baseline.
+one, the others against APANet as it is. `--table=rate` has the learning rates that the baseline was
+tried with.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.config.flags import config_flag, config_of, run_command
-from apanet_jax.runs.run import make_run
-from apanet_jax.runs.scoring import evaluate_checkpoints
-from apanet_jax.runs.sweep import ALL, is_finished, parts
-from apanet_jax.runtime.compilation import keep_compiled
-from apanet_jax.runtime.errors import UserError
-from apanet_jax.training.loop import train
-from apanet_jax.training.side_by_side import train_side_by_side
-from experiments.paper.ablation_report import NO_LEARNING, Row, Table, write_table
+from apanet_jax.runs.sweep import ALL
+from apanet_jax.runtime.errors import Parser
+from experiments import harness
+from experiments.paper.ablation_report import Table, TableRow, write_table
+from experiments.paper.run_lines import APANET, BASELINE, TRAINING_FREE
 
-BASELINE = "baseline"
 SHARES = (0.0, 0.5, 1.0)
 TRAININGS = {
     "200 steps": ("steps200", "steps=200"),
@@ -50,17 +47,17 @@ TRAININGS = {
     "prior mask not scaled": ("prior_scale1", "prior_scale=1.0"),
     "no prior mask": ("no_prior", "priors="),
 }
-"""What baseline and APANet are trained with, to see what is left of the gain: names, options."""
+"""Settings of both baseline and APANet, to see what is left of the gain: names, options."""
 RUNS = (
-    {BASELINE: "num_clusters=0"}
-    | {f"clusters{n}": f"num_clusters={n}" for n in range(1, 6)}
+    {BASELINE: "num_clusters=0", APANET: "num_clusters=3"}
+    | {f"clusters{n}": f"num_clusters={n}" for n in (1, 2, 4, 5)}
     | {"support": "regions=support,num_clusters=1"}
     | {f"lambda{100 * x:.0f}": f"agnostic_weight={x}" for x in (0.1, 0.3, 0.7, 0.9, 1.0)}
     | {f"grid{a}": f"regions=grid,num_clusters={a * a}" for a in range(2, 6)}
     | {
         f"share{100 * share:.0f}_{name}": f"hidden_share={share},num_clusters={n}"
         for share in SHARES
-        for name, n in ((BASELINE, 0), ("apanet", 3))
+        for name, n in ((BASELINE, 0), (APANET, 3))
     }
     | {f"rate{factor}": f"num_clusters=0,rate_factor={factor}" for factor in (1, 3, 10, 30, 100)}
     | dict(TRAININGS.values())
@@ -89,16 +86,21 @@ RUNS = (
 )
 """What is run, by name: options that are added to the config, whose n is 3 and lambda 0.5."""
 
+_PROTOTYPE = f"{TRAINING_FREE}_prototype"
 _FREE = tuple(
-    Row(f"no learning: {x}", f"{NO_LEARNING}{x}") for x in ("cosine", "stretched", "prototype")
+    TableRow(f"no training: {name}", f"{TRAINING_FREE}_{name}")
+    for name in ("cosine", "stretched", "prototype")
 )
 TABLES = {
     "4": Table(
         "IV",
         "Number of clusters n",
         (
-            Row("n = 0 (baseline)", BASELINE, "0"),
-            *(Row(f"n = {n}", f"clusters{n}", str(n)) for n in range(1, 6)),
+            TableRow("n = 0 (baseline)", BASELINE, "0"),
+            *(
+                TableRow(f"n = {n}", APANET if n == 3 else f"clusters{n}", str(n))
+                for n in range(1, 6)
+            ),
             *_FREE,
         ),
     ),
@@ -106,10 +108,10 @@ TABLES = {
         "V",
         "Where the class-agnostic prototypes come from",
         (
-            Row("(a) none (baseline)", BASELINE, "a"),
-            Row("(b) the support's background", "support", "b"),
-            Row("(c) the query, one cluster", "clusters1", "c"),
-            Row("(d) the query, three clusters", "clusters3", "d"),
+            TableRow("(a) none (baseline)", BASELINE, "a"),
+            TableRow("(b) the support's background", "support", "b"),
+            TableRow("(c) the query, one cluster", "clusters1", "c"),
+            TableRow("(d) the query, three clusters", APANET, "d"),
             *_FREE,
         ),
     ),
@@ -117,10 +119,10 @@ TABLES = {
         "VI",
         "Weight lambda of the class-agnostic branch",
         (
-            Row("0 (baseline)", BASELINE, "0"),
-            *(Row(str(x), f"lambda{100 * x:.0f}", str(x)) for x in (0.1, 0.3)),
-            Row("0.5", "clusters3", "0.5"),
-            *(Row(str(x), f"lambda{100 * x:.0f}", str(x)) for x in (0.7, 0.9, 1.0)),
+            TableRow("0 (baseline)", BASELINE, "0"),
+            *(TableRow(str(x), f"lambda{100 * x:.0f}", str(x)) for x in (0.1, 0.3)),
+            TableRow("0.5", APANET, "0.5"),
+            *(TableRow(str(x), f"lambda{100 * x:.0f}", str(x)) for x in (0.7, 0.9, 1.0)),
             *_FREE,
         ),
     ),
@@ -128,10 +130,10 @@ TABLES = {
         "VII",
         "Cells of spatial pyramid pooling in place of clusters",
         (
-            Row("none (baseline)", BASELINE),
-            *(Row(f"{a}x{a}", f"grid{a}", f"{a}x{a}") for a in range(2, 6)),
-            Row("three clusters", "clusters3"),
-            Row("three clusters: above 5x5", "clusters3", against="grid5"),
+            TableRow("none (baseline)", BASELINE),
+            *(TableRow(f"{a}x{a}", f"grid{a}", f"{a}x{a}") for a in range(2, 6)),
+            TableRow("three clusters", APANET),
+            TableRow("three clusters: above 5x5", APANET, against="grid5"),
             *_FREE,
         ),
     ),
@@ -140,36 +142,44 @@ TABLES = {
         "With and without the class-agnostic branch",
         (
             *_FREE,
-            Row("baseline", BASELINE),
-            Row("APANet", "clusters3"),
-            Row("APANet, prior with contrast", "contrast"),
-            Row("the same, resembling clusters left out", "contrast_resembling"),
-            Row("prior with contrast, trained with 5 supports", "contrast_shot5"),
-            Row("APANet, contrast: above no learning", "contrast", against="free_prototype"),
-            Row(
-                "resembling left out: above no learning",
-                "contrast_resembling",
-                against="free_prototype",
+            TableRow("baseline", BASELINE),
+            TableRow("APANet", APANET),
+            TableRow("APANet, prior with contrast", "contrast"),
+            TableRow("the same, resembling clusters left out", "contrast_resembling"),
+            TableRow("prior with contrast, trained with 5 supports", "contrast_shot5"),
+            TableRow(
+                "APANet, contrast: above no training",
+                "contrast",
+                against=_PROTOTYPE,
             ),
-            Row("trained with 5: above no learning", "contrast_shot5", against="free_prototype"),
+            TableRow(
+                "resembling left out: above no training",
+                "contrast_resembling",
+                against=_PROTOTYPE,
+            ),
+            TableRow(
+                "trained with 5: above no training",
+                "contrast_shot5",
+                against=_PROTOTYPE,
+            ),
         ),
     ),
     "rate": Table(
         "",
         "Learning rate of the baseline, times 0.0025",
-        tuple(Row(str(factor), f"rate{factor}") for factor in (1, 3, 10, 30, 100)),
+        tuple(TableRow(str(factor), f"rate{factor}") for factor in (1, 3, 10, 30, 100)),
     ),
     "hidden": Table(
         "",
-        "Training pictures with a hidden novel object",
+        "Training images with a hidden novel object",
         tuple(
-            Row(
+            TableRow(
                 f"{share:.0%}: {name}",
                 f"share{100 * share:.0f}_{name}",
                 against="" if name == BASELINE else f"share{100 * share:.0f}_{BASELINE}",
             )
             for share in SHARES
-            for name in (BASELINE, "apanet")
+            for name in (BASELINE, APANET)
         ),
         baseline=f"share0_{BASELINE}",
     ),
@@ -177,105 +187,85 @@ TABLES = {
         "",
         "Beyond the paper",
         (
-            Row("baseline", BASELINE),
-            Row("APANet", "clusters3"),
-            Row("half of the reduced channels dropped", "dropout"),
-            Row("three negatives", "negatives3"),
-            Row("resembling clusters left out", "resembling"),
-            Row("two foreground prototypes", "prototypes2"),
-            Row("three foreground prototypes", "prototypes3"),
-            Row("priors of two depths", "depths2"),
-            Row("priors of three", "depths3"),
-            Row("prior with contrast", "contrast"),
-            Row("prior with contrast, no branch", "contrast_baseline"),
-            Row("contrast, two foreground prototypes", "contrast_prototypes2"),
-            Row("contrast, three negatives", "contrast_negatives3"),
-            Row("contrast, resembling clusters left out", "contrast_resembling"),
+            TableRow("baseline", BASELINE),
+            TableRow("APANet", APANET),
+            TableRow("half of the reduced channels dropped", "dropout"),
+            TableRow("three negatives", "negatives3"),
+            TableRow("resembling clusters left out", "resembling"),
+            TableRow("two foreground prototypes", "prototypes2"),
+            TableRow("three foreground prototypes", "prototypes3"),
+            TableRow("priors of two depths", "depths2"),
+            TableRow("priors of three", "depths3"),
+            TableRow("prior with contrast", "contrast"),
+            TableRow("prior with contrast, no branch", "contrast_baseline"),
+            TableRow("contrast, two foreground prototypes", "contrast_prototypes2"),
+            TableRow("contrast, three negatives", "contrast_negatives3"),
+            TableRow("contrast, resembling clusters left out", "contrast_resembling"),
             *_FREE,
         ),
-        baseline="clusters3",
+        baseline=APANET,
     ),
     "why": Table(
         "",
         "What the effect depends on",
         (
-            Row("baseline", BASELINE),
-            Row("APANet above it", "clusters3", against=BASELINE),
+            TableRow("baseline", BASELINE),
+            TableRow("APANet above it", APANET, against=BASELINE),
             *(
                 row
                 for label, (name, _) in TRAININGS.items()
                 for row in (
-                    Row(f"{label}: baseline", f"{name}_{BASELINE}"),
-                    Row(f"{label}: APANet above it", name, against=f"{name}_{BASELINE}"),
+                    TableRow(f"{label}: baseline", f"{name}_{BASELINE}"),
+                    TableRow(f"{label}: APANet above it", name, against=f"{name}_{BASELINE}"),
                 )
             ),
-            Row("clusters start by k-means++", "start_plusplus"),
-            Row("clusters start at random", "start_random"),
-            Row("high-level features clustered", "clusters_high"),
-            Row("the branch's prior: not the complement", "opposite_same"),
-            Row("the branch's prior: zeros", "opposite_zeros"),
+            TableRow("clusters start by k-means++", "start_plusplus"),
+            TableRow("clusters start at random", "start_random"),
+            TableRow("high-level features clustered", "clusters_high"),
+            TableRow("the branch's prior: not the complement", "opposite_same"),
+            TableRow("the branch's prior: zeros", "opposite_zeros"),
         ),
-        baseline="clusters3",
+        baseline=APANET,
     ),
 }
 
-_CONFIG = config_flag("Settings: data, backbone, episodes.")
-_TABLES = flags.DEFINE_list("table", ["4", "5", "6", "7"], f"Which tables: {', '.join(TABLES)}.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where runs and tables are kept.")
-_FOLDS = flags.DEFINE_list("folds", [], "Which folds; all, unless the config names some.")
-_SEEDS = flags.DEFINE_list("seeds", [], "Which seeds; 0, 1, 2, unless the config names some.")
-_BLOCK = flags.DEFINE_integer("block", 0, "Frames of a video that count as one test picture.", 0)
-_REPORT = flags.DEFINE_bool("report", False, "Only write the tables of what is there.")
+
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__, config="data, backbone, episodes")
+    tables = harness.some_of(TABLES)
+    parser.add_argument("--table", type=tables, default="4,5,6,7", help=f"of {', '.join(TABLES)}")
+    parser.add_argument("--workdir", type=Path, required=True, help="for runs and tables")
+    parser.add_argument("--folds", type=harness.numbers, help="all, unless the config names some")
+    parser.add_argument("--seeds", type=harness.numbers, help="0,1,2, unless the config names some")
+    frames = {"type": harness.whole(0), "default": 0}
+    parser.add_argument("--block", **frames, help="frames of a video that count as one test image")
+    parser.add_argument("--report", action="store_true", help="only write tables of what is there")
+    return parser
 
 
-def run_missing(config: ConfigDict, names: list[str], workdir: Path) -> None:
-    """Trains and evaluates the named runs on the config's folds and seeds, but finished ones."""
-    config.variants = {name: RUNS[name] for name in names}
-    pending = [part for part in parts(config) if not is_finished(part, workdir)]
-    # Seed by seed, so that there is a whole table soon.
-    pending.sort(key=lambda part: (part.config.seed, names.index(part.variant)))
-    runs = [(make_run(part.config), workdir / part.folder) for part in pending]
-    if config.sweep.side_by_side and runs:
-        train_side_by_side(runs)
-    for number, (run, folder) in enumerate(runs, 1):
-        print(f"run {number} of {len(runs)}: {folder.relative_to(workdir)}", flush=True)
-        train(run, folder)
-        evaluate_checkpoints(run, folder)
-
-
-def prepare(config: ConfigDict) -> None:
-    """Sets what the tables need: folds, seeds, and every episode's counts in a file."""
-    try:
-        folds, seeds = (tuple(map(int, x)) for x in (_FOLDS.value, _SEEDS.value))
-    except ValueError:
-        raise UserError(
-            f"--folds={_FOLDS.value} --seeds={_SEEDS.value}: expected whole numbers, as in 0,1,2"
-        ) from None
-    config.sweep.folds = folds or config.sweep.folds or ALL
-    config.sweep.seeds = seeds or config.sweep.seeds or (0, 1, 2)
+def prepare(config: ConfigDict, runs: set[str], folds: list[int], seeds: list[int]) -> None:
+    """Sets what the tables need: runs, folds, seeds, and every episode's counts in a file."""
+    config.variants = {name: options for name, options in RUNS.items() if name in runs}
     config.sweep.variants = ()
+    config.sweep.folds = tuple(folds or config.sweep.folds or ALL)
+    config.sweep.seeds = tuple(seeds or config.sweep.seeds or (0, 1, 2))
     config.evaluation.write_episodes = True
     config.evaluation.pictures = 0
 
 
-def main() -> None:
+@harness.command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is missing, and writes the tables."""
-    config, _ = config_of(_CONFIG)
-    if not _WORKDIR.value:
-        raise UserError("no --workdir: name the folder that runs and tables go to")
-    unknown = [name for name in _TABLES.value if name not in TABLES]
-    if unknown or not _TABLES.value:
-        raise UserError(f"--table={','.join(unknown)}: expected some of {','.join(TABLES)}")
-    prepare(config)
-    keep_compiled(config.compilation_cache)
-    workdir = Path(_WORKDIR.value)
-    tables = [TABLES[name] for name in _TABLES.value]
-    if not _REPORT.value:
-        needed = set().union(*(table.runs for table in tables))
-        run_missing(config, [name for name in RUNS if name in needed], workdir)
-    for name, table in zip(_TABLES.value, tables, strict=True):
-        print(write_table(table, workdir, workdir / f"table_{name}", _BLOCK.value))
+    given = arguments().parse_args(argv)
+    tables = {name: TABLES[name] for name in given.table}
+    needed = set().union(*(table.runs for table in tables.values()))
+    prepare(given.config, needed, given.folds, given.seeds)
+    if not given.report:
+        harness.run_missing(given.config, given.workdir)
+    for name, table in tables.items():
+        print(write_table(table, given.workdir, given.workdir / f"table_{name}", given.block))
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()

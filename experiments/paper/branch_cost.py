@@ -1,16 +1,16 @@
 """What the class-agnostic branch costs: parameters, inference and training, against the baseline.
 
     python experiments/paper/branch_cost.py --config=configs/pascal.py [--clusters=0,3,5]
-        [--repetitions=5] [--json=FILE] [--markdown=FILE]
+        [--repetitions=5] [--shot=1] [--json=FILE]
 
-The config says backbone, size, network, batches and whether steps begin at pictures or at kept
-features (`features.keep`); weights and pictures are random, and no records are read:
+The config says backbone, size, network, batches and whether steps begin at images or at kept
+features (`features.keep`); weights and images are random, and no records are read:
 
     --config=configs/pascal.py:training.batch_size=1,evaluation.batch_size=1,image_size=257
     --config=configs/folder.py
 
 Each number of clusters makes an inference program (an episode's inputs to its pixel counts) and a
-training step. Both are compiled apart, then run in turns, in an order that changes, each turn with
+training step. Both are compiled first, then run in turn, in an order that changes, each turn with
 other inputs; inputs are on the device before, results are waited for. Ratios are medians over the
 turns of the time over that of the first number of clusters in the same turn. Memory is what the
 compiler says the program takes beside its arguments. "Same program" compares the inference
@@ -23,41 +23,31 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
-from apanet_jax.config import settings
-from apanet_jax.config.flags import config_flag, config_of, run_command
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from apanet_jax.config.settings import check, typed
 from apanet_jax.evaluation.protocol import score
 from apanet_jax.models.network import Batch, Network, Parameters
-from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
-from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.errors import Parser
+from apanet_jax.runtime.programs import Programs
 from apanet_jax.training import train_step
 from apanet_jax.weights.load import load_backbone
 from apanet_jax.weights.network import make_network
-from experiments.harness import environment
-
-_CONFIG = config_flag("Settings: network, size, batches.")
-_CLUSTERS = flags.DEFINE_list("clusters", ["0", "3", "5"], "Numbers of clusters, 0: no branch.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timed turns.", lower_bound=1)
-_SHOT = flags.DEFINE_integer("shot", 1, "Supports an episode.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "Write the result there, too.")
-_MARKDOWN = flags.DEFINE_string("markdown", None, "Write the table there, too.")
+from experiments import harness
+from experiments.harness import Row
 
 INFERENCE, TRAINING = "inference", "training"
 RATE = 0.0025
-
-Row = dict[str, Any]
 
 
 class Program(NamedTuple):
@@ -84,17 +74,25 @@ class Contestant(NamedTuple):
     programs: dict[str, Program]
 
 
-def main() -> None:
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__, config="network, size, batches", json=True)
+    parser.add_argument("--clusters", type=harness.numbers, default="0,3,5", help="0: no branch")
+    repetitions = {"type": harness.whole(1), "default": 5}
+    parser.add_argument("--repetitions", **repetitions, help="timed turns (5)")
+    parser.add_argument("--shot", type=harness.whole(1), default=1, help="supports (1)")
+    return parser
+
+
+@harness.command
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line for each number of clusters."""
-    config, _ = config_of(_CONFIG)
-    settings.check(config)
-    if not all(text.isdigit() for text in _CLUSTERS.value) or not _CLUSTERS.value:
-        raise UserError(f"--clusters={','.join(_CLUSTERS.value)}: expected whole numbers")
+    given = arguments().parse_args(argv)
+    config = given.config
+    check(config)
     load_before = os.getloadavg()[0]
-    rows = measure(config, list(dict.fromkeys(map(int, _CLUSTERS.value))))
-    table = markdown(rows)
-    print(table)
-    result = environment() | {
+    rows = measure(config, given.clusters, given.shot, given.repetitions)
+    result = harness.environment() | {
         "load_before": load_before,
         "load_after": os.getloadavg()[0],
         "backbone": config.backbone.name,
@@ -102,36 +100,33 @@ def main() -> None:
         "channels": config.model.channels,
         "image_size": config.image_size,
         "kept_features": config.features.keep,
-        "shot": _SHOT.value,
+        "shot": given.shot,
         "batch": {phase: _batch_size(config, phase) for phase in (INFERENCE, TRAINING)},
         "rows": rows,
     }
-    if _JSON.value:
-        write_json(Path(_JSON.value), result)
-    if _MARKDOWN.value:
-        write_bytes(Path(_MARKDOWN.value), table.encode())
+    harness.publish(result, markdown(rows), given.json)
 
 
-def measure(config: ConfigDict, clusters: list[int]) -> list[Row]:
+def measure(config: ConfigDict, clusters: list[int], shot: int, repetitions: int) -> list[Row]:
     """Compiles and times everything; returns a row for each number of clusters."""
     backbone = load_backbone(config.backbone.name, "random", stem=config.backbone.stem)
     backbone = jax.device_put(backbone, replicated(data_mesh(1)))
-    draw = functools.partial(draw_batch, config, make_network(config), backbone)
-    everybody = [_contestant(config, number, backbone, draw) for number in clusters]
+    settings = typed(config)
+    network = make_network(settings.backbone, settings.model)
+    draw = functools.partial(draw_batch, config, jax.jit(network.embed), backbone, shot)
+    contestants = {number: _contestant(config, number, backbone, draw) for number in clusters}
     seconds: dict[tuple[str, int], list[float]] = {}
     # The first turn is not counted.
-    for turn in range(_REPETITIONS.value + 1):
+    for turn in range(repetitions + 1):
         for phase in (INFERENCE, TRAINING):
             batch = draw(phase, turn)
-            shift = turn % len(everybody)
-            for contestant in everybody[shift:] + everybody[:shift]:
-                start = time.perf_counter()
-                contestant.programs[phase].run(batch)
-                took = time.perf_counter() - start
-                print(f"{phase}, n = {contestant.clusters}: {took:.4f} s", file=sys.stderr)
+            for number, contestant in harness.in_turn(contestants, turn):
+                took, _ = harness.timed(contestant.programs[phase].run, batch)
+                print(f"{phase}, n = {number}: {took:.4f} s", file=sys.stderr)
                 if turn:
-                    seconds.setdefault((phase, contestant.clusters), []).append(took)
-    return [_row(config, contestant, everybody[0], seconds) for contestant in everybody]
+                    seconds.setdefault((phase, number), []).append(took)
+    first = contestants[clusters[0]]
+    return [_row(config, contestant, first, seconds) for contestant in contestants.values()]
 
 
 def _contestant(
@@ -143,10 +138,11 @@ def _contestant(
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.model.num_clusters = clusters
-    network = make_network(config)
+    settings = typed(config)
+    network = make_network(settings.backbone, settings.model)
     optimizer = train_step.optimizer(lambda count: RATE)
     size, key = config.image_size, jax.random.key(0)
-    state = train_step.create_state(network, backbone, size, optimizer, key)
+    state = train_step.create_state(network, backbone, size, optimizer, key, Programs())
     programs = {
         INFERENCE: _inference(network, state.parameters, backbone, draw(INFERENCE, 0)),
         TRAINING: _training(config, network, optimizer, state, backbone, draw(TRAINING, 0)),
@@ -196,51 +192,38 @@ def _compiled(function, *arguments):
 
 
 def draw_batch(
-    config: ConfigDict, network: Network, backbone: Parameters, phase: str, number: int
+    config: ConfigDict,
+    embed: Callable[..., NamedTuple],
+    backbone: Parameters,
+    shot: int,
+    phase: str,
+    number: int,
 ) -> Batch:
-    """Returns a batch on the device: noise, labels of blocks of foreground, background and 255.
+    """Returns a batch of noise on the device.
 
-    Where the config keeps features, those of the noise stand in the pictures' place, as float16.
+    Where the config keeps features, those of the noise replace the images, as float16.
     """
-    rng = np.random.default_rng([number, phase == TRAINING])
-    size, batch, shot = config.image_size, _batch_size(config, phase), _SHOT.value
-
-    def pictures(*leading):
-        return rng.integers(0, 256, (*leading, size, size, 3), np.uint8)
-
-    def labels(*leading):
-        blocks = rng.choice(np.array([0, 1, 255], np.uint8), (*leading, 8, 8), p=[0.6, 0.35, 0.05])
-        side = -(-size // 8)
-        return blocks.repeat(side, -2).repeat(side, -1)[..., :size, :size].copy()
-
-    result = {"support_labels": labels(batch, shot)}
-    if phase == TRAINING:
-        result["query_label"] = labels(batch)
-    else:
-        sides = np.full(batch, size, np.int32)
-        result |= {"original_label": labels(batch), "original_side": sides}
-    shown = {"query": pictures(batch), "support": pictures(batch, shot)}
+    size, batch_size = config.image_size, _batch_size(config, phase)
+    batch = harness.noise_episodes(batch_size, shot, size, seed=(number, phase == TRAINING))
+    if phase == INFERENCE:
+        batch["original_label"] = batch.pop("query_label")
+        batch["original_side"] = np.full(batch_size, size, np.int32)
     if config.features.keep:
-        for role, images in shown.items():
-            result |= _kept(network, backbone, role, images)
-    else:
-        result |= {"query_image": shown["query"], "support_images": shown["support"]}
+        for role, name in (("query", "query_image"), ("support", "support_images")):
+            batch |= _kept(embed, backbone, role, batch.pop(name))
     spread = batch_sharding(data_mesh(1))
-    return jax.block_until_ready(jax.device_put(result, spread))
+    return jax.block_until_ready(jax.device_put(batch, spread))
 
 
-def _kept(network: Network, backbone: Parameters, role: str, images: np.ndarray) -> Batch:
-    features = _embedding(network)(backbone, images.reshape(-1, *images.shape[-3:]))
+def _kept(
+    embed: Callable[..., NamedTuple], backbone: Parameters, role: str, images: np.ndarray
+) -> Batch:
+    features = embed(backbone, images.reshape(-1, *images.shape[-3:]))
     return {
         f"{role}_{name}": x.reshape(*images.shape[:-3], *x.shape[1:]).astype(jnp.float16)
         for name, x in features._asdict().items()
         if x is not None
     }
-
-
-@functools.lru_cache(maxsize=1)
-def _embedding(network: Network):
-    return jax.jit(network.embed)
 
 
 def _batch_size(config: ConfigDict, phase: str) -> int:
@@ -257,7 +240,7 @@ def _row(config, contestant: Contestant, first: Contestant, seconds) -> Row:
         "inference_program_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
     for phase, program in contestant.programs.items():
-        # A step is a whole batch, inference is told for an episode.
+        # A step is a whole batch, inference is given for an episode.
         each = 1 if phase == TRAINING else _batch_size(config, phase)
         times = seconds[phase, contestant.clusters]
         base = seconds[phase, first.clusters]
@@ -276,30 +259,24 @@ def _row(config, contestant: Contestant, first: Contestant, seconds) -> Row:
 
 def markdown(rows: list[Row]) -> str:
     """Returns a line a row."""
-    against = f"over n = {rows[0]['against']}: median (min to max)"
-    lines = [
-        f"| n | head's parameters | same inference program as n = {rows[0]['against']} "
-        f"| inference, ms an episode | {against} | its memory, MiB "
-        f"| training, ms a step | {against} | its memory, MiB | compiling: inference, training |",
-        "|---" * 10 + "|",
-    ]
+    first = f"n = {rows[0]['against']}"
+    lines = []
     for row in rows:
-        cells = [
-            row["clusters"],
-            row["head_parameters"],
-            "yes" if row["inference_program_is_the_same"] else "no",
-        ]
+        same = "yes" if row["inference_program_is_the_same"] else "no"
+        cells = [row["clusters"], row["head_parameters"], same]
         for phase in (INFERENCE, TRAINING):
-            told = row[phase]
             cells += [
-                f"{1e3 * told['median']:.1f}",
-                "{ratio:.3f} ({ratio_min:.3f} to {ratio_max:.3f})".format(**told),
-                f"{told['temporary_bytes'] / 2**20:.1f}",
+                f"{1e3 * row[phase]['median']:.1f}",
+                "{ratio:.3f} ({ratio_min:.3f} to {ratio_max:.3f})".format(**row[phase]),
+                f"{row[phase]['temporary_bytes'] / 2**20:.1f}",
             ]
         compiling = (f"{row[phase]['compile_seconds']:.0f} s" for phase in (INFERENCE, TRAINING))
-        lines.append("| " + " | ".join(map(str, [*cells, ", ".join(compiling)])) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([*cells, ", ".join(compiling)])
+    heads = ["n", "head's parameters", f"same inference program as {first}"]
+    for name in ("inference, ms an episode", "training, ms a step"):
+        heads += [name, f"over {first}: median (min to max)", "its memory, MiB"]
+    return harness.table([*heads, "compiling: inference, training"], lines)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()

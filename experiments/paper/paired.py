@@ -1,8 +1,8 @@
-"""Differences between runs on the same test episodes, with intervals over the pictures.
+"""Differences between runs on the same test episodes, with intervals over the images.
 
 Runs are folders as training leaves them, with `results.json` and, in `episodes/`, every episode's
 counts. All runs of a fold are tested on the same episodes, so differences are taken episode by
-episode: what makes a picture hard is hard for both.
+episode: an image that is hard is hard for both.
 """
 
 import json
@@ -17,8 +17,8 @@ RESAMPLES = 2000
 COVERAGE = 95
 
 
-class PictureSums(NamedTuple):
-    """A run's foreground, summed by class over the episodes of each block of query pictures.
+class ImageSums(NamedTuple):
+    """A run's foreground, summed by class over the episodes of each block of query images.
 
     Attributes:
       blocks: names of the blocks.
@@ -32,21 +32,21 @@ class PictureSums(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean difference in mIoU points, and where it lies when other pictures are drawn."""
+    """A mean difference in mIoU points, and its interval when other images are drawn."""
 
     mean: float
     low: float
     high: float
 
 
-def read_sums(run: Path, shot: int, block: int = 0) -> PictureSums:
-    """Returns what a run scored in each block of query pictures.
+def read_sums(run: Path, shot: int, block: int = 0) -> ImageSums:
+    """Returns what a run scored in each block of query images.
 
     Args:
       run: its folder; of several heads the last is taken.
       shot: number of supports.
-      block: how many frames of a video count as one picture: names are `SEQUENCE_NUMBER`, and the
-        frames that were asked for are counted off in their order. 0: every picture by itself.
+      block: how many frames of a video count as one image: names are `SEQUENCE_NUMBER`, and the
+        frames of the episodes are counted off in their order. 0: every image by itself.
     """
     episodes = run / "episodes"
     path = next(
@@ -67,7 +67,7 @@ def read_sums(run: Path, shot: int, block: int = 0) -> PictureSums:
     for line in lines:
         row = sums[place[of_name[line["query"]]], classes.index(line["class"])]
         row += (line["intersection"][1], line["union"][1])
-    return PictureSums(blocks, classes, sums)
+    return ImageSums(blocks, classes, sums)
 
 
 def miou(
@@ -75,7 +75,7 @@ def miou(
 ) -> Float[np.ndarray, " resamples"]:
     """Returns the mIoU in percent with each block counted `weights` times.
 
-    A class none of whose blocks is drawn has no say.
+    A class none of whose blocks is drawn is left out of the mean.
     """
     intersection, union = np.moveaxis(np.einsum("rb,bcx->rcx", weights, sums.astype(float)), -1, 0)
     iou = np.divide(intersection, union, out=np.full_like(union, np.nan), where=union > 0)
@@ -83,7 +83,7 @@ def miou(
 
 
 def difference(
-    pairs: Mapping[int, Sequence[tuple[PictureSums, PictureSums]]],
+    pairs: Mapping[int, Sequence[tuple[ImageSums, ImageSums]]],
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -96,7 +96,7 @@ def difference(
 
     Args:
       pairs: by fold, the runs to compare, of each the one that should be better first.
-      resamples: how often blocks are drawn; 0 for the mean alone, twice more as its interval.
+      resamples: how often blocks are drawn; 0: the mean alone, which is also both ends.
       seed: of the drawing.
     """
     rng = np.random.default_rng(seed)
@@ -104,7 +104,7 @@ def difference(
     for of_fold in pairs.values():
         blocks = len(of_fold[0][0].blocks)
         if any(run.blocks != of_fold[0][0].blocks for pair in of_fold for run in pair):
-            raise ValueError("the runs of a fold were tested on different pictures")
+            raise ValueError("the runs of a fold were tested on different images")
         weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks), resamples).astype(float)
         weights = np.concatenate([np.ones((1, blocks)), weights])
         each = [miou(a.sums, weights) - miou(b.sums, weights) for a, b in of_fold]

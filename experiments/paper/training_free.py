@@ -1,33 +1,33 @@
-"""What no learning at all gives: similarity to the supports, and a threshold.
+"""What matching without any training scores: similarity to the supports, and a threshold.
 
-    python experiments/paper/training_free.py --config=configs/folder.py:records=RECORDS,folds=all \
-        --workdir=WORKDIR
+    python experiments/paper/training_free.py --workdir=WORKDIR \
+        --config=configs/folder.py:records=RECORDS,folds=all
 
-Methods, on the features that a head would learn from:
+Methods, on the features that a head would be trained on:
   cosine: each query position's largest cosine to the support's foreground positions.
-  stretched: the same, min-max normalised over the picture.
-  prototype: the cosine to the foreground's mean, above the largest to the means of the support's
+  stretched: the same, min-max normalised over the image.
+  prototype: the cosine to the foreground's mean, less the largest one to the means of the support's
     background, clustered in three by k-means.
-Several supports' maps are averaged. For each fold, method and number of shots the threshold is the
-one with the highest mIoU on training episodes, whose classes are the base classes; it is then
-applied to the novel classes' test episodes. WORKDIR/seed*/fold*/free_<method>/ holds what a
-trained run would leave there: results.json and every episode's counts.
+The maps of several supports are averaged. For each fold, method and number of supports the
+threshold is the one with the highest mIoU on training episodes, whose classes are the base classes;
+it is then applied to the novel classes' test episodes. WORKDIR/seed*/fold*/training_free_<method>/
+holds what a trained run would leave there: results.json and every episode's counts.
 """
 
+import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jaxtyping import Array, Float
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.evaluation.metrics import EpisodeCounts, SummedCounts, count_pixels
 from apanet_jax.evaluation.protocol import count_episodes, score
 from apanet_jax.models.apanet import at_size
@@ -42,7 +42,9 @@ from apanet_jax.runs.run import Run, make_run
 from apanet_jax.runs.scoring import TrainedHead, result, write_counts
 from apanet_jax.runs.sweep import parts
 from apanet_jax.runtime.atomic_files import write_json
-from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.errors import Parser
+from experiments import harness
+from experiments.paper.run_lines import TRAINING_FREE
 
 THRESHOLDS = {
     "cosine": np.round(np.arange(0.30, 0.95, 0.05), 2),
@@ -51,8 +53,12 @@ THRESHOLDS = {
 }
 TRAINING_EPISODES = 400
 
-_CONFIG = config_flag("Settings: data, backbone, episodes.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.")
+
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__, config="data, backbone, episodes")
+    parser.add_argument("--workdir", type=Path, required=True, help="where results go")
+    return parser
 
 
 def similarity(
@@ -61,7 +67,7 @@ def similarity(
     support: Float[Array, "positions channels"],
     labels: Float[Array, "positions 2"],
 ) -> Float[Array, " positions"]:
-    """Returns how much each position of a query looks like a support's foreground.
+    """Returns how similar each position of a query is to a support's foreground.
 
     Args:
       method: one of `THRESHOLDS`.
@@ -109,10 +115,10 @@ def choose_threshold(run: Run, method: str) -> float:
     """Returns the threshold with the highest mIoU on the run's training episodes."""
     thresholds = THRESHOLDS[method]
     sums = [SummedCounts(len(run.records.class_names)) for _ in thresholds]
-    with run.training_batches(0) as batches:
-        for _ in range(TRAINING_EPISODES // run.config.training.batch_size):
+    with run.data.training_batches(0) as batches:
+        for _ in range(TRAINING_EPISODES // run.settings.training.batch_size):
             batch = next(batches)
-            found = maps(run.network, method, run.backbone_parameters, batch)
+            found = maps(run.network, method, run.loaded.backbone_parameters, batch)
             counts = jax.device_get(_counts_above(thresholds, found, batch["query_label"]))
             for number, total in enumerate(sums):
                 of_threshold = EpisodeCounts(*(x[number] for x in counts))
@@ -123,36 +129,34 @@ def choose_threshold(run: Run, method: str) -> float:
 def evaluate(run: Run, method: str, workdir: Path) -> list[dict[str, Any]]:
     """Scores a method on a fold's test episodes; leaves results.json and the episodes' counts."""
     results = []
-    for shot in run.test_shots:
-        with_shots = run.config.copy_and_resolve_references()
-        with_shots.shot = shot
+    for shot in run.data.test_shots:
+        with_shots = dataclasses.replace(run.settings, shot=shot)
         threshold = choose_threshold(make_run(with_shots), method)
 
         def count(batch, threshold=threshold):
-            found = maps(run.network, method, run.backbone_parameters, batch)
+            found = maps(run.network, method, run.loaded.backbone_parameters, batch)
             return _score(found, threshold, batch["original_label"], batch["original_side"])
 
-        with run.evaluation_batches(shot, run.test_count) as batches:
-            counts, class_id = count_episodes(count, batches, episodes=run.test_count)
+        with run.data.test_batches(shot, range(run.data.test_count)) as batches:
+            counts, class_id = count_episodes(count, batches, episodes=run.data.test_count)
         row = result(run, TrainedHead("none", None, None), shot, counts, class_id)
         row |= {"num_clusters": None, "agnostic_weight": None}
+        row["image_size"] = run.settings.image_size
         results.append(row | {"method": method, "threshold": threshold})
         write_counts(run, workdir, "none", shot, counts)
     write_json(workdir / "results.json", results)
     return results
 
 
-def main() -> None:
-    """Prints a line per fold, method and number of shots."""
-    config, _ = config_of(_CONFIG)
-    config.variants = {}
-    all_parts = parts(config)
-    if not _WORKDIR.value:
-        raise UserError("no --workdir: name the folder that the results go to")
-    for part in all_parts:
+@harness.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints a line per fold, method and number of supports."""
+    given = arguments().parse_args(argv)
+    given.config.variants = {}
+    for part in parts(given.config):
         run = make_run(part.config)
         for method in THRESHOLDS:
-            folder = Path(_WORKDIR.value) / part.group / f"free_{method}"
+            folder = given.workdir / part.group / f"{TRAINING_FREE}_{method}"
             for row in evaluate(run, method, folder):
                 print(
                     f"fold {row['fold']}, {method}, {row['shot']}-shot: mIoU {row['miou']:.1f}, "
@@ -162,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()

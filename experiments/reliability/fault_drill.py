@@ -1,11 +1,11 @@
-"""Kills tiny runs at random moments, does worse to others, and asks whether they end the same.
+"""Kills tiny runs at random moments, harms others, and checks whether they end the same.
 
     python experiments/reliability/fault_drill.py --kills=30 --output=experiments/results
 
 `--kills` times a process gets SIGKILL at a random moment of one of five phases (preparing the
 records, keeping features, training, writing a checkpoint, evaluating; they take turns); then the
 same command is given again and must end with the same records, bit by bit the same training state
-and the same results.json as an undisturbed run. Where a process was done before its moment came, an
+and the same results.json as an undisturbed run. Where a process ended before its moment came, an
 earlier moment is tried. Then come the faults of `faults.py`, each once.
 """
 
@@ -22,20 +22,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.runtime.atomic_files import write_bytes
-from apanet_jax.runtime.errors import Parser, UserError, main_guard
-from experiments.reliability.faults import (
+from apanet_jax.runtime.errors import Parser, UserError
+from experiments import harness
+from experiments.reliability.faults import FAULTS, Row, meet
+from experiments.reliability.tiny_runs import (
     EVERY,
-    FAULTS,
     LOOK_EVERY,
     STEPS,
     Drill,
-    Row,
     fingerprint_of,
     finished,
-    meet,
+    outcome,
     steps_of,
 )
-from experiments.reliability.tiny_runs import outcome
 
 PHASES = {
     "prepare": "prepare",
@@ -47,80 +46,91 @@ PHASES = {
 _TRIES = 5
 
 
-@main_guard
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("--kills", type=harness.whole(0), default=30, help="how many (30)")
+    parser.add_argument("--seed", type=harness.whole(0), default=0, help="of the moments (0)")
+    together = {"type": harness.whole(1), "default": 1}
+    parser.add_argument("--together", **together, help="processes at a time (1)")
+    faults = harness.some_of(FAULTS, all=list(FAULTS), none=[])
+    parser.add_argument("--faults", type=faults, default="all", help="all, none or some, by name")
+    parser.add_argument("--output", type=Path, help="folder for fault_drill.md")
+    return parser
+
+
+@harness.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the drill that the arguments describe; returns 1 where something ended differently."""
-    arguments = _parser().parse_args(argv)
-    if arguments.kills < 0 or arguments.together < 1:
-        raise UserError("expected --kills of at least 0 and --together of at least 1")
+    given = arguments().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="fault_drill_") as folder:
-        rows = drill(Path(folder), arguments)
-    print(report(rows, arguments))
+        rows = drill(Path(folder), given)
+    print(report(rows, given))
     return int(any(row.wrong for row in rows))
 
 
-def drill(root: Path, arguments: argparse.Namespace) -> list[Row]:
-    """Returns what came of each fault; `root` takes the records and workdirs."""
+def drill(root: Path, given: argparse.Namespace) -> list[Row]:
+    """Returns a row for each fault; `root` takes the records and workdirs."""
     undisturbed = Drill(root)
     lengths = _undisturbed(undisturbed)
 
     def kill(number: int) -> Row:
         # A generator for each, so that what happens together draws the same.
-        rng = random.Random(f"{arguments.seed} {number}")
+        rng = random.Random(f"{given.seed} {number}")
         phase = list(PHASES)[number % len(PHASES)]
-        return _tell(_killed_and_again(undisturbed, root / f"kill{number}", phase, rng, lengths))
+        return _logged(_killed_and_again(undisturbed, root / f"kill{number}", phase, rng, lengths))
 
     def fault(name: str) -> Row:
-        return _tell(meet(undisturbed, name, random.Random(f"{arguments.seed} {name}")))
+        return _logged(meet(undisturbed, name, random.Random(f"{given.seed} {name}")))
 
     rows = []
-    with ThreadPoolExecutor(arguments.together) as pool:
-        made = [pool.submit(kill, number) for number in range(arguments.kills)]
-        made += [pool.submit(fault, name) for name in arguments.faults]
+    with ThreadPoolExecutor(given.together) as pool:
+        made = [pool.submit(kill, number) for number in range(given.kills)]
+        made += [pool.submit(fault, name) for name in given.faults]
         for row in made:
             # What a command says names files of this drill alone.
             found = row.result()
             rows.append(found._replace(said=found.said.replace(f"{root}/", "")))
-            _write(rows, arguments)
+            _write(rows, given)
     return rows
 
 
-def _write(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        write_bytes(arguments.output / "fault_drill.md", report(rows, arguments).encode())
+def _write(rows: Sequence[Row], given: argparse.Namespace) -> None:
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
+        write_bytes(given.output / "fault_drill.md", report(rows, given).encode())
 
 
-def _tell(row: Row) -> Row:
+def _logged(row: Row) -> Row:
     print(f"{'WRONG: ' + row.wrong if row.wrong else 'equal'} | {row}", file=sys.stderr, flush=True)
     return row
 
 
-def report(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
+def report(rows: Sequence[Row], given: argparse.Namespace) -> str:
     """Returns the page of Markdown with a row for each fault."""
     lines = [
         "# Killed, filled up, damaged",
         "",
-        f"{STEPS} steps and 40 test episodes on drawn pictures, EfficientNet-Lite0 at 65x65 with "
-        f"kept features, a checkpoint every {EVERY} steps, on the CPU. First {arguments.kills} "
+        f"{STEPS} steps and 40 test episodes on drawn images, EfficientNet-Lite0 at 65x65 with "
+        f"kept features, a checkpoint every {EVERY} steps, on the CPU. First {given.kills} "
         "times SIGKILL at random moments of five phases in turn, then other faults; each time the "
         "same command was given again. Equal: the same records, bit by bit the same parameters, "
-        "momentum and losses, the same place among the batches, and the same results.json as an "
+        "momentum and losses, the same position in the batches, and the same results.json as an "
         "undisturbed run's. Said: the line of the command that met the fault, for SIGKILL that of "
         "the command given again.",
         "",
-        f"    python experiments/reliability/fault_drill.py --kills={arguments.kills} "
-        f"--seed={arguments.seed} --together={arguments.together}",
+        f"    python experiments/reliability/fault_drill.py --kills={given.kills} "
+        f"--seed={given.seed} --together={given.together}",
         "",
         f"{sum(not row.wrong for row in rows)} of {len(rows)} ended as they should.",
         "",
-        "| | fault | when | said | ended with | equal |",
-        "|---|---|---|---|---|---|",
     ]
-    for number, row in enumerate(rows, 1):
-        cells = [str(number), *row[:4], row.wrong or "yes"]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    cells = [
+        [cell.replace("|", "\\|") for cell in (str(number), *row[:4], row.wrong or "yes")]
+        for number, row in enumerate(rows, 1)
+    ]
+    table = harness.table(("", "fault", "when", "said", "ended with", "equal"), cells)
+    return "\n".join(lines) + "\n" + table
 
 
 def _undisturbed(drill: Drill) -> dict[str, float]:
@@ -242,18 +252,6 @@ def _left(place: Path) -> str:
     others = sum(p.name not in map(str, whole) for p in checkpoints.iterdir())
     names = ", ".join(map(str, whole)) or "none"
     return f"; left checkpoints {names}" + (f" and {others} unfinished" if others else "")
-
-
-def _parser() -> Parser:
-    parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=30, help="how many (30)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
-    parser.add_argument("--together", type=int, default=1, help="runs at a time (1)")
-    parser.add_argument(
-        "--faults", nargs="*", choices=list(FAULTS), default=list(FAULTS), help="which others (all)"
-    )
-    parser.add_argument("--output", type=Path, help="folder for fault_drill.md")
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What `fault_drill.py` does to a run besides killing it: one function for each fault."""
 
-import json
 import os
 import shutil
 import signal
@@ -9,36 +8,31 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
 from apanet_jax.runtime.errors import UserError
 from experiments.reliability.tiny_runs import (
-    ROOT,
-    Outcome,
-    differing,
-    environment,
-    outcome,
-    prepare_command,
-    succeed,
-    train_command,
+    EVERY,
+    STEPS,
+    Drill,
+    fingerprint_of,
+    finished,
+    process_environment,
+    steps_of,
+    wait_for,
 )
-
-PICTURES = {"train": 200, "val": 60}
-STEPS = 48
-EVERY = 6
-LOOK_EVERY = 0.002
-_LONGEST = 7200.0
 
 
 class Row(NamedTuple):
-    """What came of one fault.
+    """The result of one fault.
 
     Attributes:
       fault: what was done.
       when: at which moment.
-      said: the line that the command said.
+      said: the line that the command printed about it.
       ended: how it ended, and how the same command ended when it was given again.
       wrong: what is not as it should be; empty where nothing is.
     """
@@ -50,107 +44,29 @@ class Row(NamedTuple):
     wrong: str
 
 
-class Drill:
-    """An undisturbed run, and places to disturb others in.
+def _then_again(
+    drill: Drill,
+    place: Path,
+    command: Sequence[str],
+    what: tuple[str, str],
+    met: tuple[int, str],
+    said: str = "",
+    *,
+    status: int = 2,
+    mend: Callable[[], object] = lambda: None,
+) -> Row:
+    """Mends a fault and gives the command again; returns the row.
 
-    Attributes:
-      root: everything is below it.
-      environ: of every process.
-      expected: what the undisturbed run left.
+    Args:
+      drill: with the run that the result has to equal.
+      place: of the disturbed run.
+      command: that met the fault.
+      what: the row's fault and when.
+      met: the status that the command ended with, and what it said.
+      said: what it has to say.
+      status: what it has to end with.
+      mend: takes the fault away.
     """
-
-    def __init__(self, root: Path):
-        """Prepares the records; `undisturbed` makes the rest."""
-        self.root, self.whole = root, root / "whole"
-        self.environ = environment(root / "compiled")
-        succeed(self.prepare(self.whole), self.environ)
-        self.expected: Outcome | None = None
-
-    def prepare(self, place: Path) -> list[str]:
-        """Returns the command that draws the records in `place`."""
-        return prepare_command(place / "records", **PICTURES)
-
-    def train(self, place: Path, **options: Any) -> list[str]:
-        """Returns the command that makes the run in `place`, on the undisturbed run's features."""
-        given = {"records": self.whole / "records", "features": self.whole / "features"} | options
-        return train_command(
-            given.pop("records"),
-            given.pop("features"),
-            place / "run",
-            steps=STEPS,
-            checkpoint_every=EVERY,
-            **given,
-        )
-
-    def start(self, command: Sequence[str], **given: Any) -> subprocess.Popen:
-        """Starts a process."""
-        pipe = subprocess.PIPE
-        environ = given.pop("env", self.environ)
-        return subprocess.Popen(
-            command, stdout=pipe, stderr=pipe, text=True, env=environ, cwd=ROOT, **given
-        )
-
-    def equal(self, place: Path) -> str:
-        """Returns what differs from the undisturbed run."""
-        return differing(outcome(place / "run"), self.expected)
-
-    def again(self, place: Path, command: Sequence[str], **given: Any) -> tuple[str, str, str]:
-        """Gives a command (again); returns how it ended, what it said, and what differs."""
-        status, said = finished(self.start(command, **given))
-        if status:
-            return f"ends with {status}", said, f"ends with {status}: {said}"
-        return "ends with 0", said, self.equal(place)
-
-
-def finished(process: subprocess.Popen) -> tuple[int, str]:
-    """Waits for a process; returns its status and the line that tells what it met."""
-    try:
-        out, err = process.communicate(timeout=_LONGEST)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    lines = [*err.splitlines(), *out.splitlines()]
-    for sign in ("error: ", "stopped", "warning: ", "going on", "are written", "Traceback"):
-        for line in lines:
-            if sign in line and "UserWarning" not in line:
-                if sign == "Traceback":
-                    return process.returncode, f"Traceback … {err.strip().splitlines()[-1]}"
-                return process.returncode, line.strip()
-    return process.returncode, ""
-
-
-def wait_for(sign: Callable[[], bool], process: subprocess.Popen) -> bool:
-    """Waits for a sign; returns whether it was seen while the process lived."""
-    until = time.monotonic() + _LONGEST
-    while process.poll() is None and time.monotonic() < until:
-        if sign():
-            return True
-        time.sleep(LOOK_EVERY)
-    return False
-
-
-def steps_of(place: Path) -> list[int]:
-    """Returns the steps of the whole checkpoints of a run, with their checksums."""
-    files = (place / "run" / "checkpoints").glob("*/checksums.json")
-    return sorted(int(path.parent.name) for path in files if path.parent.name.isdigit())
-
-
-def _refused(drill, place, command, fault, when, mend=lambda: None, status=2, said="", **given):
-    """Has a command meet a fault that it has to refuse, mends it, and gives the command again."""
-    return _then(
-        drill,
-        place,
-        command,
-        fault,
-        when,
-        finished(drill.start(command, **given)),
-        mend=mend,
-        status=status,
-        said=said,
-    )
-
-
-def _then(drill, place, command, fault, when, met, *, mend=lambda: None, status=2, said=""):
     ended, line = met
     mend()
     last, _, wrong = drill.again(place, command)
@@ -158,49 +74,20 @@ def _then(drill, place, command, fault, when, met, *, mend=lambda: None, status=
         wrong = f"ended with {ended} where {status} was expected"
     elif said not in line:
         wrong = f"no word of {said!r}"
-    return Row(fault, when, line, f"{ended}; again: {last}", wrong)
+    return Row(*what, line, f"{ended}; again: {last}", wrong)
 
 
-def sigterm(drill: Drill, place: Path, rng) -> Row:
-    """SIGTERM in training lets the step end and saves a checkpoint."""
-    command, step = drill.train(place), rng.choice(range(EVERY, STEPS, EVERY))
-    process = drill.start(command)
-    wait_for(lambda: step in steps_of(place), process)
-    process.send_signal(signal.SIGTERM)
-    when = f"behind the checkpoint of step {step}"
-    return _then(
-        drill,
-        place,
-        command,
-        "SIGTERM",
-        when,
-        finished(process),
-        status=143,
-        said="which is saved in",
-    )
-
-
-def sigterm_in_evaluation(drill: Drill, place: Path, rng) -> Row:
-    """SIGTERM in the evaluation ends it at once."""
-    command = drill.train(place)
-    process = drill.start(command)
-    wait_for(lambda: STEPS in steps_of(place), process)
-    time.sleep(rng.uniform(0, 0.5))
-    process.send_signal(signal.SIGTERM)
-    return _then(
-        drill,
-        place,
-        command,
-        "SIGTERM",
-        "in evaluation",
-        finished(process),
-        status=143,
-        said="stopped by the user",
-    )
+def _warned(
+    drill: Drill, place: Path, what: tuple[str, str], said: str = "", *, env=None, **options
+) -> Row:
+    """Runs with a fault that is no reason to end: a warning at most, and an equal result."""
+    command = drill.train(place, **options)
+    ended, line, wrong = drill.again(place, command, env=env or drill.environ)
+    return Row(*what, line, ended, wrong or ("" if said in line else "no word of it"))
 
 
 def _short_files(most_bytes: int, command: Sequence[str]) -> list[str]:
-    """Returns the command where no file can become longer, as on a disk without space."""
+    """Returns the command where no file can become longer, as on a full disk."""
     limit = (
         "import os, resource, sys; n = int(sys.argv[1]); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); os.execv(sys.argv[2], sys.argv[2:])"
@@ -208,7 +95,34 @@ def _short_files(most_bytes: int, command: Sequence[str]) -> list[str]:
     return [sys.executable, "-c", limit, str(most_bytes), *command]
 
 
-def full_disk_in_prepare(drill: Drill, place: Path, _rng) -> Row:
+def _stop_behind(drill: Drill, place: Path, command: Sequence[str], step: int) -> tuple[int, str]:
+    """Runs a command until a checkpoint is written, and sends it SIGTERM."""
+    process = drill.start(command)
+    wait_for(lambda: step in steps_of(place), process)
+    process.send_signal(signal.SIGTERM)
+    return finished(process)
+
+
+def sigterm(drill: Drill, place: Path, rng: Random) -> Row:
+    """SIGTERM in training lets the step end and saves a checkpoint."""
+    command, step = drill.train(place), rng.choice(range(EVERY, STEPS, EVERY))
+    met = _stop_behind(drill, place, command, step)
+    what = "SIGTERM", f"behind the checkpoint of step {step}"
+    return _then_again(drill, place, command, what, met, "which is saved in", status=143)
+
+
+def sigterm_in_evaluation(drill: Drill, place: Path, rng: Random) -> Row:
+    """SIGTERM in the evaluation ends it at once."""
+    command = drill.train(place)
+    process = drill.start(command)
+    wait_for(lambda: STEPS in steps_of(place), process)
+    time.sleep(rng.uniform(0, 0.5))
+    process.send_signal(signal.SIGTERM)
+    what, met = ("SIGTERM", "in evaluation"), finished(process)
+    return _then_again(drill, place, command, what, met, "stopped by the user", status=143)
+
+
+def full_disk_in_prepare(drill: Drill, place: Path, _rng: Random) -> Row:
     """No space for the records."""
     command = drill.prepare(place)
     status, said = finished(drill.start(_short_files(20_000, command)))
@@ -221,119 +135,96 @@ def full_disk_in_prepare(drill: Drill, place: Path, _rng) -> Row:
     return Row("disk full", when, said, f"{status}; again: ends with {again}", wrong)
 
 
-def fingerprint_of(place: Path) -> str:
-    """Returns the fingerprint of the records in a place."""
-    return json.loads((place / "records" / "index.json").read_text())["fingerprint"]
-
-
-def full_disk_in_features(drill: Drill, place: Path, _rng) -> Row:
+def full_disk_in_features(drill: Drill, place: Path, _rng: Random) -> Row:
     """No space for the kept features."""
     command = drill.train(place, features=place / "features")
-    status = finished(drill.start(_short_files(500_000, command)))
-    return _then(
-        drill,
-        place,
-        command,
-        "disk full",
-        "files up to 500 kB, keeping features",
-        status,
-        said="features could not be kept",
-    )
+    met = finished(drill.start(_short_files(500_000, command)))
+    what = "disk full", "files up to 500 kB, keeping features"
+    return _then_again(drill, place, command, what, met, "features could not be kept")
 
 
-def full_disk_in_checkpoint(drill: Drill, place: Path, _rng) -> Row:
+def full_disk_in_checkpoint(drill: Drill, place: Path, _rng: Random) -> Row:
     """No space for a checkpoint, when there is one already."""
     command = drill.train(place)
-    process = drill.start(command)
-    wait_for(lambda: EVERY in steps_of(place), process)
-    process.send_signal(signal.SIGTERM)
-    finished(process)
+    _stop_behind(drill, place, command, EVERY)
     met = finished(drill.start(_short_files(15_000, command)))
-    when = f"files up to 15 kB, behind step {max(steps_of(place))}"
-    return _then(drill, place, command, "disk full", when, met, said="cannot be written")
+    what = "disk full", f"files up to 15 kB, behind step {max(steps_of(place))}"
+    return _then_again(drill, place, command, what, met, "cannot be written")
 
 
 def _damaged_checkpoint(drill: Drill, place: Path, fault: str, damage) -> Row:
     shutil.copytree(drill.whole / "run", place / "run")
     last = place / "run" / "checkpoints" / str(STEPS)
-    chosen = max((p for p in last.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    damage(chosen)
-    ended, said, wrong = drill.again(place, drill.train(place))
-    if not wrong and "is set aside" not in said:
-        wrong = "no word of it"
-    return Row(fault, f"the last of two checkpoints, step {STEPS}", said, ended, wrong)
+    path = max((p for p in last.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    path.write_bytes(damage(path.read_bytes()))
+    what = fault, f"the last of two checkpoints, step {STEPS}"
+    return _warned(drill, place, what, "is set aside")
 
 
-def cut_checkpoint(drill: Drill, place: Path, rng) -> Row:
+def cut_checkpoint(drill: Drill, place: Path, rng: Random) -> Row:
     """A checkpoint that is cut short."""
+    return _damaged_checkpoint(
+        drill,
+        place,
+        "a checkpoint cut short",
+        lambda content: content[: rng.randrange(len(content))],
+    )
 
-    def damage(path: Path):
-        path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
 
-    return _damaged_checkpoint(drill, place, "a checkpoint cut short", damage)
-
-
-def flipped_checkpoint(drill: Drill, place: Path, rng) -> Row:
+def flipped_checkpoint(drill: Drill, place: Path, rng: Random) -> Row:
     """A checkpoint with a bit flipped."""
 
-    def damage(path: Path):
-        content = bytearray(path.read_bytes())
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        path.write_bytes(content)
+    def damage(content: bytes) -> bytes:
+        changed = bytearray(content)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        return bytes(changed)
 
     return _damaged_checkpoint(drill, place, "a checkpoint with a bit flipped", damage)
 
 
-def deleted_records(drill: Drill, place: Path, _rng) -> Row:
+def deleted_records(drill: Drill, place: Path, _rng: Random) -> Row:
     """An array_record file that is gone."""
     records = shutil.copytree(drill.whole / "records", place / "records")
     (path,) = records.rglob("*-val.array_record*")
     aside = path.rename(place / "aside")
     command = drill.train(place, records=records)
-    return _refused(
-        drill,
-        place,
-        command,
-        "a deleted array_record",
-        "of the test pictures",
-        mend=lambda: aside.rename(path),
-        said="cannot be read",
-    )
+    what, met = ("a deleted array_record", "of the test images"), finished(drill.start(command))
+    mend = lambda: aside.rename(path)  # noqa: E731
+    return _then_again(drill, place, command, what, met, "cannot be read", mend=mend)
 
 
-def damaged_features(drill: Drill, place: Path, rng) -> Row:
+def damaged_features(drill: Drill, place: Path, rng: Random) -> Row:
     """A file of kept features that is cut short."""
     features = shutil.copytree(drill.whole / "features", place / "features")
-    path = rng.choice(sorted(features.glob("*/middle.npy")))
+    _cut_short(rng.choice(sorted(features.glob("*/middle.npy"))))
+    what = "kept features cut short", "before the start"
+    return _warned(drill, place, what, "made anew", features=features)
+
+
+def _cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    ended, said, wrong = drill.again(place, drill.train(place, features=features))
-    if not wrong and "made anew" not in said:
-        wrong = "no word of it"
-    return Row("kept features cut short", "before the start", said, ended, wrong)
 
 
-def damaged_compiled(drill: Drill, place: Path, _rng) -> Row:
+def damaged_compiled(drill: Drill, place: Path, _rng: Random) -> Row:
     """Compiled programs that are cut short in their cache."""
     compiled = shutil.copytree(drill.root / "compiled", place / "compiled")
-    for path in compiled.iterdir():
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    ended, said, wrong = drill.again(place, drill.train(place), env=environment(compiled))
-    return Row("every compiled program cut short", "before the start", said, ended, wrong)
+    for path in filter(Path.is_file, compiled.iterdir()):
+        _cut_short(path)
+    what = "every compiled program cut short", "before the start"
+    return _warned(drill, place, what, env=process_environment(compiled))
 
 
-def cut_metrics(drill: Drill, place: Path, _rng) -> Row:
+def cut_metrics(drill: Drill, place: Path, _rng: Random) -> Row:
     """A metrics.jsonl whose last line is cut short."""
     shutil.copytree(drill.whole / "run", place / "run")
     shutil.rmtree(place / "run" / "checkpoints" / str(STEPS))
     path = place / "run" / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
-    ended, said, wrong = drill.again(place, drill.train(place))
-    return Row("metrics.jsonl cut short", "in its last line", said, ended, wrong)
+    return _warned(drill, place, ("metrics.jsonl cut short", "in its last line"))
 
 
 def _workers_of(process: subprocess.Popen) -> list[int]:
-    """Returns the processes below a process that load pictures."""
+    """Returns the processes below a process that load images."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -346,32 +237,30 @@ def _workers_of(process: subprocess.Popen) -> list[int]:
     return found
 
 
-def killed_worker(drill: Drill, place: Path, _rng) -> Row:
-    """A worker that loads pictures gets SIGKILL."""
-    command = drill.train(place, workers=2)
+def _with_workers(
+    drill: Drill, place: Path, command: Sequence[str]
+) -> tuple[subprocess.Popen, list[int]]:
+    """Starts a run; returns it behind its first checkpoint, and its workers."""
     process = drill.start(command)
     wait_for(lambda: EVERY in steps_of(place), process)
-    workers = _workers_of(process)
+    return process, _workers_of(process)
+
+
+def killed_worker(drill: Drill, place: Path, _rng: Random) -> Row:
+    """A worker that loads images gets SIGKILL."""
+    command = drill.train(place, workers=2)
+    process, workers = _with_workers(drill, place, command)
     for worker in workers[:1]:
         os.kill(worker, signal.SIGKILL)
     when = f"one of {len(workers)}, behind the checkpoint of step {EVERY}"
-    return _then(
-        drill,
-        place,
-        command,
-        "a loader worker killed",
-        when,
-        finished(process),
-        said="exit code -9",
-    )
+    what, met = ("a loader worker killed", when), finished(process)
+    return _then_again(drill, place, command, what, met, "exit code -9")
 
 
-def orphans(drill: Drill, place: Path, _rng) -> Row:
+def orphans(drill: Drill, place: Path, _rng: Random) -> Row:
     """SIGKILL of the run, whose workers have to end too."""
     command = drill.train(place, workers=2)
-    process = drill.start(command)
-    wait_for(lambda: EVERY in steps_of(place), process)
-    workers = _workers_of(process)
+    process, workers = _with_workers(drill, place, command)
     process.kill()
     finished(process)
     until = time.monotonic() + 30
@@ -392,7 +281,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def read_only(drill: Drill, place: Path, _rng) -> Row:
+def read_only(drill: Drill, place: Path, _rng: Random) -> Row:
     """A workdir that cannot be written to."""
     command, workdir = drill.train(place), place / "run"
     workdir.mkdir(parents=True)
@@ -400,20 +289,13 @@ def read_only(drill: Drill, place: Path, _rng) -> Row:
     # Root may write anywhere, unless it gives that up.
     capabilities = "-dac_override,-dac_read_search"
     plain = [] if os.geteuid() else ["setpriv", f"--bounding-set={capabilities}", "--"]
+    what = "a read-only workdir", "before the start"
     met = finished(drill.start([*plain, *command]))
-    return _then(
-        drill,
-        place,
-        command,
-        "a read-only workdir",
-        "before the start",
-        met,
-        mend=lambda: workdir.chmod(0o755),
-        said="cannot be written",
-    )
+    mend = lambda: workdir.chmod(0o755)  # noqa: E731
+    return _then_again(drill, place, command, what, met, "cannot be written", mend=mend)
 
 
-def two_runs(drill: Drill, place: Path, _rng) -> Row:
+def two_runs(drill: Drill, place: Path, _rng: Random) -> Row:
     """A second run on the same workdir."""
     command = drill.train(place)
     first = drill.start(command)
@@ -429,14 +311,11 @@ def two_runs(drill: Drill, place: Path, _rng) -> Row:
     return Row("a second run on the workdir", "in training", said, ended, wrong)
 
 
-def not_a_number(drill: Drill, place: Path, _rng) -> Row:
+def not_a_number(drill: Drill, place: Path, _rng: Random) -> Row:
     """Features that become NaN, and with them the loss."""
     features = shutil.copytree(drill.whole / "features", place / "features")
     command = drill.train(place, features=features)
-    process = drill.start(command)
-    wait_for(lambda: EVERY in steps_of(place), process)
-    process.send_signal(signal.SIGTERM)
-    finished(process)
+    _stop_behind(drill, place, command, EVERY)
     good = max(steps_of(place))
     for path in features.glob("*/middle.npy"):
         np.load(path, mmap_mode="r+")[:] = np.nan
@@ -444,21 +323,13 @@ def not_a_number(drill: Drill, place: Path, _rng) -> Row:
     def mend():
         shutil.copytree(drill.whole / "features", features, dirs_exist_ok=True)
 
-    met = finished(drill.start(command))
-    row = _then(
-        drill,
-        place,
-        command,
-        "a loss that becomes NaN",
-        f"behind step {good}",
-        met,
-        mend=mend,
-        said=f"checkpoint is of step {good}",
-    )
+    what, met = ("a loss that becomes NaN", f"behind step {good}"), finished(drill.start(command))
+    said = f"checkpoint is of step {good}"
+    row = _then_again(drill, place, command, what, met, said, mend=mend)
     return row if "learning rate" in row.said else row._replace(wrong="no learning rate named")
 
 
-FAULTS: Mapping[str, Callable[[Drill, Path, Any], Row]] = {
+FAULTS: Mapping[str, Callable[[Drill, Path, Random], Row]] = {
     function.__name__: function
     for function in (
         sigterm,
@@ -481,7 +352,7 @@ FAULTS: Mapping[str, Callable[[Drill, Path, Any], Row]] = {
 }
 
 
-def meet(drill: Drill, name: str, rng) -> Row:
+def meet(drill: Drill, name: str, rng: Random) -> Row:
     """Does what the fault `name` says, in a place of its own."""
     place = drill.root / name
     place.mkdir()

@@ -2,7 +2,7 @@
 
     python experiments/reliability/repeatability.py --output=experiments/results
 
-Runs `python -m apanet_jax.main` on drawn pictures, each time from nothing, features and all. On one
+Runs `python -m apanet_jax.main` on drawn images, each time from nothing, features too. On one
 device every number of workers meets every number of interruptions; on the others there is one run
 without and one with an interruption, both without workers. An interruption is SIGKILL behind a
 random step. Devices are simulated on the CPU.
@@ -24,14 +24,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.runtime.atomic_files import write_bytes
-from apanet_jax.runtime.errors import Parser, UserError, main_guard
+from apanet_jax.runtime.errors import Parser, UserError
+from experiments import harness
+from experiments.harness import ROOT
 from experiments.reliability.tiny_runs import (
-    ROOT,
     Outcome,
     differing,
-    environment,
     outcome,
     prepare_command,
+    process_environment,
     succeed,
     train_command,
 )
@@ -49,42 +50,49 @@ class Cell(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What came of a run: the steps behind which it was killed, and what it left."""
+    """A finished run: the steps behind which it was killed, and what it left."""
 
     cell: Cell
     killed: list[int]
     outcome: Outcome
 
 
-@main_guard
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__)
+    for name, default in (("workers", "0,1,3"), ("interruptions", "0,1,3"), ("devices", "1,2,4,8")):
+        count = {"type": harness.numbers, "default": default}
+        parser.add_argument(f"--{name}", **count, help=f"numbers of them ({default})")
+    parser.add_argument("--seed", type=harness.whole(0), default=0, help="of the interruptions (0)")
+    parser.add_argument("--together", type=harness.whole(1), default=1, help="runs at a time (1)")
+    parser.add_argument("--output", type=Path, help="folder for repeatability.md")
+    return parser
+
+
+@harness.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the runs that the arguments describe; returns 1 where equal ones are not."""
-    arguments = _parser().parse_args(argv)
-    cells = [
-        Cell(1, workers, count)
-        for workers in arguments.workers
-        for count in arguments.interruptions
-    ]
-    cells += [Cell(n, 0, count) for n in arguments.devices if n > 1 for count in (0, 1)]
+    given = arguments().parse_args(argv)
+    cells = [Cell(1, workers, count) for workers in given.workers for count in given.interruptions]
+    cells += [Cell(n, 0, count) for n in given.devices if n > 1 for count in (0, 1)]
     with tempfile.TemporaryDirectory(prefix="repeatability_") as folder:
         root = Path(folder)
-        succeed(
-            prepare_command(root / "records", train=200, val=60), environment(root / "compiled")
-        )
-        with ThreadPoolExecutor(arguments.together) as pool:
-            done = list(pool.map(lambda cell: run(root, cell, arguments.seed), cells))
-    page = report(done, arguments)
+        environ = process_environment(root / "compiled")
+        succeed(prepare_command(root / "records", train=200, val=60), environ)
+        with ThreadPoolExecutor(given.together) as pool:
+            done = list(pool.map(lambda cell: run(root, cell, given.seed), cells))
+    page = report(done, given)
     print(page)
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        write_bytes(arguments.output / "repeatability.md", page.encode())
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
+        write_bytes(given.output / "repeatability.md", page.encode())
     return int(any(_differs(one, done) for one in done))
 
 
 def run(root: Path, cell: Cell, seed: int) -> Done:
     """Makes one run, with its interruptions."""
     place = root / "_".join(map(str, cell))
-    environ = environment(root / f"compiled{cell.devices}", cell.devices)
+    environ = process_environment(root / f"compiled{cell.devices}", cell.devices)
     command = train_command(
         root / "records",
         place / "features",
@@ -128,46 +136,48 @@ def _differs(one: Done, done: Sequence[Done]) -> str:
     return differing(one.outcome, _first(one, done).outcome)
 
 
-def report(done: Sequence[Done], arguments: argparse.Namespace) -> str:
+def report(done: Sequence[Done], given: argparse.Namespace) -> str:
     """Returns the page of Markdown."""
+    cells = [
+        (
+            one.cell.devices,
+            one.cell.workers,
+            ", ".join(map(str, one.killed)) or "none",
+            f"`{one.outcome.parameters[:16]}`",
+            _differs(one, done) or "yes",
+        )
+        for one in done
+    ]
+    heads = ("devices", "workers", "killed behind steps", "SHA-256 of the parameters", "equal")
+    one_device = done[0].outcome
+    others = [
+        (one.cell.devices, *_against(one, one_device))
+        for one in done
+        if one.cell.devices > 1 and not one.cell.interruptions
+    ]
+    names = ("devices", "largest relative difference of losses", "of parameters")
     lines = [
         "# The same again",
         "",
-        f"{STEPS} steps of {BATCH} episodes and 40 test episodes on drawn pictures, "
+        f"{STEPS} steps of {BATCH} episodes and 40 test episodes on drawn images, "
         f"EfficientNet-Lite0 at 65x65, a checkpoint every {EVERY} steps, each run from nothing, "
         "features too. Interrupted by SIGKILL behind random steps. Devices are simulated on the "
         "CPU. Not every combination: all workers and interruptions on one device, and on more "
         "devices a run without and one with an interruption.",
         "",
-        f"    python experiments/reliability/repeatability.py --seed={arguments.seed} "
-        f"--together={arguments.together}",
+        f"    python experiments/reliability/repeatability.py --seed={given.seed} "
+        f"--together={given.together}",
         "",
         "Equal: parameters, momentum, losses and results.json bit by bit those of the first row "
         "with as many devices.",
         "",
-        "| devices | workers | killed behind steps | SHA-256 of the parameters | equal |",
-        "|---|---|---|---|---|",
-    ]
-    for one in done:
-        wrong = _differs(one, done)
-        killed = ", ".join(map(str, one.killed)) or "none"
-        lines.append(
-            f"| {one.cell.devices} | {one.cell.workers} | {killed} | "
-            f"`{one.outcome.parameters[:16]}` | {wrong or 'yes'} |"
-        )
-    lines += [
-        "",
+        harness.table(heads, cells),
         "Against one device, undisturbed. Relative: for losses to the loss, for parameters to the "
         "largest magnitude in the same array.",
         "",
-        "| devices | largest relative difference of losses | of parameters | same pixel counts |",
-        "|---|---|---|---|",
+        harness.table((*names, "same pixel counts"), others),
     ]
-    one_device = done[0].outcome
-    for one in done:
-        if one.cell.devices > 1 and not one.cell.interruptions:
-            lines.append(f"| {one.cell.devices} | " + " | ".join(_against(one, one_device)) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _against(one: Done, expected: Outcome) -> list[str]:
@@ -198,18 +208,6 @@ def _same(counts, expected) -> str:
 
 def _flat(counts) -> list[tuple[str, list[int]]]:
     return [("background", counts["background"]), *counts["per_class"].items()]
-
-
-def _parser() -> Parser:
-    parser = Parser(description=__doc__.partition("\n")[0])
-    whole = {"type": int, "nargs": "+"}
-    parser.add_argument("--workers", default=[0, 1, 3], help="numbers of them (0 1 3)", **whole)
-    parser.add_argument("--interruptions", default=[0, 1, 3], help="how many (0 1 3)", **whole)
-    parser.add_argument("--devices", default=[1, 2, 4, 8], help="how many (1 2 4 8)", **whole)
-    parser.add_argument("--seed", type=int, default=0, help="of the interruptions (0)")
-    parser.add_argument("--together", type=int, default=1, help="runs at a time (1)")
-    parser.add_argument("--output", type=Path, help="folder for repeatability.md")
-    return parser
 
 
 if __name__ == "__main__":

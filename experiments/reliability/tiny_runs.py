@@ -1,10 +1,12 @@
-"""Runs of seconds, through the commands a user gives, and what two of them must share."""
+"""Runs of seconds, through the commands that users give, and what two of them must share."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,15 +14,24 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from apanet_jax.config import settings
+from apanet_jax.config import saved
+from apanet_jax.config.settings import typed
 from apanet_jax.evaluation.results import read_results
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training.checkpoints import Checkpoints, abstract_state
 from apanet_jax.training.metrics_log import read_metrics
 from apanet_jax.weights.load import fingerprint
 from apanet_jax.weights.network import make_network
+from experiments.harness import ROOT
 
-ROOT = Path(__file__).parents[2]
+IMAGES = {"train": 200, "val": 60}
+STEPS, EVERY = 48, 6
+"""Steps of a run, and of them those from a checkpoint to the next."""
+
+LOOK_EVERY = 0.002
+"""Seconds between two looks at what a process has written."""
+
+_LONGEST = 7200.0
 _RESTORING = threading.Lock()
 
 
@@ -47,7 +58,7 @@ class Outcome(NamedTuple):
 
 
 def prepare_command(records: Path, *, train: int, val: int) -> list[str]:
-    """Returns the command that draws small pictures into `records`."""
+    """Returns the command that draws small images into `records`."""
     arguments = [f"--train={train}", f"--val={val}", "--size=96", "--min_area=50", "--seed=0"]
     return _command("apanet_jax.prepare", "synthetic", *arguments, f"--output={records}")
 
@@ -66,9 +77,9 @@ def train_command(records: Path, features: Path, workdir: Path, **options: Any) 
         "image_size": 65,
         "longer_side": 65,
         "channels": 8,
-        "steps": 48,
+        "steps": STEPS,
         "training.batch_size": 2,
-        "checkpoint_every": 6,
+        "checkpoint_every": EVERY,
         "log_every": 2,
         "episodes": 40,
         "evaluation.batch_size": 2,
@@ -88,7 +99,7 @@ def _command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def environment(compiled: Path, devices: int = 1) -> dict[str, str]:
+def process_environment(compiled: Path, devices: int = 1) -> dict[str, str]:
     """Returns the environment of a run on simulated devices of the CPU.
 
     Args:
@@ -112,8 +123,9 @@ def succeed(command: Sequence[str], environ: Mapping[str, str]) -> None:
 
 def outcome(workdir: Path) -> Outcome:
     """Returns what a finished run left in its workdir."""
-    config = settings.of_run(workdir)
-    like = abstract_state(make_network(config).head, config.backbone.name)
+    settings = typed(saved.of_run(workdir))
+    network = make_network(settings.backbone, settings.model)
+    like = abstract_state(network.head, settings.backbone.name)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with _RESTORING, Checkpoints(workdir / "checkpoints") as checkpoints:
         state, position = checkpoints.restore(checkpoints.latest_step(), like, sharding)
@@ -134,3 +146,86 @@ def differing(found: Outcome, expected: Outcome) -> str:
     """Returns what differs between two runs; empty where nothing does."""
     names = [name for name in Outcome._fields if name != "arrays"]
     return ", ".join(f"other {n}" for n in names if getattr(found, n) != getattr(expected, n))
+
+
+class Drill:
+    """An undisturbed run, and places to disturb others in.
+
+    Attributes:
+      root: everything is below it.
+      environ: of every process.
+      expected: what the undisturbed run left.
+    """
+
+    def __init__(self, root: Path):
+        """Prepares the records; `undisturbed` makes the rest."""
+        self.root, self.whole = root, root / "whole"
+        self.environ = process_environment(root / "compiled")
+        succeed(self.prepare(self.whole), self.environ)
+        self.expected: Outcome | None = None
+
+    def prepare(self, place: Path) -> list[str]:
+        """Returns the command that draws the records in `place`."""
+        return prepare_command(place / "records", **IMAGES)
+
+    def train(self, place: Path, **options: Any) -> list[str]:
+        """Returns the command that makes the run in `place`, on the undisturbed run's features."""
+        given = {"records": self.whole / "records", "features": self.whole / "features"} | options
+        return train_command(given.pop("records"), given.pop("features"), place / "run", **given)
+
+    def start(self, command: Sequence[str], **given: Any) -> subprocess.Popen:
+        """Starts a process."""
+        pipe = subprocess.PIPE
+        environ = given.pop("env", self.environ)
+        return subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, text=True, env=environ, cwd=ROOT, **given
+        )
+
+    def equal(self, place: Path) -> str:
+        """Returns what differs from the undisturbed run."""
+        return differing(outcome(place / "run"), self.expected)
+
+    def again(self, place: Path, command: Sequence[str], **given: Any) -> tuple[str, str, str]:
+        """Gives a command (again); returns how it ended, what it said, and what differs."""
+        status, said = finished(self.start(command, **given))
+        if status:
+            return f"ends with {status}", said, f"ends with {status}: {said}"
+        return "ends with 0", said, self.equal(place)
+
+
+def finished(process: subprocess.Popen) -> tuple[int, str]:
+    """Waits for a process; returns its status and the line that tells what it met."""
+    try:
+        out, err = process.communicate(timeout=_LONGEST)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    lines = [*err.splitlines(), *out.splitlines()]
+    for sign in ("error: ", "stopped", "warning: ", "going on", "are written", "Traceback"):
+        for line in lines:
+            if sign in line and "UserWarning" not in line:
+                if sign == "Traceback":
+                    return process.returncode, f"Traceback … {err.strip().splitlines()[-1]}"
+                return process.returncode, line.strip()
+    return process.returncode, ""
+
+
+def wait_for(sign: Callable[[], bool], process: subprocess.Popen) -> bool:
+    """Waits for a sign; returns whether it was seen while the process lived."""
+    until = time.monotonic() + _LONGEST
+    while process.poll() is None and time.monotonic() < until:
+        if sign():
+            return True
+        time.sleep(LOOK_EVERY)
+    return False
+
+
+def steps_of(place: Path) -> list[int]:
+    """Returns the steps of the whole checkpoints of a run, with their checksums."""
+    files = (place / "run" / "checkpoints").glob("*/checksums.json")
+    return sorted(int(path.parent.name) for path in files if path.parent.name.isdigit())
+
+
+def fingerprint_of(place: Path) -> str:
+    """Returns the fingerprint of the records in a place."""
+    return json.loads((place / "records" / "index.json").read_text())["fingerprint"]

@@ -1,57 +1,47 @@
-"""Evaluation that embeds once against the paths that embed every episode anew.
+"""Evaluation that embeds each image once, against embedding every episode and against PyTorch.
 
     python experiments/speed/evaluation_benchmark.py [--repetitions=2] [--sample=40] [--json=FILE]
         --config=configs/pascal.py:records=RECORDS,weights=random,stem=plain,episodes=1000
 
-Three paths score episodes with the same untrained head, in turns, each repetition with episodes of
-another seed: ours that embeds every test picture once, ours that embeds every episode anew, and a
-loop over the same network in PyTorch, batch by batch as well. The last two cost the same for each
-episode, so they score the first --sample only; embedding once pays off with the number of episodes,
-so it scores them all. Nothing of one repetition is kept for the next. Compiling comes first and is
-not counted. A row says how many pixels a path counts otherwise than ours that embeds anew, of how
-many, and what it finds of the foreground in the sample of the last repetition. PyTorch runs on the
-kind of device that jax runs on.
+Three paths score episodes with the same untrained head, in turn, each repetition with episodes of
+another seed: ours that embeds every test image once, ours that embeds the images of every episode,
+and a loop over the same network in PyTorch, in batches as well. The last two cost the same for each
+episode, so they score the first --sample only; what embedding once saves grows with the episodes,
+so it scores them all. Nothing of one repetition is kept for the next. Compilation comes first and
+is not counted. A row says how many pixels a path counts differently from ours that embeds every
+episode, of how many, and the intersection and union of the foreground in the sample of the last
+repetition. PyTorch runs on the kind of device that JAX runs on.
 """
 
 import dataclasses
-import itertools
-import json
 import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import torch
-from absl import flags
 from ml_collections import ConfigDict
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.data.episodes import Episode
 from apanet_jax.evaluation.metrics import EpisodeCounts
-from apanet_jax.runs.run import Run, forget_test_features, make_run
-from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runs.run import Run, RunMaker
 from apanet_jax.runtime.devices import replicated
+from apanet_jax.runtime.errors import Parser
 from apanet_jax.training.train_step import create_state, optimizer
-from experiments.harness import environment
+from experiments import harness
+from experiments.harness import OURS, Row
 from experiments.speed.torch_peer import TorchPeer, fastest_here
 
-_CONFIG = config_flag("Settings: data, backbone, episodes.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 2, "How often each path runs.", lower_bound=1)
-_SAMPLE = flags.DEFINE_integer("sample", 40, "Episodes of the slower paths.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "Write the result there, too.")
-
-ONCE, ANEW, TORCH = "embeds once", "every episode", "PyTorch"
-
-Row = dict[str, Any]
+ONCE, EVERY, TORCH = "embeds once", "every episode", "PyTorch"
 
 
 class Subject(NamedTuple):
@@ -84,73 +74,90 @@ class Timed(NamedTuple):
     embedding: float = 0.0
 
 
-def main() -> None:
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__, config="data, backbone, episodes", json=True)
+    repetitions = {"type": harness.whole(1), "default": 2}
+    parser.add_argument("--repetitions", **repetitions, help="how often each path runs (2)")
+    sample = {"type": harness.whole(1), "default": 40}
+    parser.add_argument("--sample", **sample, help="episodes of the slower paths (40)")
+    return parser
+
+
+@harness.command
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints a row for each number of shots and path."""
-    config, _ = config_of(_CONFIG)
+    given = arguments().parse_args(argv)
+    config = given.config
     config.features.keep = False
-    rows = list(itertools.chain(*(measure(config, shot) for shot in config.evaluation.shots)))
-    result = environment() | {
+    rows = [
+        row
+        for shot in config.evaluation.shots
+        for row in measure(config, shot, given.repetitions, given.sample)
+    ]
+    result = harness.environment() | {
         "load_average": os.getloadavg()[0],
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "rows": rows,
     }
-    print(json.dumps(result, indent=2))
-    if _JSON.value:
-        write_json(Path(_JSON.value), result)
+    harness.publish(result, markdown(rows), given.json)
 
 
-def measure(config: ConfigDict, shot: int) -> list[Row]:
+def measure(config: ConfigDict, shot: int, repetitions: int, sample: int) -> list[Row]:
     """Returns the rows of all paths at one number of shots."""
     config = config.copy_and_resolve_references()
     config.evaluation.shots = (shot,)
-    if config.model.comparison == "conv" and "resnet" in config.backbone.name:
-        paths = {ONCE: embed_once, ANEW: embed_anew, TORCH: loop_in_torch}
-    else:
-        paths = {ONCE: embed_once, ANEW: embed_anew}
+    paths = {ONCE: embed_once, EVERY: embed_every, TORCH: loop_in_torch}
+    if config.model.comparison != "conv" or "resnet" not in config.backbone.name:
+        del paths[TORCH]
         print(f"no {TORCH}: its peer knows ResNets that compare by conv", file=sys.stderr)
     found: dict[str, list[Timed]] = {path: [] for path in paths}
     distinct = []
-    for repetition in range(_REPETITIONS.value + 1):
+    for repetition in range(repetitions + 1):
         with config.unlocked():
             config.evaluation.seed = 321 + repetition
         subject = _subject(config, TORCH in paths)
-        sample = min(_SAMPLE.value, subject.run.test_count)
+        scored = min(sample, subject.run.data.test_count)
         if not repetition:
             # The first one compiles; a few episodes are enough for that.
             for path in paths.values():
                 path(subject, shot, config.evaluation.batch_size)
             continue
-        for name, path in _in_turn(paths, repetition):
-            episodes = subject.run.test_count if name == ONCE else sample
-            found[name].append(path(subject, shot, episodes))
-            _tell(shot, name, found[name][-1])
-        planned = list(map(subject.run.draw_test(shot), range(subject.run.test_count)))
+        for name, path in harness.in_turn(paths, repetition):
+            episodes = subject.run.data.test_count if name == ONCE else scored
+            timed = path(subject, shot, episodes)
+            found[name].append(timed)
+            each = timed.seconds / episodes
+            print(f"{shot}-shot, {name}: {episodes} episodes, {each:.4f} s each", file=sys.stderr)
+        planned = list(map(subject.run.data.draw_test(shot), range(subject.run.data.test_count)))
         distinct.append(_distinct(planned))
-    rows = [_row(config, shot, path, found, distinct) for path in paths]
-    for row in rows[1:]:
-        ratio = row["seconds_per_episode"] / rows[0]["seconds_per_episode"]
-        print(f"{shot}-shot: {ONCE} is {ratio:.1f} times as fast as {row['path']}", flush=True)
-    return rows
+    return [_row(config, shot, path, found, distinct) for path in paths]
 
 
 def embed_once(subject: Subject, shot: int, episodes: int) -> Timed:
     """Runs the engine, with nothing embedded before."""
-    forget_test_features()
-    subject.run.config.evaluation.embed_once = True
+    _embeds_once(subject, True)
     started = time.perf_counter()
-    subject.run.embed_test_pictures(episodes)
+    subject.run.evaluator.embed(episodes)
     embedded = time.perf_counter()
-    counts, _ = subject.run.count_episodes(subject.parameters, shot, episodes)
+    counts, _ = subject.run.evaluator.count(subject.parameters, shot, episodes)
     ended = time.perf_counter()
-    forget_test_features()
+    subject.run.evaluator.embedded.clear()
     return Timed(ended - started, episodes, counts, embedded - started)
 
 
-def embed_anew(subject: Subject, shot: int, episodes: int) -> Timed:
-    """Runs our straightforward path."""
-    subject.run.config.evaluation.embed_once = False
+def _embeds_once(subject: Subject, once: bool) -> None:
+    """Has the evaluator take one of its two ways, with nothing embedded before."""
+    evaluator = subject.run.evaluator
+    evaluator.embedded.clear()
+    evaluator.settings = dataclasses.replace(evaluator.settings, embed_once=once)
+
+
+def embed_every(subject: Subject, shot: int, episodes: int) -> Timed:
+    """Runs our straightforward path, which embeds every episode."""
+    _embeds_once(subject, False)
     started = time.perf_counter()
-    counts, _ = subject.run.count_episodes(subject.parameters, shot, episodes)
+    counts, _ = subject.run.evaluator.count(subject.parameters, shot, episodes)
     return Timed(time.perf_counter() - started, episodes, counts)
 
 
@@ -159,7 +166,7 @@ def loop_in_torch(subject: Subject, shot: int, episodes: int) -> Timed:
     started = time.perf_counter()
     counted = []
     peer = subject.peer.eval()
-    with subject.run.evaluation_batches(shot, episodes) as batches, torch.inference_mode():
+    with subject.run.data.test_batches(shot, range(episodes)) as batches, torch.inference_mode():
         for batch in batches:
             logits = peer.logits(batch).permute(0, 3, 1, 2)
             for number in np.flatnonzero(batch["valid"]):
@@ -183,22 +190,17 @@ def _counts_in_torch(logits, label) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _in_turn(paths: dict[str, Callable], repetition: int) -> list[tuple[str, Callable]]:
-    """Returns the paths in an order that changes, so that none is always the first."""
-    items = list(paths.items())
-    shift = repetition % len(items)
-    return items[shift:] + items[:shift]
-
-
 def _subject(config: ConfigDict, with_peer: bool) -> Subject:
     """Returns a run and an untrained head that finds about half of what it sees."""
-    run = make_run(config.copy_and_resolve_references())
+    maker = RunMaker()
+    run = maker.make(config.copy_and_resolve_references())
     state = create_state(
         run.network,
-        run.backbone_parameters,
+        run.loaded.backbone_parameters,
         config.image_size,
         optimizer(lambda count: 0.0),
         jax.random.key(0),
+        run.programs,
     )
     parameters, peer = state.parameters, None
     if with_peer:
@@ -207,10 +209,10 @@ def _subject(config: ConfigDict, with_peer: bool) -> Subject:
         )
         fastest_here(peer)
         placed = jax.device_put(backbone, replicated(run.mesh))
-        run = dataclasses.replace(run, backbone_parameters=placed)
-    with run.evaluation_batches(run.test_shots[0], 1) as batches:
+        run = maker.with_backbone(run, placed)
+    with run.data.test_batches(run.data.test_shots[0], range(1)) as batches:
         batch = next(batches)
-    logits = jax.jit(run.network)(parameters, run.backbone_parameters, batch).logits
+    logits = jax.jit(run.network)(parameters, run.loaded.backbone_parameters, batch).logits
     output = parameters["comparison"]["output"]
     output = output.get("output", output)
     output["bias"] += np.array([0, -np.median(logits[..., 1] - logits[..., 0])], np.float32)
@@ -221,24 +223,20 @@ def _subject(config: ConfigDict, with_peer: bool) -> Subject:
 
 
 def _distinct(episodes: Sequence[Episode]) -> tuple[int, int]:
-    """Returns how many pictures, and how many supports of a class, the episodes have."""
-    pictures = {p for e in episodes for p in (e.query, *e.supports)}
-    return len(pictures), len({(s, e.class_id) for e in episodes for s in e.supports})
-
-
-def _tell(shot: int, path: str, timed: Timed) -> None:
-    each = timed.seconds / timed.episodes
-    print(f"{shot}-shot, {path}: {timed.episodes} episodes, {each:.4f} s each", flush=True)
+    """Returns how many images, and how many supports of a class, the episodes have."""
+    images = {i for e in episodes for i in (e.query, *e.supports)}
+    return len(images), len({(s, e.class_id) for e in episodes for s in e.supports})
 
 
 def _row(config, shot, path, found, distinct) -> Row:
     each = [timed.seconds / timed.episodes for timed in found[path]]
     differing, compared = zip(
-        *(_difference(a.counts, b.counts) for a, b in zip(found[path], found[ANEW], strict=True)),
+        *(_difference(a.counts, b.counts) for a, b in zip(found[path], found[EVERY], strict=True)),
         strict=True,
     )
-    sample = len(found[ANEW][-1].counts.union)
+    sample = len(found[EVERY][-1].counts.union)
     row = {
+        "implementation": TORCH if path == TORCH else OURS,
         "path": path,
         "backbone": config.backbone.name,
         "comparison": config.model.comparison,
@@ -246,18 +244,16 @@ def _row(config, shot, path, found, distinct) -> Row:
         "shots": shot,
         "episodes": found[path][0].episodes,
         "seconds_per_episode": statistics.median(each),
-        "fastest": min(each),
-        "slowest": max(each),
         "intersection": int(found[path][-1].counts.intersection[:sample, 1].sum()),
         "union": int(found[path][-1].counts.union[:sample, 1].sum()),
         "differing": sum(differing),
         "compared": sum(compared),
-    }
+    } | harness.spread(each)
     if path == ONCE:
         embedding = [timed.embedding for timed in found[path]]
         row["embedding_seconds"] = statistics.median(embedding)
-        pictures, supports = zip(*distinct, strict=True)
-        row["pictures"], row["supports"] = statistics.median(pictures), statistics.median(supports)
+        images, supports = zip(*distinct, strict=True)
+        row["images"], row["supports"] = statistics.median(images), statistics.median(supports)
     return row
 
 
@@ -268,5 +264,24 @@ def _difference(first: EpisodeCounts, second: EpisodeCounts) -> tuple[int, int]:
     return sum(int(np.abs(a - b).sum()) for a, b in pairs), sum(int(b.sum()) for _, b in pairs)
 
 
+def markdown(rows: list[Row]) -> str:
+    """Returns a line a row, with how many times as fast embedding once is."""
+    once = {row["shots"]: row["seconds"] for row in rows if row["path"] == ONCE}
+    lines = [
+        (
+            f"{row['backbone']}, {row['comparison']}",
+            row["shots"],
+            row["path"],
+            row["episodes"],
+            f"{row['seconds']:.4f} ({row['seconds_min']:.4f} to {row['seconds_max']:.4f})",
+            f"{row['seconds'] / once[row['shots']]:.1f}",
+            f"{row['differing']} of {row['compared']}",
+        )
+        for row in rows
+    ]
+    heads = ("backbone, comparison", "shots", "", "episodes", "seconds an episode")
+    return harness.table((*heads, f"over {ONCE}", "pixels counted differently"), lines)
+
+
 if __name__ == "__main__":
-    run_command(main)
+    main()

@@ -1,27 +1,24 @@
-"""What there is to know of a device, in one command of some minutes: right, how fast, how large.
+"""Checks a device in one command of some minutes: correctness, speed and memory.
 
     python experiments/speed/gpu_check.py [--json=FILE] [--small] [--only=NAME,…] [--minutes=7]
 
 Sections: `kernels` (against NumPy in float64, and twice for the same bits), `kmeans` (the benchmark
 of kmeans_benchmark.py, with the peers that are installed), `branch` (a training step on kept
-features with the class-agnostic branch and without), `training` (a whole step from pictures on),
-`evaluation` (episodes a second), each with the peak of memory where the device tells it. Weights
+features with the class-agnostic branch and without), `training` (a whole step from images on),
+`evaluation` (episodes a second), each with the peak of memory where the device reports it. Weights
 are random. It needs jax, flax, optax, orbax-checkpoint and numpy; on a CPU take --small.
 
-A section that fails is reported as failed and the next one goes on; none is begun after --minutes.
+A section that fails is reported as failed and the next one goes on; none starts after --minutes.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import json
-import statistics
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -43,13 +40,13 @@ from apanet_jax.kernels import KMeans, cluster_average, kmeans
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network
 from apanet_jax.models.resnet import RESNET50, ResNet
+from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
-from apanet_jax.runtime.errors import Parser, UserError, main_guard
+from apanet_jax.runtime.errors import Parser
 from apanet_jax.training import train_step
 from experiments import harness
+from experiments.harness import OURS, Row
 from experiments.speed import kmeans_benchmark
-
-Row = dict[str, Any]
 
 
 class Kept(NamedTuple):
@@ -158,22 +155,18 @@ def _check_pooling(features, weights, clusters) -> Row:
 def benchmark_kmeans(small: bool) -> Iterator[Row]:
     """The k-means benchmark, with the peers that are there."""
     device = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    names = ["small"] if small else ["paper2048", "quickstart", "big"]
-    shapes = [shape for name in names for shape in kmeans_benchmark.SHAPES[name]]
-    if not small:
-        shapes = [s for s in shapes if s.positions != 3600 or s.clusters == 3]
     peers, missing = kmeans_benchmark.available(list(kmeans_benchmark.PEERS), device)
     for name, reason in missing.items():
         yield {"implementation": name, "missing": reason}
-    repetitions = 2 if small else 5
-    rows, _ = kmeans_benchmark.benchmark(
-        shapes, peers, rounds=10, repetitions=repetitions, patience=2.0, say=_say
-    )
+    groups = ["small"] if small else ["paper2048", "quickstart", "big"]
+    shapes = [shape for name in groups for shape in kmeans_benchmark.SHAPES[name]]
+    shapes = [s for s in shapes if s.positions != 3600 or s.clusters == 3]
+    options = {"rounds": 10, "repetitions": 2 if small else 5, "patience": 2.0}
+    rows, _ = kmeans_benchmark.benchmark(shapes, peers, **options)
     yield from rows
     if device == "gpu" and not small:
-        ours = {kmeans_benchmark.OURS: peers[kmeans_benchmark.OURS]}
         for shape in kmeans_benchmark.SHAPES["bigger"]:
-            yield from kmeans_benchmark.measure(shape, ours, 3, 1, 60.0, _say)
+            yield from kmeans_benchmark.measure(shape, {OURS: peers[OURS]}, 3, 1, 60.0)
 
 
 def compare_branch(small: bool) -> Iterator[Row]:
@@ -191,74 +184,55 @@ def branch(name: str, size: Kept, repetitions: int) -> Iterator[Row]:
             channels=size.channels, num_clusters=clusters, priors=levels, cluster_features=levels[0]
         )
         steps[clusters] = _Step(Network(None, head), {}, _kept_batch(size))
-    times: dict[int, list[float]] = {0: [], 3: []}
-    for _ in range(repetitions):
-        for clusters, step in steps.items():
+    times: dict[int, list[float]] = {clusters: [] for clusters in steps}
+    for turn in range(repetitions):
+        for clusters, step in harness.in_turn(steps, turn):
             times[clusters].append(step.seconds())
-    medians = {clusters: statistics.median(own) for clusters, own in times.items()}
-    for clusters, own in times.items():
-        yield {
-            "features": name,
-            "batch": size.batch,
-            "clusters": clusters,
-            "seconds": medians[clusters],
-            "seconds_min": min(own),
-            "seconds_max": max(own),
-            "compile_seconds": steps[clusters].compile_seconds,
-        } | ({"share_of_branch": 1 - medians[0] / medians[3]} if clusters else {})
+    plain, with_branch = (harness.spread(own)["seconds"] for own in times.values())
+    for clusters, step in steps.items():
+        row = {"features": name, "batch": size.batch, "clusters": clusters}
+        row |= harness.spread(times[clusters]) | {"compile_seconds": step.compile_seconds}
+        yield row | ({"share_of_branch": 1 - plain / with_branch} if clusters else {})
 
 
 def whole_step(small: bool) -> Iterator[Row]:
-    """A training step from pictures on, with a frozen ResNet-50."""
+    """A training step from images on, with a frozen ResNet-50."""
     side, batch, channels = (65, 2, 8) if small else (473, 4, 256)
     for dtype in (jnp.float32,) if small else (jnp.float32, jnp.bfloat16):
         network = Network(ResNet(RESNET50, dtype=dtype), APANet(channels=channels))
-        step = _Step(network, _random_backbone(network, side), _pictures(batch, side))
+        episodes = harness.noise_episodes(batch, 1, side)
+        step = _Step(network, _random_backbone(network, side), episodes)
         times = [step.seconds() for _ in range(2 if small else 10)]
         yield {
             "backbone": "resnet50",
             "type": jnp.dtype(dtype).name,
             "batch": batch,
             "side": side,
-            "seconds": statistics.median(times),
-            "seconds_min": min(times),
-            "seconds_max": max(times),
             "compile_seconds": step.compile_seconds,
             "loss": step.loss,
             "right": bool(np.isfinite(step.loss)),
-        }
+        } | harness.spread(times)
 
 
 def evaluation(small: bool) -> Iterator[Row]:
-    """Episodes a second from pictures to masks, 1 and 5 supports each."""
+    """Episodes a second from images to masks, 1 and 5 supports each."""
     side, batch, channels = (65, 2, 8) if small else (473, 8, 256)
     network = Network(ResNet(RESNET50), APANet(channels=channels))
     backbone = _random_backbone(network, side)
     for shots in (1,) if small else (1, 5):
-        episodes = _pictures(batch, side, shots)
+        episodes = jax.device_put(harness.noise_episodes(batch, shots, side))
         head = _random_head(network, backbone, episodes)
         run = jax.jit(lambda h, b, e: jnp.argmax(network(h, b, e).logits, -1))
-        jax.block_until_ready(run(head, backbone, episodes))
-        times = []
-        for _ in range(2 if small else 10):
-            start = time.perf_counter()
-            jax.block_until_ready(run(head, backbone, episodes))
-            times.append(time.perf_counter() - start)
-        seconds = statistics.median(times)
+        times = [harness.timed(run, head, backbone, episodes)[0] for _ in range(3 if small else 11)]
+        # The first call compiles.
+        row = harness.spread(times[1:])
         yield {
             "backbone": "resnet50",
             "shots": shots,
             "batch": batch,
             "side": side,
-            "seconds": seconds,
-            "seconds_min": min(times),
-            "seconds_max": max(times),
-            "episodes_per_second": batch / seconds,
-        }
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+            "episodes_per_second": batch / row["seconds"],
+        } | row
 
 
 class _Step:
@@ -286,34 +260,16 @@ class _Step:
         return time.perf_counter() - start
 
 
-def _kept_batch(size: Kept):
+def _kept_batch(size: Kept) -> Row:
     rng = np.random.default_rng(0)
-    batch = _labels(rng, size.batch, 1, size.label)
-    levels = {"middle": size.middle, "high": size.high}
-    for level, channels in levels.items():
+    batch = harness.noise_episodes(size.batch, 1, size.label)
+    batch = {name: array for name, array in batch.items() if "label" in name}
+    for level, channels in {"middle": size.middle, "high": size.high}.items():
         if channels is not None:
             for role, leading in (("query", ()), ("support", (1,))):
                 shape = (size.batch, *leading, size.side, size.side, channels)
                 batch[f"{role}_{level}"] = np.maximum(rng.standard_normal(shape, np.float32), 0)
     return batch
-
-
-def _pictures(batch: int, side: int, shots: int = 1):
-    rng = np.random.default_rng(0)
-    pictures = {
-        "query_image": rng.integers(0, 256, (batch, side, side, 3), np.uint8),
-        "support_images": rng.integers(0, 256, (batch, shots, side, side, 3), np.uint8),
-    }
-    return pictures | _labels(rng, batch, shots, side)
-
-
-def _labels(rng, batch, shots, side):
-    def blobs(*leading):
-        coarse = rng.choice(np.array([0, 1], np.uint8), (*leading, 4, 4))
-        index = np.arange(side) * 4 // side
-        return coarse[..., index[:, None], index]
-
-    return {"query_label": blobs(batch), "support_labels": blobs(batch, shots)}
 
 
 def _random_backbone(network, side):
@@ -359,32 +315,31 @@ def run_section(name: str, small: bool) -> list[Row]:
     return [*rows, last]
 
 
-@main_guard
-def main() -> int:
-    """Runs the sections, writes what was asked for, and fails where something is wrong."""
-    parser = Parser(
-        prog="python experiments/speed/gpu_check.py",
-        description="Correctness, speed and memory of this package on a device.",
-    )
-    parser.add_argument("--json", type=Path, help="write the rows there")
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__, json=True)
     parser.add_argument("--small", action="store_true", help="sizes for a CPU")
-    parser.add_argument("--only", help=f"some of {','.join(SECTIONS)}")
-    parser.add_argument("--minutes", type=float, default=7.0, help="begin no section after (7)")
-    arguments = parser.parse_args()
-    names = arguments.only.split(",") if arguments.only else list(SECTIONS)
-    for name in names:
-        if name not in SECTIONS:
-            raise UserError(f"--only={arguments.only}: expected some of {', '.join(SECTIONS)}")
+    only = harness.some_of(SECTIONS, all=list(SECTIONS))
+    parser.add_argument("--only", type=only, default="all", help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--minutes", type=float, default=7.0, help="start no section after (7)")
+    return parser
+
+
+@harness.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the sections, writes what was asked for, and returns 1 where something is wrong."""
+    given = arguments().parse_args(argv)
     result = harness.environment() | {"rows": []}
     print(json.dumps(result), flush=True)
     start = time.perf_counter()
-    for name in names:
-        if time.perf_counter() - start > 60 * arguments.minutes:
+    for name in given.only:
+        if time.perf_counter() - start > 60 * given.minutes:
             result["rows"].append({"section": name, "failed": "no time left"})
             continue
-        result["rows"] += run_section(name, arguments.small)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        result["rows"] += run_section(name, given.small)
+        # After each section, so that nothing is lost where the machine is taken away.
+        if given.json:
+            write_json(given.json, result)
     wrong = [r for r in result["rows"] if "failed" in r or r.get("right") is False]
     print(f"{len(wrong)} of {len(result['rows'])} rows are wrong or failed")
     return 1 if wrong else 0

@@ -1,51 +1,48 @@
-"""Cosine k-means of feature maps: this package against what else can be installed.
+"""Cosine k-means of feature maps: this package against other packages.
 
-    python experiments/speed/kmeans_benchmark.py [--json=FILE] [--markdown=FILE] [--plot=FILE]
-        [--peers=all|none|NAME,…] [--device=cpu|gpu] [--shapes=all|GROUP,…] [--rounds=10]
+    python experiments/speed/kmeans_benchmark.py [--peers=all|none|NAME,…] [--device=cpu|gpu]
+        [--shapes=all|GROUP,…] [--rounds=10] [--repetitions=5] [--patience=5] [--json=FILE]
+        [--markdown=FILE]
 
-Everybody clusters the same unit vectors in the same process, in turn, from the same initial centres
-for the same number of rounds, with other data in each repetition. The first call is timed apart.
-`inertia` is computed here, in NumPy, from the centres that an implementation returns: the sum over
-positions of 1 - cosine to the closest, of the first repetition's data.
+All implementations cluster the same unit vectors in the same process, in turn, from the same
+initial centres for the same number of rounds, with other data in each repetition. The first call is
+timed separately. `inertia` is computed here, in NumPy, from the centres that an implementation
+returns: the sum over positions of 1 - cosine to the closest centre, for the first repetition.
 
 `bytes_per_second` is what reading the features once a round, and once for the last assignment,
 would move; `read_bytes_per_second` is the best of several plain reads and copies of the same array.
-`memory_bytes` is what our first call took beyond its input.
-Peers are installed by requirements-dev.txt, except flash-kmeans, which needs a GPU; those that
-are not there are listed as missing. One that took longer than --patience seconds for a shape is
-left out of the following ones, and listed.
+`memory_bytes` is what our first call took beyond its input. requirements-dev.txt installs the
+peers, except flash-kmeans, which needs a GPU; peers that are not installed are listed as missing.
+One that took longer than --patience seconds for a shape is left out of larger ones, and listed.
+`kmeans_report.py` makes one page of several JSON files.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import jax
-
-from apanet_jax.runtime.errors import Parser, UserError, main_guard
-from experiments.harness import Memory, bandwidth, environment, settle
+from apanet_jax.runtime.errors import Parser, UserError
+from experiments import harness
+from experiments.harness import OURS, Row
 from experiments.speed import kmeans_report
-from experiments.speed.kmeans_peers import OURS, PEERS, Peer, Shape, ours
+from experiments.speed.kmeans_peers import PEERS, Peer, Shape, ours
 
-# Length of the directions that the data lies around, beside noise of 1 along each axis.
 STRENGTH = 3.0
+"""Length of the directions that the data lies around, beside noise of 1 along each axis."""
 
 
 def _paper(batch: int, channels: int) -> list[Shape]:
-    # 3 first: it is the paper's, and tells who is too slow for the others.
+    # 3 first: it is the paper's, and shows which peers are too slow for the others.
     return [Shape(batch, 3600, channels, clusters) for clusters in (3, 1, 2, 4, 5)]
 
 
@@ -58,13 +55,28 @@ SHAPES = {
     "bigger": [Shape(1, 1_000_000, 512, 1024)],
     "small": [Shape(2, 200, 32, 3), Shape(1, 500, 16, 5)],
 }
+DEFAULT_SHAPES = ("paper2048", "paper512", "quickstart", "big")
+
+
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__, json=True)
+    peers = harness.some_of(PEERS, all=list(PEERS), none=[])
+    parser.add_argument("--peers", type=peers, default="all", help="all, none or some, by name")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: the one that jax finds")
+    groups = harness.some_of(SHAPES, all=DEFAULT_SHAPES)
+    parser.add_argument("--shapes", type=groups, default="all", help=f"all or {','.join(SHAPES)}")
+    parser.add_argument("--rounds", type=harness.whole(1), default=10, help="of k-means (10)")
+    parser.add_argument("--repetitions", type=harness.whole(1), default=5, help="timed calls (5)")
+    parser.add_argument("--patience", type=float, default=5.0, help="seconds (5)")
+    parser.add_argument("--markdown", type=Path, help="write a page there")
+    return parser
 
 
 def available(names: list[str], device: str) -> tuple[dict[str, Peer], dict[str, str]]:
     """Returns ours and the peers that can run, and why the others cannot."""
     found, missing = {}, {}
-    wanted = {OURS: ours} | {name: PEERS[name] for name in names}
-    for name, implementation in wanted.items():
+    for name, implementation in ({OURS: ours} | {name: PEERS[name] for name in names}).items():
         try:
             found[name] = implementation(device)
         except ImportError as error:
@@ -73,9 +85,9 @@ def available(names: list[str], device: str) -> tuple[dict[str, Peer], dict[str,
 
 
 def draw(shape: Shape, repetition: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Returns unit vectors, initial centres, and the seed that drew each picture's centres."""
+    """Returns unit vectors, initial centres, and the seed that drew each image's centres."""
     features = _features(*shape[:3], repetition)
-    seeds = [1000 * repetition + picture for picture in range(shape.batch)]
+    seeds = [1000 * repetition + image for image in range(shape.batch)]
     centres = np.stack(
         [
             x[np.random.RandomState(seed).choice(shape.positions, shape.clusters, replace=False)]
@@ -93,9 +105,9 @@ def _features(batch, positions, channels, repetition) -> np.ndarray:
     features = rng.standard_normal((batch, positions, channels), np.float32)
     directions = rng.standard_normal((batch, 4, channels), np.float32)
     directions *= np.float32(STRENGTH / np.sqrt(channels))
-    for picture, towards in zip(features, directions, strict=True):
-        picture += towards[rng.integers(0, 4, positions)]
-        picture /= np.linalg.norm(picture, axis=-1, keepdims=True)
+    for image, towards in zip(features, directions, strict=True):
+        image += towards[rng.integers(0, 4, positions)]
+        image /= np.linalg.norm(image, axis=-1, keepdims=True)
     return features
 
 
@@ -110,68 +122,77 @@ def inertia(features: np.ndarray, centres: Any) -> float:
     return total
 
 
+def bandwidth(features: np.ndarray) -> float:
+    """Returns the most bytes a second that a plain read, or copy, of the features moves."""
+    x = jax.block_until_ready(jax.device_put(features))
+    vector = jnp.ones(x.shape[-1])
+    attempts = (
+        (jax.jit(jnp.sum), 1),
+        (jax.jit(lambda x: jnp.sum(x, -1)), 1),
+        (jax.jit(lambda x: x @ vector), 1),
+        (jax.jit(lambda x: -x), 2),
+    )
+    # Several calls without waiting: on a GPU a call takes longer than the reading.
+    together = 1 if jax.default_backend() == "cpu" else 16
+    best = 0.0
+    for function, passes in attempts:
+        jax.block_until_ready(function(x))
+        for _ in range(8):
+            seconds, _ = harness.timed(lambda f=function: [f(x) for _ in range(together)])
+            best = max(best, together * passes * x.nbytes / seconds)
+    return best
+
+
 def measure(
-    shape: Shape,
-    peers: dict[str, Peer],
-    rounds: int,
-    repetitions: int,
-    patience: float,
-    say: Callable[[str], None] = print,
-) -> list[dict[str, Any]]:
-    """Times everybody in turn on one shape, and returns a row for each."""
+    shape: Shape, peers: dict[str, Peer], rounds: int, repetitions: int, patience: float
+) -> list[Row]:
+    """Times all implementations in turn on one shape; returns a row for each."""
     times: dict[str, list[float]] = {name: [] for name in peers}
-    first: dict[str, float] = {}
-    reached: dict[str, float] = {}
+    first: dict[str, Row] = {}
     failed: dict[str, str] = {}
-    memory: dict[str, int] = {}
+    possible = bandwidth(draw(shape, 0)[0])
     for repetition in range(repetitions + 1):
         data = draw(shape, repetition)
-        if repetition == 0:
-            possible = bandwidth(data[0])
         for name, peer in peers.items():
             if name in failed or max(times[name], default=0.0) > patience:
                 continue
+            watched = name == OURS and repetition == 0
             try:
-                run = peer.prepare(*data[:2], rounds, data[2])
-                settle(0.05)
-                watched = name == OURS and repetition == 0
-                with Memory() if watched else contextlib.nullcontext() as m:
-                    start = time.perf_counter()
-                    centres = run()
-                    seconds = time.perf_counter() - start
+                seconds, centres, memory = _call(peer, data, rounds, watched)
             except Exception as error:
                 failed[name] = f"{type(error).__name__}: {error}".split("\n")[0]
                 continue
-            if m is not None:
-                memory[name] = m.bytes
-            if repetition == 0:
-                first[name], reached[name] = seconds, inertia(data[0], centres)
-            else:
+            if repetition:
                 times[name].append(seconds)
+            else:
+                first[name] = {
+                    "first_call_seconds": seconds,
+                    "inertia": inertia(data[0], centres),
+                } | memory
     rows = []
     for name, peer in peers.items():
         row = {"implementation": name} | shape._asdict() | {"rounds": rounds}
         if name in failed:
             rows.append(row | {"failed": failed[name]})
             continue
-        median = statistics.median(times[name])
+        row |= harness.spread(times[name]) | {"repetitions": len(times[name])} | first[name]
         moved = 4 * shape.batch * shape.positions * shape.channels * (rounds + 1)
-        row |= {
-            "seconds": median,
-            "seconds_min": min(times[name]),
-            "seconds_max": max(times[name]),
-            "repetitions": len(times[name]),
-            "first_call_seconds": first[name],
-            "inertia": reached[name],
-            "bytes_per_second": moved / median,
-            "read_bytes_per_second": possible,
-        } | ({"memory_bytes": memory[name]} if name in memory else {})
+        row |= {"bytes_per_second": moved / row["seconds"], "read_bytes_per_second": possible}
         rows.append(row | ({"note": peer.note} if peer.note else {}))
-        say(
-            f"{str(tuple(shape)):28} {name:20} {median:9.4f} s"
-            f" ({row['seconds_min']:.4f} to {row['seconds_max']:.4f})  inertia {reached[name]:.2f}"
-        )
+        text = f"{tuple(shape)}, {name}: {harness.milliseconds(row)} ms"
+        print(f"{text}, inertia {row['inertia']:.2f}", file=sys.stderr, flush=True)
     return rows
+
+
+def _call(peer: Peer, data, rounds: int, watched: bool) -> tuple[float, Any, Row]:
+    """Returns the seconds of a call, its centres, and `memory_bytes` if that is watched."""
+    run = peer.prepare(*data[:2], rounds, data[2])
+    harness.settle(0.05)
+    with harness.Memory() if watched else contextlib.nullcontext() as memory:
+        start = time.perf_counter()
+        centres = run()
+        seconds = time.perf_counter() - start
+    return seconds, centres, {"memory_bytes": memory.bytes} if watched else {}
 
 
 def benchmark(
@@ -181,17 +202,17 @@ def benchmark(
     rounds: int,
     repetitions: int,
     patience: float,
-    say: Callable[[str], None] = print,
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Measures all shapes; returns the rows, and who was left out of later shapes and why."""
-    rows, left_out = [], {}
+) -> tuple[list[Row], dict[str, str]]:
+    """Measures all shapes; returns the rows, and the peers that were left out and why."""
+    rows: list[Row] = []
+    left_out: dict[str, tuple[int, str]] = {}
     for shape in shapes:
         present = {
             name: peer
             for name, peer in peers.items()
             if name not in left_out or np.prod(shape) < left_out[name][0]
         }
-        for row in measure(shape, present, rounds, repetitions, patience, say):
+        for row in measure(shape, present, rounds, repetitions, patience):
             rows.append(row)
             name = row["implementation"]
             if name != OURS and row.get("seconds", 0) > patience:
@@ -201,62 +222,33 @@ def benchmark(
     return rows, {name: f"left out of larger shapes: {r}" for name, (_, r) in left_out.items()}
 
 
-def _chosen(text: str, known: dict[str, Any], option: str, default: list[str]) -> list[str]:
-    names = default if text == "all" else [] if text == "none" else text.split(",")
-    for name in names:
-        if name not in known:
-            raise UserError(f"{option}={text}: expected all, none or some of {', '.join(known)}")
-    return names
-
-
-@main_guard
-def main() -> None:
-    """Measures, prints, and writes what was asked for."""
-    parser = Parser(
-        prog="python experiments/speed/kmeans_benchmark.py",
-        description="Cosine k-means of feature maps: this package against installed peers.",
-    )
-    parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--markdown", type=Path, help="write a page with a table there")
-    parser.add_argument("--plot", type=Path, help="write a picture there (needs matplotlib)")
-    parser.add_argument("--peers", default="all", help=f"all, none or some of {','.join(PEERS)}")
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what jax finds")
-    parser.add_argument("--shapes", default="all", help=f"all, or some of {','.join(SHAPES)}")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--patience", type=float, default=5.0, help="seconds (5)")
-    arguments = parser.parse_args()
-    if arguments.rounds < 1 or arguments.repetitions < 1:
-        raise UserError("--rounds and --repetitions: expected at least 1")
-    if arguments.device:
-        platform_name = {"cpu": "cpu", "gpu": "cuda"}[arguments.device]
-        jax.config.update("jax_platforms", platform_name)
+@harness.command
+def main(argv: list[str] | None = None) -> None:
+    """Measures, prints a table, and writes the rows."""
+    given = arguments().parse_args(argv)
+    if given.device:
+        jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[given.device])
     try:
         device = {"cpu": "cpu"}.get(jax.default_backend(), "gpu")
     except RuntimeError as error:
-        raise UserError(f"--device={arguments.device}: jax finds none: {error}") from None
-    groups = ["paper2048", "paper512", "quickstart", "big"] + (
-        ["bigger"] if device == "gpu" else []
-    )
-    shapes = [s for g in _chosen(arguments.shapes, SHAPES, "--shapes", groups) for s in SHAPES[g]]
-    peers, missing = available(_chosen(arguments.peers, PEERS, "--peers", list(PEERS)), device)
-    for name, reason in missing.items():
-        print(f"missing: {name} ({reason})")
-    command = "python " + " ".join(["experiments/speed/kmeans_benchmark.py", *sys.argv[1:]])
-    result = environment() | {"commands": [command], "load_average": os.getloadavg()}
-    result["missing"] = missing
+        raise UserError(f"--device={given.device}: jax finds none: {error}") from None
+    peers, missing = available(given.peers, device)
+    command = ["python experiments/speed/kmeans_benchmark.py", *(argv or sys.argv[1:])]
+    result = harness.environment() | {
+        "commands": [" ".join(command)],
+        "load_average": os.getloadavg(),
+        "missing": missing,
+    }
     result["rows"], result["left_out"] = benchmark(
-        shapes,
+        [shape for group in given.shapes for shape in SHAPES[group]],
         peers,
-        rounds=arguments.rounds,
-        repetitions=arguments.repetitions,
-        patience=arguments.patience,
-        say=lambda line: print(line, flush=True),
+        rounds=given.rounds,
+        repetitions=given.repetitions,
+        patience=given.patience,
     )
-    print(kmeans_report.table(result))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-    kmeans_report.write(result, arguments.markdown, arguments.plot)
+    harness.publish(result, kmeans_report.table(result), given.json)
+    if given.markdown:
+        kmeans_report.write_page(result, given.markdown)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""The implementations that kmeans_benchmark.py compares: ours, and peers that are only called.
+"""The implementations that kmeans_benchmark.py compares: ours, and other packages.
 
 Each function takes the device, "cpu" or "gpu", and returns a `Peer`; it raises ImportError where
 the peer cannot run.
 """
-
-from __future__ import annotations
 
 import contextlib
 import io
@@ -13,8 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-
-OURS = "apanet_jax"
 
 
 class Shape(NamedTuple):
@@ -30,7 +26,7 @@ class Peer(NamedTuple):
     """An implementation that is installed.
 
     Attributes:
-      prepare: from unit vectors, centres, rounds and the seeds that drew each picture's centres to
+      prepare: from unit vectors, centres, rounds and the seeds that drew each image's centres to
         a function of no arguments, which is timed and returns centres `[batch, clusters, channels]`
         in whatever form the peer has them.
       note: in what it differs from what was asked for.
@@ -62,41 +58,26 @@ def scikit_learn(device: str) -> Peer:
     """Lloyd's algorithm, Euclidean: on unit vectors its assignments differ from cosine's."""
     from sklearn.cluster import KMeans
 
-    _only_cpu(device)
+    def centres_of(x, start, rounds):
+        model = KMeans(len(start), init=start, n_init=1, max_iter=rounds, tol=0)
+        return model.fit(x).cluster_centers_
 
-    def prepare(features, centres, rounds, seeds):
-        def run():
-            found = []
-            for x, start in zip(features, centres, strict=True):
-                model = KMeans(len(start), init=start, n_init=1, max_iter=rounds, tol=0)
-                found.append(model.fit(x).cluster_centers_)
-            return found
-
-        return run
-
-    return Peer(prepare, "Euclidean, centres are not made unit vectors; stops when nothing moves")
+    note = "Euclidean, centres are not made unit vectors; stops when nothing moves"
+    return _on_cpu(device, centres_of, note)
 
 
 def faiss_spherical(device: str) -> Peer:
     """Spherical k-means of faiss, with the search that gives the assignment."""
     import faiss
 
-    _only_cpu(device)
+    def centres_of(x, start, rounds):
+        limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(x)}
+        model = faiss.Kmeans(x.shape[1], len(start), niter=rounds, spherical=True, **limits)
+        model.train(x, init_centroids=start)
+        model.index.search(x, 1)
+        return model.centroids
 
-    def prepare(features, centres, rounds, seeds):
-        def run():
-            found = []
-            for x, start in zip(features, centres, strict=True):
-                limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(x)}
-                model = faiss.Kmeans(x.shape[1], len(start), niter=rounds, spherical=True, **limits)
-                model.train(x, init_centroids=start)
-                model.index.search(x, 1)
-                found.append(model.centroids)
-            return found
-
-        return run
-
-    return Peer(prepare, "splits large clusters where one is empty")
+    return _on_cpu(device, centres_of, "splits large clusters where one is empty")
 
 
 def pytorch(device: str) -> Peer:
@@ -104,121 +85,83 @@ def pytorch(device: str) -> Peer:
     import torch
     from torch.nn import functional
 
-    place = _torch_device(torch, device)
+    def centres_of(x, start, rounds, seeds):
+        c = start
+        for _ in range(rounds):
+            nearest = torch.argmax(x @ c.transpose(1, 2), -1)
+            joined = functional.one_hot(nearest, c.shape[1]).to(x.dtype)
+            c = functional.normalize(joined.transpose(1, 2) @ x, dim=-1)
+        torch.argmax(x @ c.transpose(1, 2), -1)
+        return c.cpu()
 
-    def prepare(features, centres, rounds, seeds):
-        x, start = _tensors(torch, place, features, centres)
-
-        def run():
-            c = start
-            for _ in range(rounds):
-                nearest = torch.argmax(x @ c.transpose(1, 2), -1)
-                joined = functional.one_hot(nearest, c.shape[1]).to(x.dtype)
-                c = functional.normalize(joined.transpose(1, 2) @ x, dim=-1)
-            torch.argmax(x @ c.transpose(1, 2), -1)
-            return c.cpu()
-
-        return run
-
-    return Peer(prepare)
+    return _on_torch(device, centres_of)
 
 
 def torch_kmeans(device: str) -> Peer:
     """torch-kmeans: batched, any distance."""
-    import torch
     import torch_kmeans as library
 
-    # It calls cosine a distance that should not be inverted, each time.
+    # It warns in each call that a cosine distance should not be inverted.
     warnings.filterwarnings("ignore", message="standard k-means should")
 
-    place = _torch_device(torch, device)
+    def centres_of(x, start, rounds, seeds):
+        model = library.KMeans(
+            n_clusters=start.shape[1],
+            distance=library.CosineSimilarity,
+            **{"num_init": 1, "max_iter": rounds, "tol": 0.0, "verbose": False},
+        )
+        return model(x, centers=start[:, None]).centers.cpu()
 
-    def prepare(features, centres, rounds, seeds):
-        x, start = _tensors(torch, place, features, centres)
-        options = {"num_init": 1, "max_iter": rounds, "tol": 0.0, "verbose": False}
-
-        def run():
-            model = library.KMeans(
-                n_clusters=start.shape[1], distance=library.CosineSimilarity, **options
-            )
-            return model(x, centers=start[:, None]).centers.cpu()
-
-        return run
-
-    return Peer(prepare, "builds positions x clusters x channels")
+    return _on_torch(device, centres_of, "builds positions x clusters x channels")
 
 
 def fast_pytorch_kmeans(device: str) -> Peer:
-    """fast-pytorch-kmeans, one picture after the other."""
-    import torch
+    """fast-pytorch-kmeans, image by image."""
     from fast_pytorch_kmeans import KMeans
 
-    place = _torch_device(torch, device)
+    def centres_of(x, start, rounds, seeds):
+        found = []
+        for image, c in zip(x, start, strict=True):
+            model = KMeans(len(c), max_iter=rounds, tol=0, mode="cosine")
+            model.fit_predict(image, centroids=c.clone())
+            found.append(model.centroids.cpu())
+        return found
 
-    def prepare(features, centres, rounds, seeds):
-        x, start = _tensors(torch, place, features, centres)
-
-        def run():
-            found = []
-            for picture, c in zip(x, start, strict=True):
-                model = KMeans(len(c), max_iter=rounds, tol=0, mode="cosine")
-                model.fit_predict(picture, centroids=c.clone())
-                found.append(model.centroids.cpu())
-            return found
-
-        return run
-
-    return Peer(prepare, "its assignment is of the centres before the last")
+    return _on_torch(device, centres_of, "its assignment is of the centres before the last")
 
 
 def kmeans_pytorch(device: str) -> Peer:
-    """kmeans-pytorch, picture by picture; it draws its centres from NumPy's global state."""
-    import torch
+    """kmeans-pytorch, image by image; it draws its centres from NumPy's global state."""
     from kmeans_pytorch import kmeans as library
 
-    place = _torch_device(torch, device)
+    def centres_of(x, start, rounds, seeds):
+        found = []
+        for image, seed in zip(x, seeds, strict=True):
+            np.random.seed(seed)
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                _, c = library(image, start.shape[1], distance="cosine", device=x.device)
+            found.append(c)
+        return found
 
-    def prepare(features, centres, rounds, seeds):
-        x, start = _tensors(torch, place, features, centres)
-
-        def run():
-            found = []
-            for picture, seed in zip(x, seeds, strict=True):
-                np.random.seed(seed)
-                with (
-                    contextlib.redirect_stdout(io.StringIO()),
-                    contextlib.redirect_stderr(io.StringIO()),
-                ):
-                    _, c = library(picture, start.shape[1], distance="cosine", device=place)
-                found.append(c)
-            return found
-
-        return run
-
-    return Peer(prepare, "makes as many rounds as its tolerance asks for; same initial centres")
+    note = "makes as many rounds as its tolerance asks for; same initial centres"
+    return _on_torch(device, centres_of, note)
 
 
 def flash_kmeans(device: str) -> Peer:
     """flash-kmeans: Triton kernels."""
     if device == "cpu":
         raise ImportError("needs a GPU")
-    import torch
     from flash_kmeans import batch_kmeans_Cosine
 
-    place = _torch_device(torch, device)
+    def centres_of(x, start, rounds, seeds):
+        # The movement is never below a negative tolerance.
+        options = {"max_iters": rounds, "tol": -1.0, "init_centroids": start}
+        return batch_kmeans_Cosine(x, start.shape[1], **options)[1].cpu()
 
-    def prepare(features, centres, rounds, seeds):
-        x, start = _tensors(torch, place, features, centres)
-
-        def run():
-            # A negative tolerance: the movement is never below it.
-            return batch_kmeans_Cosine(
-                x, start.shape[1], max_iters=rounds, tol=-1.0, init_centroids=start
-            )[1].cpu()
-
-        return run
-
-    return Peer(prepare, "its assignment is of the centres before the last")
+    return _on_torch(device, centres_of, "its assignment is of the centres before the last")
 
 
 PEERS = {
@@ -232,19 +175,31 @@ PEERS = {
 }
 
 
-def _only_cpu(device: str) -> None:
+def _on_cpu(device: str, centres_of: Callable, note: str) -> Peer:
+    """Returns a peer that clusters one image after another from NumPy arrays."""
     if device != "cpu":
         raise ImportError("runs on a CPU only")
 
+    def prepare(features, centres, rounds, seeds):
+        return lambda: [
+            centres_of(x, start, rounds) for x, start in zip(features, centres, strict=True)
+        ]
 
-def _torch_device(torch, device: str):
+    return Peer(prepare, note)
+
+
+def _on_torch(device: str, centres_of: Callable, note: str = "") -> Peer:
+    """Returns a peer that clusters tensors which are on its device already."""
+    import torch
+
     if device == "gpu" and not torch.cuda.is_available():
         raise ImportError("this torch finds no GPU")
-    return torch.device("cuda" if device == "gpu" else "cpu")
+    place = torch.device("cuda" if device == "gpu" else "cpu")
 
+    def prepare(features, centres, rounds, seeds):
+        x, start = (torch.tensor(array).to(place) for array in (features, centres))
+        if device == "gpu":
+            torch.cuda.synchronize()
+        return lambda: centres_of(x, start, rounds, seeds)
 
-def _tensors(torch, place, *arrays):
-    tensors = [torch.tensor(array).to(place) for array in arrays]
-    if place.type == "cuda":
-        torch.cuda.synchronize()
-    return tensors
+    return Peer(prepare, note)

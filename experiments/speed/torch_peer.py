@@ -6,9 +6,7 @@ prior mask before they are compared. It computes what `apanet_jax` computes, of 
 for heads that compare by "conv" (see `TorchPeer.like`).
 """
 
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +15,6 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import IGNORE, APANet
@@ -107,14 +103,14 @@ class Head(nn.Module):
 class TorchPeer(nn.Module):
     """APANet in PyTorch, made by `like`.
 
-    Batches are those of `apanet_jax.data.loader` with pictures, as NumPy arrays; they are moved to
+    Batches are those of `apanet_jax.data.loader` with images, as NumPy arrays; they are moved to
     where the parameters are.
 
     Attributes:
       num_clusters: of the class-agnostic branch; 0: none.
       kmeans_rounds: of its clustering.
       masked_support: whether the supports' last block sees block 4 times the mask.
-      memory_format: of the pictures, and so of the features.
+      memory_format: of the images, and so of the features.
     """
 
     memory_format = torch.contiguous_format
@@ -212,7 +208,7 @@ class TorchPeer(nn.Module):
         return prototype, prior
 
     def _blocks(self, images) -> tuple[Tensor, Tensor]:
-        """Returns blocks 4 and 3 of pictures side by side, and block 4 alone."""
+        """Returns blocks 4 and 3 of images side by side, and block 4 alone."""
         x = self._tensor(images).permute(0, 3, 1, 2).float() / 255
         mean, deviation = (x.new_tensor(c)[:, None, None] for c in (MEAN, DEVIATION))
         x = ((x - mean) / deviation).contiguous(memory_format=self.memory_format)
@@ -241,8 +237,8 @@ class TorchPeer(nn.Module):
         usable = (areas > 0).any(1)
         negative = torch.multinomial((areas > 0).float() + ~usable[:, None], 1)
         assignment = torch.where(foreground, negative[:, :, None], clusters)
-        picture = torch.arange(len(label), device=label.device)[:, None, None]
-        expanded = prototypes[picture, assignment].permute(0, 3, 1, 2)
+        image = torch.arange(len(label), device=label.device)[:, None, None]
+        expanded = prototypes[image, assignment].permute(0, 3, 1, 2)
         logits = self.head.compare(torch.cat([described.reduced, expanded, 1 - described.prior], 1))
         target = torch.where((label == IGNORE) | ~usable[:, None, None], IGNORE, 1 - label.int())
         return cross_entropy(logits, target)

@@ -1,17 +1,17 @@
-"""A training step from pictures on: this package against the same network in PyTorch.
+"""A training step from images to the updated head: this package against PyTorch's same network.
 
     python experiments/speed/training_benchmark.py [--backbones=resnet50,…] [--size=473] [--batch=4]
-        [--shot=1] [--clusters=0,3] [--steps=3] [--only=NAME,…] [--json=FILE] [--markdown=FILE]
+        [--shot=1] [--clusters=0,3] [--steps=3] [--only=NAME,…] [--json=FILE]
 
-Everybody makes the same steps in turn: forward with a frozen random backbone, loss, backward, SGD.
-Each step has other random pictures; each result is waited for. The first call, which compiles, is
-timed apart. Both have the same parameters at the start (see torch_peer.py).
+All implementations make the same steps in turn: forward with a frozen random backbone, loss,
+backward, SGD. Each step has other random images, and each result is waited for. The first call,
+which compiles, is timed separately. The parameters are the same at the start (`torch_peer.py`).
 
-`share` is what the class-agnostic branch takes of a step: 1 - (without clusters / with them), the
-median over the steps. `memory_bytes` is the process's peak during a step beyond what it held
-before: features, activations and gradients, not parameters; on a CPU only (branch_cost.py tells a
-GPU's). PyTorch runs on the kind of device that jax runs on; "autocast" has it make all it can in
-bfloat16, where ours has the frozen backbone alone in it.
+The branch's share of a step is 1 - (time without clusters / time with them), the median over the
+steps. `memory_bytes` is the peak of the process during a step beyond what it held before: features,
+activations and gradients, not parameters; on a CPU only (`branch_cost.py` has a GPU's). PyTorch
+runs on the kind of device that JAX runs on. With "autocast" it computes all that it can in
+bfloat16; "bfloat16 backbone" has only the frozen backbone in it.
 """
 
 import contextlib
@@ -24,106 +24,100 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
-from absl import flags
 
-from apanet_jax.config.flags import run_command
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Batch, Network
-from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
-from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.errors import Parser
+from apanet_jax.runtime.programs import Programs
 from apanet_jax.training import train_step
 from apanet_jax.weights.load import load_backbone
-from experiments.harness import Memory, environment, settle
+from experiments import harness
+from experiments.harness import OURS, Row
 from experiments.speed.torch_peer import STEM, TorchPeer, fastest_here
 
-OURS, OURS_HALF = "apanet_jax", "apanet_jax bfloat16 backbone"
+OURS_HALF = "apanet_jax bfloat16 backbone"
 PEER, PEER_LAST = "pytorch", "pytorch channels last"
 PEER_HALF = "pytorch channels last autocast"
 NAMES = (OURS, OURS_HALF, PEER, PEER_LAST, PEER_HALF)
-RATE = 0.0025
-
-_BACKBONES = flags.DEFINE_list("backbones", ["resnet50"], "ResNets or VGGs.")
-_SIZE = flags.DEFINE_integer("size", 473, "Side of the pictures.", lower_bound=33)
-_BATCH = flags.DEFINE_integer("batch", 4, "Episodes a step.", lower_bound=1)
-_SHOT = flags.DEFINE_integer("shot", 1, "Supports an episode.", lower_bound=1)
-_CLUSTERS = flags.DEFINE_list("clusters", ["0", "3"], "Numbers of clusters, 0: no branch.")
-_STEPS = flags.DEFINE_integer("steps", 3, "Timed steps of everybody.", lower_bound=1)
-_ONLY = flags.DEFINE_list("only", [OURS, PEER, PEER_LAST], f"Of {'; '.join(NAMES)}.")
-_JSON = flags.DEFINE_string("json", None, "Write the result there, too.")
-_MARKDOWN = flags.DEFINE_string("markdown", None, "Write the table there, too.")
+RATE, AGNOSTIC_WEIGHT = 0.0025, 0.5
 
 Step = Callable[[Batch], float]
-Row = dict[str, Any]
 
 
 class Contestant(NamedTuple):
-    """Who makes steps: a name of `NAMES`, with so many clusters; `step` returns the loss."""
+    """An implementation of `NAMES` with a number of clusters; `step` returns the loss."""
 
     implementation: str
     num_clusters: int
     step: Step
 
 
-def main() -> None:
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__, json=True)
+    names = harness.some_of(("resnet50", "resnet101", "vgg16", "vgg16_bn"))
+    parser.add_argument("--backbones", type=names, default="resnet50", help="ResNets or VGGs")
+    parser.add_argument("--size", type=harness.whole(33), default=473, help="of an image (473)")
+    parser.add_argument("--batch", type=harness.whole(1), default=4, help="episodes a step (4)")
+    parser.add_argument("--shot", type=harness.whole(1), default=1, help="supports (1)")
+    parser.add_argument("--clusters", type=harness.numbers, default="0,3", help="0: no branch")
+    parser.add_argument("--steps", type=harness.whole(1), default=3, help="timed steps (3)")
+    only = harness.some_of(NAMES)
+    default = ",".join((OURS, PEER, PEER_LAST))
+    parser.add_argument("--only", type=only, default=default, help=f"of {'; '.join(NAMES)}")
+    return parser
+
+
+@harness.command
+def main(argv: list[str] | None = None) -> None:
     """Prints a table for each backbone."""
-    unknown = [name for name in _ONLY.value if name not in NAMES]
-    if unknown:
-        raise UserError(f"--only={unknown[0]} is unknown: expected some of {'; '.join(NAMES)}")
-    if not all(text.isdigit() for text in _CLUSTERS.value):
-        raise UserError(f"--clusters={','.join(_CLUSTERS.value)}: expected whole numbers")
-    result = environment() | {
+    given = arguments().parse_args(argv)
+    result = harness.environment() | {
         "torch_threads": torch.get_num_threads(),
         "load_before": os.getloadavg()[0],
         "rows": [],
     }
-    for name in _BACKBONES.value:
-        result["rows"] += measure(name, contestants(name))
-    table = markdown(result["rows"])
-    print(table)
-    if _JSON.value:
-        write_json(Path(_JSON.value), result)
-    if _MARKDOWN.value:
-        write_bytes(Path(_MARKDOWN.value), table.encode())
+    for backbone in given.backbones:
+        contestants = [
+            contestant(backbone, name, clusters, given.size)
+            for clusters in given.clusters
+            for name in given.only
+        ]
+        settings = {"backbone": backbone} | {
+            k: getattr(given, k) for k in ("size", "batch", "shot")
+        }
+        result["rows"] += [settings | row for row in measure(settings, contestants, given.steps)]
+    harness.publish(result, markdown(result["rows"]), given.json)
 
 
-def contestants(backbone_name: str) -> list[Contestant]:
-    """Returns everybody who was asked for, with the same parameters."""
-    transformation = train_step.optimizer(lambda count: RATE)
-    found = []
-    for num_clusters in map(int, _CLUSTERS.value):
-        network = Network(
-            backbones.create(backbone_name, stem=STEM), APANet(num_clusters=num_clusters)
-        )
-        shaping = load_backbone(backbone_name, "random", stem=STEM)
-        state = train_step.create_state(
-            network, shaping, _SIZE.value, transformation, jax.random.key(0)
-        )
-        head = jax.device_get(state.parameters)
-        for name in _ONLY.value:
-            peer, backbone = TorchPeer.like(network, head, backbone_name=backbone_name, seed=0)
-            if name in (PEER, PEER_LAST, PEER_HALF):
-                step = peer_step(peer, channels_last=name != PEER, half=name == PEER_HALF)
-            else:
-                if name == OURS_HALF:
-                    module = backbones.create(backbone_name, stem=STEM, dtype=jnp.bfloat16)
-                    network = dataclasses.replace(network, backbone=module)
-                step = our_step(network, jax.tree.map(jnp.array, state), backbone, transformation)
-            found.append(Contestant(name, num_clusters, step))
-    return found
+def contestant(backbone_name: str, name: str, num_clusters: int, size: int) -> Contestant:
+    """Returns an implementation; those with the same clusters have the same parameters."""
+    sgd = train_step.optimizer(lambda count: RATE)
+    network = Network(backbones.create(backbone_name, stem=STEM), APANet(num_clusters=num_clusters))
+    shaping = load_backbone(backbone_name, "random", stem=STEM)
+    state = train_step.create_state(network, shaping, size, sgd, jax.random.key(0), Programs())
+    head = jax.device_get(state.parameters)
+    peer, backbone = TorchPeer.like(network, head, backbone_name=backbone_name, seed=0)
+    if name in (PEER, PEER_LAST, PEER_HALF):
+        step = peer_step(peer, channels_last=name != PEER, half=name == PEER_HALF)
+        return Contestant(name, num_clusters, step)
+    if name == OURS_HALF:
+        module = backbones.create(backbone_name, stem=STEM, dtype=jnp.bfloat16)
+        network = dataclasses.replace(network, backbone=module)
+    return Contestant(name, num_clusters, our_step(network, state, backbone, sgd))
 
 
-def our_step(network: Network, state, backbone, transformation) -> Step:
+def our_step(network: Network, state: Any, backbone: Any, optimizer: Any) -> Step:
     """Returns the jitted step, its state donated, as training makes it."""
     mesh = data_mesh(1)
-    make = train_step.make_step(network, transformation, 0.5, mesh)
+    make = train_step.make_step(network, optimizer, AGNOSTIC_WEIGHT, mesh)
     state, backbone, key = jax.device_put((state, backbone, jax.random.key(1)), replicated(mesh))
 
     def step(batch):
@@ -147,7 +141,7 @@ def peer_step(peer: TorchPeer, channels_last: bool, half: bool) -> Step:
     def step(batch):
         sgd.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = peer.loss(batch)
+            loss = peer.loss(batch, AGNOSTIC_WEIGHT)
         loss.backward()
         sgd.step()
         return loss.item()
@@ -155,92 +149,60 @@ def peer_step(peer: TorchPeer, channels_last: bool, half: bool) -> Step:
     return step
 
 
-def draw(number: int) -> Batch:
-    """Returns a batch of noise whose labels are blocks of foreground, background and 255."""
-    rng = np.random.default_rng(number)
-    batch, shot, size = _BATCH.value, _SHOT.value, _SIZE.value
-
-    def labels(*leading):
-        blocks = rng.choice(np.array([0, 1, 255], np.uint8), (*leading, 8, 8), p=[0.6, 0.35, 0.05])
-        side = -(-size // 8)
-        return blocks.repeat(side, -2).repeat(side, -1)[..., :size, :size].copy()
-
-    return {
-        "query_image": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
-        "query_label": labels(batch),
-        "support_images": rng.integers(0, 256, (batch, shot, size, size, 3), np.uint8),
-        "support_labels": labels(batch, shot),
-    }
-
-
-def measure(backbone_name: str, everybody: list[Contestant]) -> list[Row]:
-    """Times everybody in turn, and returns a row for each."""
-    seconds: list[list[float]] = [[] for _ in everybody]
-    memory, losses = [0] * len(everybody), [0.0] * len(everybody)
-    on_cpu = jax.default_backend() == "cpu"
-    for number in range(_STEPS.value + 1):
-        batch = draw(number)
-        for place, contestant in enumerate(everybody):
-            settle(0.1)
-            with Memory() if on_cpu else contextlib.nullcontext() as used:
-                start = time.perf_counter()
-                losses[place] = contestant.step(batch)
-                seconds[place].append(time.perf_counter() - start)
-            if number and used is not None:
-                memory[place] = max(memory[place], used.bytes)
-            print(f"{contestant[:2]} step {number}: {seconds[place][-1]:.2f} s", file=sys.stderr)
-    settings = {
-        "backbone": backbone_name,
-        "size": _SIZE.value,
-        "batch": _BATCH.value,
-        "shot": _SHOT.value,
-    }
-    return [
-        {"implementation": contestant.implementation}
-        | settings
-        | {
+def measure(settings: Row, contestants: list[Contestant], steps: int) -> list[Row]:
+    """Times all contestants in turn, and returns a row for each."""
+    rows = [
+        {
+            "implementation": contestant.implementation,
             "num_clusters": contestant.num_clusters,
-            "first_call_seconds": first,
-            "step_seconds": steps,
-            "seconds": statistics.median(steps),
-            "seconds_min": min(steps),
-            "seconds_max": max(steps),
-            "memory_bytes": used,
-            "last_loss": loss,
+            "step_seconds": [],
+            "memory_bytes": 0,
         }
-        for contestant, (first, *steps), used, loss in zip(
-            everybody, seconds, memory, losses, strict=True
-        )
+        for contestant in contestants
     ]
+    on_cpu = jax.default_backend() == "cpu"
+    for number in range(steps + 1):
+        batch = harness.noise_episodes(
+            settings["batch"], settings["shot"], settings["size"], seed=number
+        )
+        for row, contestant in zip(rows, contestants, strict=True):
+            harness.settle(0.1)
+            with harness.Memory() if on_cpu else contextlib.nullcontext() as used:
+                start = time.perf_counter()
+                row["last_loss"] = contestant.step(batch)
+                seconds = time.perf_counter() - start
+            print(f"{contestant[:2]} step {number}: {seconds:.2f} s", file=sys.stderr)
+            if not number:
+                row["first_call_seconds"] = seconds
+                continue
+            row["step_seconds"].append(seconds)
+            if used is not None:
+                row["memory_bytes"] = max(row["memory_bytes"], used.bytes)
+    return [row | harness.spread(row["step_seconds"]) for row in rows]
 
 
 def markdown(rows: list[Row]) -> str:
-    """Returns a line a row, and the share of the class-agnostic branch."""
-    lines = [
-        "| backbone, pictures | clusters | | ms a step: median (min to max) | over ours "
-        "| branch's share | peak memory | first call |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Returns a line a row, with the share of the class-agnostic branch."""
+    lines = []
     for row in rows:
         ours = _same(rows, row, implementation=OURS)
         plain = _same(rows, row, num_clusters=0)
-        ratio = median_ratio(row, ours) if ours else None
         share = 1 - median_ratio(plain, row) if plain and row["num_clusters"] else None
-        digits = 0 if row["seconds"] > 1 else 1
-        keys = ("seconds", "seconds_min", "seconds_max")
-        times = [f"{1e3 * row[key]:.{digits}f}" for key in keys]
-        cells = (
-            f"{row['backbone']}, {row['batch']} x {row['size']}x{row['size']}, {row['shot']} shot",
-            row["num_clusters"],
-            row["implementation"],
-            "{} ({} to {})".format(*times),
-            "" if ratio is None else f"{ratio:.2f}",
-            "" if share is None else f"{100 * share:.1f} %",
-            f"{row['memory_bytes'] / 2**30:.2f} GiB" if row["memory_bytes"] else "",
-            f"{row['first_call_seconds']:.0f} s",
+        lines.append(
+            (
+                f"{row['backbone']}, {row['batch']} x {row['size']}x{row['size']}, "
+                f"{row['shot']} shot",
+                row["num_clusters"],
+                row["implementation"],
+                harness.milliseconds(row, ".0f" if row["seconds"] > 1 else ".1f"),
+                "" if ours is None else f"{median_ratio(row, ours):.2f}",
+                "" if share is None else f"{100 * share:.1f} %",
+                f"{row['memory_bytes'] / 2**30:.2f} GiB" if row["memory_bytes"] else "",
+                f"{row['first_call_seconds']:.0f} s",
+            )
         )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+    heads = ("backbone, images", "clusters", "", "ms a step: median (min to max)", "over ours")
+    return harness.table((*heads, "branch's share", "peak memory", "first call"), lines)
 
 
 def median_ratio(row: Row, other: Row) -> float:
@@ -255,4 +217,4 @@ def _same(rows: list[Row], row: Row, **changed) -> Row | None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()

@@ -254,20 +254,6 @@ def test_a_wrong_command_line_is_answered_without_a_traceback(arguments, says, t
     assert says in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ([], "no --config"),
-        (["--config=configs/nothing.py"], "nothing.py"),
-        (["--config=configs/folder.py:folds=x"], "several folds"),
-    ],
-)
-def test_the_experiment_without_learning_answers_in_one_line_too(arguments, says):
-    done = run_command([sys.executable, "experiments/paper/training_free.py", *arguments])
-    assert done.returncode == 2
-    assert says in done.stderr and "Traceback" not in done.stderr
-
-
 def test_scored_episodes_are_left_as_a_list_that_can_be_scored_again(prepared, tmp_path):
     config = config_of(prepared, "steps=2,write_episodes=True,every=2")
     first = sweep.run_all(config, tmp_path / "run", "train_and_evaluate")["run"]

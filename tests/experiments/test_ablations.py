@@ -6,32 +6,30 @@ import json
 import numpy as np
 import pytest
 
-from apanet_jax.config import settings
-from apanet_jax.data import records
-from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.config.settings import check
 from apanet_jax.reports.paper import published_ablations
 from configs import folder
 from experiments.paper import ablations
-from experiments.paper.ablation_report import Row, Table, finished, write_table
+from experiments.paper.ablation_report import Table, TableRow, write_table
 from experiments.paper.paired import difference, miou, read_sums
-from tests import trees
-from tests.scripts import run_script
+from experiments.paper.run_lines import FIELDS
+from tests.scripts import assert_refused, run_script
 
 CLASSES = ("bird", "cup")
 
 
-def a_run(folder, rng, skill, shots=(1,), pictures=12, seed=0, fold=0):
+def a_run(folder, rng, skill, shots=(1,), images=12, seed=0, fold=0):
     """Leaves what an evaluated run leaves; returns its episodes."""
     (folder / "episodes").mkdir(parents=True)
     results, all_lines = [], {}
     for shot in shots:
         lines = []
-        for number in range(3 * pictures):
+        for number in range(3 * images):
             union = int(rng.integers(50, 100))
             share = np.clip(skill + 0.1 * rng.standard_normal(), 0, 1)
             lines.append(
                 {
-                    "query": f"drive_{number % pictures:03d}",
+                    "query": f"drive_{number % images:03d}",
                     "class": CLASSES[number % 2],
                     "supports": ["x"],
                     "intersection": [0, int(share * union)],
@@ -40,7 +38,14 @@ def a_run(folder, rng, skill, shots=(1,), pictures=12, seed=0, fold=0):
             )
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "episodes" / f"last_{shot}shot.jsonl").write_text(text)
-        results.append({"shot": shot, "fold": fold, "training_seed": seed, "miou": by_hand(lines)})
+        results.append(
+            {
+                **{"dataset": "mine", "backbone": "resnet50", "checkpoint": "last"},
+                **{"num_clusters": 3, "agnostic_weight": 0.5, "episodes": 36, "step": 9},
+                **{"shot": shot, "fold": fold, "training_seed": seed},
+                **{"miou": by_hand(lines), "fb_iou": 50.0, "iou_per_class": {}},
+            }
+        )
         all_lines[shot] = lines
     (folder / "results.json").write_text(json.dumps(results))
     return all_lines
@@ -57,7 +62,7 @@ def by_hand(lines):
     return sum(scores) / len(scores)
 
 
-def test_all_pictures_once_give_the_mean_of_the_classes_ious(tmp_path):
+def test_all_images_once_give_the_mean_of_the_classes_ious(tmp_path):
     lines = a_run(tmp_path, np.random.default_rng(0), 0.6)[1]
     sums = read_sums(tmp_path, 1)
     assert len(sums.blocks) == 12
@@ -76,7 +81,7 @@ def test_frames_that_follow_each_other_are_one_block(tmp_path):
     np.testing.assert_array_equal(together.sums[2], alone.sums[10:].sum(0))
 
 
-def test_a_class_that_is_not_drawn_has_no_say():
+def test_a_class_that_is_not_drawn_is_left_out_of_the_mean():
     sums = np.array([[[5, 10], [0, 0]], [[0, 0], [9, 10]]])
     np.testing.assert_allclose(miou(sums, np.array([[1.0, 0], [0, 1], [1, 1]])), [50, 90, 70])
 
@@ -97,11 +102,11 @@ def test_the_interval_holds_the_difference_and_knows_a_sure_one_from_a_chance(tm
     assert same == (0, 0, 0)
 
 
-def test_runs_of_other_pictures_are_not_compared(tmp_path):
+def test_runs_of_other_images_are_not_compared(tmp_path):
     rng = np.random.default_rng(0)
     a_run(tmp_path / "one", rng, 0.5)
-    a_run(tmp_path / "other", rng, 0.5, pictures=10)
-    with pytest.raises(ValueError, match="different pictures"):
+    a_run(tmp_path / "other", rng, 0.5, images=10)
+    with pytest.raises(ValueError, match="different images"):
         difference({0: [(read_sums(tmp_path / "one", 1), read_sums(tmp_path / "other", 1))]})
 
 
@@ -110,21 +115,21 @@ def test_the_table_holds_means_spread_differences_and_the_papers_row(tmp_path):
     scores = {}
     for seed in (0, 1):
         for fold in (0, 1):
-            for name, skill in (("baseline", 0.5), ("clusters3", 0.7)):
+            for name, skill in (("baseline", 0.5), ("apanet", 0.7)):
                 folder = tmp_path / f"seed{seed}" / f"fold{fold}" / name
                 lines = a_run(folder, rng, skill, shots=(1, 5), seed=seed, fold=fold)
                 scores[name, seed, fold] = by_hand(lines[1])
-    (tmp_path / "seed2" / "fold0" / "clusters3").mkdir(parents=True)  # not finished
-    table = Table("IV", "n", (Row("0", "baseline", "0"), Row("3", "clusters3", "3")))
+    (tmp_path / "seed2" / "fold0" / "apanet").mkdir(parents=True)  # not finished
+    table = Table("IV", "n", (TableRow("0", "baseline", "0"), TableRow("3", "apanet", "3")))
     markdown = write_table(table, tmp_path, tmp_path / "table_4")
     rows = json.loads((tmp_path / "table_4.json").read_text())["rows"]
     assert [(row["row"], row["shot"]) for row in rows] == [("0", 1), ("0", 5), ("3", 1), ("3", 5)]
     ours = rows[2]
-    of_seeds = [np.mean([scores["clusters3", seed, fold] for fold in (0, 1)]) for seed in (0, 1)]
+    of_seeds = [np.mean([scores["apanet", seed, fold] for fold in (0, 1)]) for seed in (0, 1)]
     np.testing.assert_allclose(ours["mean"], np.mean(of_seeds), atol=0.01)
     np.testing.assert_allclose(ours["spread"], np.std(of_seeds, ddof=1), atol=0.01)
     expected = np.mean(
-        [scores["clusters3", s, f] - scores["baseline", s, f] for s in (0, 1) for f in (0, 1)]
+        [scores["apanet", s, f] - scores["baseline", s, f] for s in (0, 1) for f in (0, 1)]
     )
     np.testing.assert_allclose(ours["difference"], expected, atol=0.01)
     assert ours["low"] < ours["difference"] < ours["high"] and (ours["above"], ours["pairs"]) == (
@@ -136,7 +141,13 @@ def test_the_table_holds_means_spread_differences_and_the_papers_row(tmp_path):
     assert rows[0]["difference"] is None and rows[3]["paper_mean"] is None
     assert f"{ours['mean']:.1f} ± {ours['spread']:.1f}" in markdown and "4 of 4" in markdown
     with (tmp_path / "table_4.csv").open() as file:
-        assert [row["run"] for row in csv.DictReader(file)] == [row["run"] for row in rows]
+        lines = list(csv.DictReader(file))
+    assert tuple(lines[0]) == FIELDS and len(lines) == 2 * 2 * 2 * 2
+    for line in lines:
+        assert line["dataset"] == "mine" and line["steps"] == "9" and line["comparison"] == ""
+        if line["shot"] == "1":
+            key = line["variant"], int(line["seed"]), int(line["fold"])
+            np.testing.assert_allclose(float(line["miou"]), scores[key])
 
 
 def test_every_row_of_the_papers_ablations_has_a_run():
@@ -144,52 +155,66 @@ def test_every_row_of_the_papers_ablations_has_a_run():
     assert {(p.table, p.row) for p in published_ablations()} <= rows
     for table in ablations.TABLES.values():
         for run in table.runs:
-            assert run in ablations.RUNS or run.startswith("free_")
+            assert run in ablations.RUNS or run.startswith("training_free_")
 
 
 def test_every_run_can_be_made_and_stands_in_a_table():
     assert set(ablations.RUNS) <= set().union(*(t.runs for t in ablations.TABLES.values()))
     for options in ablations.RUNS.values():
-        settings.check(folder.get_config(options))
+        check(folder.get_config(options))
 
 
 @pytest.mark.slow
-def test_a_sweep_is_run_once_goes_on_and_is_held_against_no_learning(tmp_path):
-    records.write(FolderSource(trees.folder_tree(tmp_path / "mine")), tmp_path / "records")
-    config = (
-        f"--config=configs/folder.py:records={tmp_path / 'records'},min_area=50,image_size=65,"
-        "longer_side=65,channels=8,training.steps=4,training.batch_size=8,evaluation.batch_size=8,"
-        "episodes=16,shots=1,weights=random"
-    )
-    workdir = tmp_path / "runs"
-    arguments = (config, "--table=5", "--folds=0", "--seeds=0,1", f"--workdir={workdir}")
-    done = run_script("ablations.py", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "run 8 of 8" in done.stdout
-    assert set(finished(workdir, "support")) == {(0, 0), (0, 1)}
-    (workdir / "seed1" / "fold0" / "clusters3" / "results.json").unlink()
-    free = run_script("training_free.py", config + ",folds=0,seeds=0", f"--workdir={workdir}")
-    assert free.returncode == 0, free.stderr
-    again = run_script("ablations.py", *arguments)
-    assert "run 1 of 1: seed1/fold0/clusters3" in again.stdout
-    assert "no learning: prototype" in (workdir / "table_5.md").read_text()
-    other = run_script("ablations.py", config + ",learning_rate=0.1", *arguments[1:])
-    assert other.returncode != 0 and len(other.stderr.strip().splitlines()) == 1
-    assert "other settings" in other.stderr
+def test_a_sweep_is_run_once_and_held_against_no_training(sweep):
+    assert sweep.done.returncode == 0, sweep.done.stderr
+    assert "run 4 of 4: seed1/fold0/apanet" in sweep.done.stdout
+    with (sweep.workdir / "table_tiny.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    of_runs = {(line["variant"], line["seed"]): line for line in lines}
+    assert set(of_runs) == {(name, seed) for name in ("baseline", "apanet") for seed in "01"} | {
+        ("training_free_prototype", "0")
+    }
+    plain = of_runs["apanet", "1"]
+    expected = {"dataset": "folder", "fold": "0", "shot": "1", "backbone": "efficientnet_lite0"}
+    expected |= {"comparison": "conv", "num_clusters": "3", "agnostic_weight": "0.5"}
+    expected |= {"training_list": "all", "prior": "middle", "image_size": "65", "steps": "2"}
+    assert expected.items() <= plain.items() and plain["checkpoint"] == "last"
+    free = of_runs["training_free_prototype", "0"]
+    assert (free["num_clusters"], free["steps"], free["image_size"]) == ("", "", "65")
+    table = (sweep.workdir / "table_tiny.md").read_text()
+    assert table.strip() in sweep.done.stdout and "| no training | 1 |" in table
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_and_refuses_other_settings(sweep):
+    (sweep.workdir / "seed1" / "fold0" / "apanet" / "results.json").unlink()
+    again = run_script("ablations", f"--config={sweep.config}", *sweep.arguments)
+    assert "run 1 of 1: seed1/fold0/apanet" in again.stdout
+    other = run_script("ablations", f"--config={sweep.config},learning_rate=0.1", *sweep.arguments)
+    assert_refused(other, "other settings")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "said"),
     [
-        (("--table=8", "--workdir=x"), "--table=8"),
-        (("--table=4",), "no --workdir"),
+        (("--table=8", "--workdir=x"), "argument --table: '8' is unknown"),
+        (("--table=4",), "--workdir"),
         (("--table=4", "--workdir=x", "--seeds=one"), "expected whole numbers"),
-        (("--table=4", "--workdir=x", "--report"), "holds no finished run"),
+        (("--table=4", "--workdir=x", "--report"), "holds no results.json"),
     ],
 )
-def test_wrong_arguments_are_answered_in_a_line(arguments, says, tmp_path, monkeypatch):
+def test_wrong_arguments_are_answered_in_a_line(arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    root = ablations.__file__.rpartition("/experiments/")[0]
-    done = run_script("ablations.py", f"--config={root}/configs/folder.py", *arguments)
-    assert done.returncode != 0 and says in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert_refused(run_script("ablations", "--config=folder", *arguments), said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--workdir=x",), "--config"),
+        (("--config=configs/nothing.py", "--workdir=x"), "nothing.py"),
+        (("--config=folder:folds=x", "--workdir=x"), "several folds"),
+    ],
+)
+def test_matching_without_training_answers_in_a_line_too(arguments, said):
+    assert_refused(run_script("training_free", *arguments), said)

@@ -6,21 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apanet_jax.data import records
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.reports import overlays
-from apanet_jax.runs import sweep
 from apanet_jax.runtime.errors import UserError
-from configs import folder
 from experiments.paper.figures import choose_episodes
-from tests import trees
-from tests.scripts import run_script
-
-TINY = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
-    "checkpoint_every=2,log_every=2,episodes=30,evaluation.batch_size=2,shots=1,devices=1,"
-    "pictures=0,dataset=mine,workers=0"
-)
+from tests.scripts import assert_refused, run_script
 
 
 def chosen(queries, baseline, apanet, wrong=None):
@@ -52,7 +41,7 @@ def test_a_query_is_shown_once():
 
 
 def test_too_few_queries_are_refused():
-    with pytest.raises(UserError, match="6 query pictures, expected at least 7"):
+    with pytest.raises(UserError, match="6 query images, expected at least 7"):
         chosen(np.arange(20) % 6, np.zeros(20), np.ones(20))
 
 
@@ -75,54 +64,43 @@ def test_what_is_covered_is_nearly_the_colour_alone():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("arguments", "said"),
     [
-        (["--figure=6", "--output=x.png"], "error: --figure=6 needs --baseline=DIR"),
-        (["--figure=7", "--output=x.jpg"], "error: --output=x.jpg: expected a name that ends"),
-        (["--figure=7", "--output=no/x.png"], "error: --output=no/x.png: there is no folder no"),
-        (["--figure=7", "--output=x.png", "--apanet=no"], "error: no holds no trained run"),
-        (
-            ["--figure=7", "--output=x.png", "--columns=none"],
-            "error: expected a whole number from 1 on, not 'none'",
-        ),
+        (["--figure=6", "--output=x.png", "--apanet=no"], "--figure=6 needs --baseline=DIR"),
+        (["--figure=7", "--output=x.jpg", "--apanet=no"], "expected a name that ends in .png"),
+        (["--figure=7", "--output=no/x.png", "--apanet=no"], "there is no folder no"),
+        (["--figure=7", "--output=x.png", "--apanet=no"], "no holds no trained run"),
+        (["--figure=7", "--output=x.png", "--columns=none"], "from 1 on, not 'none'"),
     ],
 )
-def test_bad_input_gets_one_line(arguments, line):
-    done = run_script("figures.py", *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith(line)
-    assert done.stderr.count("\n") == 1
+def test_bad_input_gets_one_line(arguments, said):
+    assert_refused(run_script("figures", *arguments), said)
 
 
 @pytest.mark.slow
-def test_figures_of_a_trained_pair(tmp_path):
-    tree = trees.folder_tree(tmp_path / "mine")
-    records.write(FolderSource(tree), tmp_path / "records", min_area=50)
-    config = folder.get_config(f"{TINY},records={tmp_path / 'records'}")
-    config.variants.baseline, config.variants.apanet = "num_clusters=0", "num_clusters=2"
-    sweep.run_all(config, tmp_path / "pair", "train")
-    pair = [f"--{name}={tmp_path / 'pair' / name}" for name in ("baseline", "apanet")]
-    outputs = {figure: tmp_path / f"figure{figure}.png" for figure in (6, 7)}
-
-    done = run_script("figures.py", "--figure=6", *pair, f"--output={outputs[6]}")
+def test_figure_6_shows_episodes_of_a_trained_pair(sweep, tmp_path):
+    runs = sweep.workdir / "seed0" / "fold0"
+    pair = [f"--{name}={runs / name}" for name in ("baseline", "apanet")]
+    output = tmp_path / "figure6.png"
+    done = run_script("figures", "--figure=6", *pair, f"--output={output}")
     assert done.returncode == 0, done.stderr
-    told = json.loads(outputs[6].with_suffix(".json").read_text())
-    assert told["rule"] in done.stdout
-    assert len({row["query"] for row in told["episodes"]}) == len(told["episodes"]) == 7
-    assert all(0 <= row[who] <= 100 for row in told["episodes"] for who in ("baseline", "apanet"))
-    first = outputs[6].read_bytes()
-    assert run_script("figures.py", "--figure=6", *pair, f"--output={outputs[6]}").returncode == 0
-    assert outputs[6].read_bytes() == first
+    content = json.loads(output.with_suffix(".json").read_text())
+    assert content["rule"] in done.stdout
+    assert len({row["query"] for row in content["episodes"]}) == len(content["episodes"]) == 7
+    assert all(0 <= row[x] <= 100 for row in content["episodes"] for x in ("baseline", "apanet"))
 
-    columns, side = 2, 64
+
+@pytest.mark.slow
+def test_figure_7_shows_regions_of_training_images(sweep, tmp_path):
+    output, columns, side = tmp_path / "figure7.png", 2, 64
     done = run_script(
-        "figures.py",
+        "figures",
         "--figure=7",
-        pair[1],
-        f"--output={outputs[7]}",
+        f"--apanet={sweep.workdir / 'seed0' / 'fold0' / 'apanet'}",
+        f"--output={output}",
         f"--columns={columns}",
         f"--side={side}",
     )
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(outputs[7].with_suffix(".json").read_text())["pictures"]) == columns
-    assert Image.open(outputs[7]).width == columns * (side + 8) + 8 + 21
+    assert len(json.loads(output.with_suffix(".json").read_text())["images"]) == columns
+    assert Image.open(output).width == columns * (side + 8) + 8 + 21

@@ -5,15 +5,15 @@ import json
 
 import pytest
 
-from apanet_jax.data import records
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import CLASS_NAMES
 from apanet_jax.runtime.errors import UserError
 from configs import pascal
 from experiments.paper import main_tables
-from experiments.paper.main_tables import markdown, read_runs, run_missing, tables
-from tests import trees
-from tests.scripts import run_script
+from experiments.paper.main_tables import markdown, runs_of, tables
+from experiments.paper.run_lines import read_lines
+from tests.scripts import assert_refused, run_script
+
+APANET = "ours: apanet (n = 3, λ = 0.5)"
 
 
 def result(fold, miou, *, seed=0, shot=1, checkpoint="last", classes=None, **others):
@@ -47,6 +47,10 @@ def sweep(workdir, values, **others):
             write(workdir / f"seed{seed}" / f"fold{fold}", result(fold, miou, seed=seed, **others))
 
 
+def read_runs(workdirs):
+    return runs_of(read_lines(workdirs))
+
+
 def lines(table, start):
     return [line for line in markdown(table).splitlines() if line.startswith(f"| {start}")]
 
@@ -56,18 +60,18 @@ def test_a_sweep_stands_in_its_tables_with_spread_seeds_and_episodes(tmp_path):
     first, second, second_fb, third = tables(read_runs([tmp_path]))
     # Seeds' means are 60 and 63, fold 0's values 60 and 62: deviations 3/sqrt(2) and sqrt(2).
     assert lines(first, "ours") == [
-        "| ours: n = 3, λ = 0.5 | resnet50 | last | 61.0 ± 1.4 | 71.0 ± 1.4 | 52.0 ± 2.8 | "
+        f"| {APANET} | resnet50 | last | 61.0 ± 1.4 | 71.0 ± 1.4 | 52.0 ± 2.8 | "
         "62.0 ± 2.8 | 61.5 ± 2.1 |  |  |  |  |  | 2 | 5000 |"
     ]
     assert "| 71.0 ± 1.4 | 81.0 ± 1.4 |" in lines(third, "ours")[0]
     assert not lines(second, "ours") and not lines(second_fb, "ours")
     names = [line.split(" | ")[0] for line in markdown(first).splitlines()]
-    assert names.index("| ours: n = 3, λ = 0.5") == names.index("| FWB", names.index("| CANet")) - 1
+    assert names.index(f"| {APANET}") == names.index("| FWB", names.index("| CANet")) - 1
 
 
 def test_published_rows_are_all_there_and_marked():
     first, second, _, third = tables([])
-    assert [len(t["rows"]) for t in (first, second, third)] == [40, 26, 28]
+    assert [len(t.rows) for t in (first, second, third)] == [40, 26, 28]
     (rpmm, other) = lines(first, "RPMM")
     assert rpmm.endswith("| 53.0 | 55.0 | 66.5 | 51.9 | 47.6 | 54.0\\* |  |  |")
     assert "\\*" not in other.replace("56.3\\*", "")
@@ -90,10 +94,10 @@ def test_best_and_last_and_variants_are_rows_of_their_own(tmp_path):
     table = tables(read_runs([tmp_path]))[0]
     found = [line.split(" | ")[::3][:2] for line in lines(table, "ours")]
     assert found == [
-        ["| ours: apanet (n = 3, λ = 0.5)", "44.0"],
-        ["| ours: apanet (n = 3, λ = 0.5)", "43.0"],
-        ["| ours: baseline (n = 0)", "41.0"],
-        ["| ours: baseline (n = 0)", "40.0"],
+        [f"| {APANET}", "44.0"],
+        [f"| {APANET}", "43.0"],
+        ["| ours: baseline", "41.0"],
+        ["| ours: baseline", "40.0"],
     ]
     assert '"last" was not chosen' in markdown(table)
 
@@ -119,7 +123,8 @@ def test_runs_of_other_settings_are_kept_apart(tmp_path):
         write(tmp_path / name, result(1, 50))
         (tmp_path / name / "config.json").write_text(json.dumps(config.to_dict()))
     labels = [runs.label for runs in read_runs([tmp_path / "one", tmp_path / "two"])]
-    assert labels == ["n = 3, λ = 0.5, one", "n = 3, λ = 0.5, two"]
+    label = "apanet (n = 3, λ = 0.5), comparison"
+    assert labels == [f"{label} conv", f"{label} fem"]
     config = pascal.get_config("comparison=conv,fold=2,seed=5")
     (tmp_path / "two" / "results.json").write_text(json.dumps([result(2, 50, seed=5)]))
     (tmp_path / "two" / "config.json").write_text(json.dumps(config.to_dict()))
@@ -138,8 +143,8 @@ def test_other_data_and_other_folds_have_a_table_without_the_paper(tmp_path, cha
     write(tmp_path / "run", result(0, 30, **changed))
     *of_paper, miou, fb_iou = tables(read_runs([tmp_path]))
     assert len(of_paper) == 4 and not any(lines(table, "ours") for table in of_paper)
-    assert miou["title"].startswith(title) and fb_iou["title"].startswith("FB-IoU")
-    assert [row["source"] for row in miou["rows"]] == ["ours"]
+    assert miou.title.startswith(title) and fb_iou.title.startswith("FB-IoU")
+    assert [row.method for row in miou.rows] == ["ours: run (n = 3, λ = 0.5)"]
     assert lines(miou, "ours")[0].endswith("| 30.0 | 30.0 | 1 | 5000 |")
 
 
@@ -158,21 +163,25 @@ def test_coco_has_its_80_classes_in_the_order_of_their_ids():
     assert {name: names.index(name) + 1 for name in places} == places
 
 
-def test_the_script_writes_markdown_csv_and_json(tmp_path):
-    write(tmp_path / "run" / "fold2", result(2, 44.44))
+def test_the_script_writes_tables_and_a_line_for_each_run(tmp_path):
+    config = pascal.get_config("fold=2,steps=7")
+    write(tmp_path / "run" / "fold2", result(2, 44.44, step=7), result(2, 50, shot=5, step=7))
+    (tmp_path / "run" / "fold2" / "config.json").write_text(json.dumps(config.to_dict()))
     output = tmp_path / "tables"
-    done = run_script("main_tables.py", f"--workdir={tmp_path / 'run'}", f"--output={output}")
+    done = run_script("main_tables", f"--workdir={tmp_path / 'run'}", f"--output={output}")
     assert done.returncode == 0, done.stderr
     text = (output / "main_tables.md").read_text()
     assert done.stdout.strip() == text.strip() and "| – | – | 44.4 | – | – |" in text
     with (output / "main_tables.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    # 112 of the paper, and mIoU and FB-IoU of ours.
-    assert len(rows) == 114
-    (ours,) = [row for row in rows if row["source"] == "ours" and row["table"] == "I"]
-    assert [ours[k] for k in ("fold2", "mean", "seeds", "episodes")] == ["44.44", "", "1", "5000"]
-    found = json.loads((output / "main_tables.json").read_text())["tables"][0]
-    assert found["table"] == "I" and len(found["rows"]) == 41
+        first, second = csv.DictReader(file)
+    assert first == {
+        **{"dataset": "pascal", "fold": "2", "seed": "0", "shot": "1", "variant": "apanet"},
+        **{"backbone": "resnet50", "comparison": "conv", "num_clusters": "3"},
+        **{"agnostic_weight": "0.5", "training_list": "all", "prior": "high"},
+        **{"image_size": "473", "steps": "7", "checkpoint": "last"},
+        **{"miou": "44.44", "fb_iou": "54.44", "episodes": "5000"},
+    }
+    assert (second["shot"], second["miou"]) == ("5", "50")
 
 
 @pytest.mark.parametrize(
@@ -201,70 +210,39 @@ def test_a_run_that_is_there_twice_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "no --workdir"),
+        ([], "--workdir"),
         (["--workdir={}"], "holds no results.json"),
-        (["--workdir={}", "--run"], "no --config"),
-        (["--workdir={}", "--workdir=b", "--run"], "one --workdir"),
+        (["--workdir={}", "--run"], "--run needs a --config"),
+        (["--workdir={}", "--workdir=b", "--run", "--config=pascal"], "one --workdir"),
         (["--workdir={}", "--baseline"], "pass --run, too"),
-        (["--workdir={}", "--run", "--config=configs/pascal.py:records=nowhere"], "nowhere"),
+        (["--workdir={}", "--run", "--config=pascal:records=nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path, arguments, said):
-    done = run_script("main_tables.py", *(each.format(tmp_path) for each in arguments))
-    assert done.returncode == 2 and said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = run_script("main_tables", *(each.format(tmp_path) for each in arguments))
+    assert_refused(done, said)
 
 
-def test_only_what_has_no_results_is_run(tmp_path, monkeypatch):
-    ran = []
+def test_missing_runs_are_made_of_every_fold_with_the_baseline(tmp_path, monkeypatch):
+    asked = []
 
-    def run_all(config, workdir, mode):
-        ran.append((config.fold, config.seed, workdir, mode))
+    def run_missing(config, workdir):
+        asked.append((config.sweep.folds, config.variants.to_dict(), workdir))
+        sweep(workdir, {0: {0: 50}})
 
-    monkeypatch.setattr("apanet_jax.runs.sweep.run_all", run_all)
-    config = pascal.get_config("seeds=0+1,shots=1+5,compilation_cache=")
-    config.sweep.folds = (0, 1)
-    both = [result(0, 50, shot=shot) for shot in (1, 5)]
-    write(tmp_path / "seed0" / "fold0", *both)
-    write(tmp_path / "seed0" / "fold1", result(1, 50, shot=1))
-    write(tmp_path / "seed1" / "fold0", *(row | {"episodes": 10} for row in both))
-    run_missing(config, tmp_path)
-    assert ran == [
-        (fold, seed, tmp_path / f"seed{seed}" / f"fold{fold}", "train_and_evaluate")
-        for seed, fold in ((0, 1), (1, 0), (1, 1))
-    ]
+    monkeypatch.setattr("experiments.harness.run_missing", run_missing)
+    workdir = tmp_path / "run"
+    arguments = (f"--workdir={workdir}", "--run", "--baseline", "--config=pascal:seeds=0")
+    assert run_script("main_tables", *arguments).returncode == 0
+    variants = {"baseline": "num_clusters=0", "apanet": ""}
+    assert asked == [(("all",), variants, workdir)]
 
 
 @pytest.mark.slow
-def test_one_command_runs_every_fold_and_tells(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-    records.write(FolderSource(trees.folder_tree(tmp_path / "mine")), tmp_path / "records")
-    options = (
-        f"records={tmp_path / 'records'},min_area=50,image_size=65,longer_side=65,channels=8,"
-        "steps=2,training.batch_size=2,evaluation.batch_size=2,episodes=4,shots=1,pictures=0,"
-        "devices=1,compilation_cache="
-    )
-    command = (
-        "main_tables.py",
-        f"--workdir={tmp_path / 'run'}",
-        "--run",
-        "--baseline",
-        f"--config=configs/folder.py:{options}",
-    )
-    done = run_script(*command)
+def test_a_finished_sweep_of_other_data_has_tables_of_its_own(sweep):
+    done = run_script("main_tables", f"--workdir={sweep.workdir}")
     assert done.returncode == 0, done.stderr
-    files = sorted((tmp_path / "run").rglob("results.json"))
-    folders = {str(f.parent.relative_to(tmp_path / "run")) for f in files}
-    assert folders == {f"fold{i}/{name}" for i in (0, 1) for name in ("baseline", "apanet")}
     last = done.stdout[done.stdout.index("## mIoU on ") :]
-    assert "ours: baseline (n = 0)" in last and "ours: apanet (n = 3, λ = 0.5)" in last
-    means = [
-        sum(json.loads(f.read_text())[0]["miou"] for f in files if f.parent.name == name) / 2
-        for name in ("apanet", "baseline")
-    ]
-    assert all(f"| {mean:.1f} | 1 | 4 |" in last for mean in means)
-    times = [f.stat().st_mtime_ns for f in files]
-    files[0].unlink()
-    assert run_script(*command).returncode == 0
-    again = [f.stat().st_mtime_ns for f in files]
-    assert again[0] > times[0] and again[1:] == times[1:]
+    for method, seeds in (("baseline", 2), ("apanet (n = 3, λ = 0.5)", 2)):
+        assert f"| ours: {method}" in last and f"| {seeds} | 24 |" in last
+    assert "| ours: training_free_prototype" in last

@@ -1,83 +1,88 @@
-"""What is counted of own pictures, by hand; and the script on a small tree."""
+"""What is counted of own images, by hand; and the script on a small tree."""
 
+import argparse
 import json
 
 import numpy as np
 import pytest
-from absl import flags
 
 from apanet_jax.inference.presence import Decision
-from experiments.own_pictures.general_head import Seen, presence_weights, summary, table, tasks_of
+from experiments.own_pictures.own_pictures import (
+    Prediction,
+    presence_weights,
+    summary,
+    table,
+    tasks_of,
+)
 from tests import trees
-from tests.scripts import run_script
+from tests.scripts import assert_refused, run_script
 
 
-@pytest.fixture(autouse=True)
-def parsed():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["own_pictures"])
-
-
-def row(*seen, method="head"):
-    queries = [x._asdict() | {"found": x.found} for x in seen]
+def row(*predicted, method="head"):
+    queries = [x._asdict() | {"found": x.found} for x in predicted]
     return {"source": "a", "size": 65, "shot": 1, "method": method, "queries": queries}
 
 
 def test_shares_and_ious_are_counted_for_each_class_and_averaged():
     first = row(
-        Seen(True, 0.9, 2.0, 0.1, 40, 30, 60),
-        Seen(True, 0.1, 0.1, 0.1, 20, 10, 40),
-        Seen(False, 0.8, 1.0, 0.1, 0, 0, 90),
-        Seen(False, 0.0, 0.0, 0.1, 0, 0, 0),
+        Prediction(True, 0.9, 2.0, 0.1, 40, 30, 60),
+        Prediction(True, 0.1, 0.1, 0.1, 20, 10, 40),
+        Prediction(False, 0.8, 1.0, 0.1, 0, 0, 90),
+        Prediction(False, 0.0, 0.0, 0.1, 0, 0, 0),
     )
-    second = row(Seen(True, 0.7, 1.0, 0.1, 10, 10, 10))
+    second = row(Prediction(True, 0.7, 1.0, 0.1, 10, 10, 10))
     means = summary([first, second])
-    # What was found where the thing is not counts in no IoU; what was missed counts with its area.
+    # What was found where the class is not counts in no IoU; what was missed counts with its area.
     assert means["miou"] == pytest.approx(100 * (40 / 100 + 1) / 2)
     assert means["miou_found"] == pytest.approx(100 * (30 / 80 + 1) / 2)
     assert means["found"] == 75 and means["false"] == 50
-    # Of the six pairs of a picture with the thing and one without, four are in order.
+    # Of the six pairs of an image with the class and one without, four are in order.
     assert means["roc"] == pytest.approx(100 * 4 / 6)
     assert "| a | 65 | 1 | head | 70.0 | 68.8 | 75.0 | 50.0 | 66.7 |" in table([first, second])
 
 
-def test_presence_is_the_likeliest_where_half_of_the_pictures_show_the_thing():
+def test_presence_is_the_likeliest_where_half_of_the_images_show_the_class():
     rng = np.random.default_rng(0)
     shown = rng.random(200) < 0.3
     peak, likeness = rng.normal(shown * 1.5), rng.normal(shown * 0.2)
     given = zip(shown, peak, likeness, strict=True)
-    seen = [Seen(bool(a), 0.0, float(b), float(c), 0, 0, 0) for a, b, c in given]
-    decision = Decision(0.0, 1.0, *presence_weights(seen))
-    found = np.array([decision.presence(x.peak, x.likeness) for x in seen])
+    predicted = [Prediction(bool(a), 0.0, float(b), float(c), 0, 0, 0) for a, b, c in given]
+    decision = Decision(0.0, 1.0, *presence_weights(predicted))
+    found = np.array([decision.presence(x.peak, x.likeness) for x in predicted])
     # The likelihood is at its top where its derivatives by the three numbers are zero.
     rest = np.where(shown, (1 - found) / shown.sum(), -found / (~shown).sum())
     for sign in (np.ones(200), peak, likeness):
         assert (rest * sign).sum() == pytest.approx(0, abs=1e-3)
 
 
-def test_supports_stand_apart_from_queries():
+def test_supports_are_no_neighbours_of_queries():
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for _ in range(60):
         label = np.zeros((40, 40), np.uint8)
         label[:, : rng.choice([0, 10, 40])] = 1
-        pictures.append((np.zeros((40, 40, 3), np.uint8), label))
-    (task,) = tasks_of(pictures, [1, 2], gap=20)
+        images.append((np.zeros((40, 40, 3), np.uint8), label))
+    given = argparse.Namespace(gap=20, shot=[1, 5], min_area=1000, queries=10)
+    (task,) = tasks_of(images, [1, 2], given)
     assert len(task.supports) == 5 and task.shown and task.absent
     queries = task.shown + task.absent
     assert min(queries) - max(task.supports) >= 20
-    area = [(label == 1).sum() for _, label in pictures]
+    area = [(label == 1).sum() for _, label in images]
     assert min(area[i] for i in task.supports + task.shown) >= 1000
     assert not any(area[i] for i in task.absent)
 
 
 @pytest.mark.slow
-def test_a_folder_becomes_a_table(tmp_path):
+def test_a_folder_becomes_a_table(tmp_path, quick_compiling):
     tree = trees.folder_tree(tmp_path / "mine")
     options = ["--queries=1", "--min_area=20", "--size=65", f"--output={tmp_path / 'out.md'}"]
-    done = run_script("general_head.py", f"--source={tree}", *options)
+    done = run_script("own_pictures", f"--source={tree}", *options)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.md").read_text().count("| mine | 65 |") == 4
     rows = json.loads((tmp_path / "out.json").read_text())
     assert {row["method"] for row in rows} == {"head", "untrained"}
-    assert run_script("general_head.py").returncode == 2
+
+
+def test_bad_input_gets_one_line():
+    assert_refused(run_script("own_pictures"), "no --source and --output")
+    assert_refused(run_script("own_pictures", "--method=magic"), "'magic' is unknown")

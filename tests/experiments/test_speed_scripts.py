@@ -1,0 +1,98 @@
+"""The other benchmarks run to their end at small sizes, and their rows say what they should."""
+
+import json
+
+import pytest
+
+from apanet_jax.data.sources.coco import CocoSource
+from experiments.speed import memory_benchmark, prepare_benchmark
+from tests.scripts import assert_refused, run_as_user, run_script
+
+SMALL = (
+    "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
+    "evaluation.batch_size=2,devices=1,workers=0,weights=random,compilation_cache="
+)
+
+
+def rows_of(path):
+    return json.loads(path.read_text())["rows"]
+
+
+@pytest.mark.slow
+def test_the_pipeline_benchmark_writes_a_row_for_each(tiny_records, tmp_path):
+    done = run_script(
+        "pipeline_benchmark",
+        f"--source={tiny_records.parent / 'mine'}",
+        f"--records={tiny_records}",
+        *("--size=48", "--longer_side=48", "--min_area=50", "--workers=1", "--batches=2"),
+        *("--repetitions=1", f"--json={tmp_path / 'rows.json'}"),
+    )
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path / "rows.json")
+    assert len(rows) == 4 and all(row["episodes_per_core_second"][0] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_both_paths_of_evaluation_count_the_same(tiny_records, tmp_path, quick_compiling):
+    done = run_script(
+        "evaluation_benchmark",
+        f"--config=folder:{SMALL},records={tiny_records},episodes=6,shots=1,keep=False",
+        *("--repetitions=1", "--sample=4", f"--json={tmp_path / 'rows.json'}"),
+    )
+    assert done.returncode == 0, done.stderr
+    once, every = rows_of(tmp_path / "rows.json")
+    assert (once["path"], every["path"]) == ("embeds once", "every episode")
+    assert (once["episodes"], every["episodes"]) == (6, 4)
+    assert once["differing"] <= 2 and once["compared"] > 10_000
+    assert abs(once["intersection"] - every["intersection"]) <= 2 and once["union"] > 0
+    assert "no PyTorch" in done.stderr
+
+
+@pytest.mark.slow
+def test_heads_side_by_side_make_the_same_steps(tiny_records, tmp_path, quick_compiling):
+    done = run_script(
+        "side_by_side_benchmark",
+        f"--config=folder:{SMALL},records={tiny_records},shots=1,num_clusters=0",
+        *("--heads=2", "--steps=1", "--repetitions=1", f"--json={tmp_path / 'rows.json'}"),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "rows.json").read_text())
+    assert result["largest_difference_of_losses"] < 1e-4
+    assert [row["implementation"] for row in result["rows"]] == [
+        "one after another",
+        "side by side",
+    ]
+
+
+def test_the_tree_that_is_prepared_is_in_cocos_layout(tmp_path):
+    prepare_benchmark.make_tree(tmp_path / "coco", 6)
+    source = CocoSource(tmp_path / "coco", tmp_path / "coco" / "annotations", any_count=True)
+    assert [len(list(source.names(split))) for split in ("train", "val")] == [4, 2]
+    assert_refused(run_script("prepare_benchmark", "--images=39"), "from 40 on")
+
+
+def test_memory_is_of_ten_times_as_much(monkeypatch, tmp_path):
+    commands = []
+
+    def run(command, folder):
+        commands.append(command)
+        return memory_benchmark.harness.Ended(1.0, 1.0, 3_000_000, 2_000_000, "")
+
+    monkeypatch.setattr("experiments.harness.run", run)
+    file = tmp_path / "rows.json"
+    options = ("--config=folder:records=R", "--steps=6", "--episodes=5", f"--json={file}")
+    done = run_script("memory_benchmark", *options)
+    assert done.returncode == 0, done.stderr
+    counts = [(row["of"], row["count"], row["own_mb"]) for row in rows_of(file)]
+    assert counts == [("training", 6, 2), ("training", 60, 2)] + [
+        ("evaluation", 5, 2),
+        ("evaluation", 50, 2),
+    ]
+    assert "--mode=evaluate" in commands[3] and "--config.training.steps=6" in commands[3]
+
+
+@pytest.mark.slow
+def test_a_user_runs_the_kmeans_benchmark(tmp_path):
+    done = run_as_user("kmeans_benchmark", "--shapes=small", "--repetitions=1", "--device=cpu")
+    assert done.returncode == 0, done.stderr
+    assert "| 2 x 200 x 32, 3 |" in done.stdout and "scikit-learn" in done.stdout
