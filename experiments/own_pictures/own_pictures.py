@@ -31,14 +31,13 @@ from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.inference.matchers import DECISION
-
 import apanet_jax
 from apanet_jax.data.source import Source
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
 from apanet_jax.data.transforms import IGNORE, binary_label
 from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.saved_head import DECISION
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError

@@ -4,8 +4,8 @@
         --config=configs/folder.py:records=RECORDS,folds=all
 
 Training labels objects of novel classes as background wherever they are beside an object of a base
-class. Shares of a fold's training list, as training reads it (`episode_data.training_lists`: images with a
-base class on `data.min_area` pixels or more, and supports enough):
+class. Shares of a fold's training list, as training reads it (`episode_data.training_lists`:
+images with a base class on `data.min_area` pixels or more, and supports enough):
 
     pairs        of all pairs of an image and a class in it, those of a novel class
     images       of all images, those with a novel class in them

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -88,16 +89,25 @@ def test_times_are_a_median_and_a_range():
     assert harness.table(("a", "b"), [(1, "x")]) == "| a | b |\n|---|---|\n| 1 | x |\n"
 
 
+class Made(NamedTuple):
+    number: int
+
+    def task(self):
+        return f"task {self.number}"
+
+
 def test_only_what_is_not_finished_is_run(tmp_path, monkeypatch):
     parts = [types.SimpleNamespace(config=n, folder=f"seed{n}") for n in range(3)]
     ran = []
     monkeypatch.setattr("apanet_jax.runs.sweep.parts", lambda config: parts)
     monkeypatch.setattr("apanet_jax.runs.sweep.is_finished", lambda part, _: part.config == 1)
-    monkeypatch.setattr("apanet_jax.runs.run.make_run", lambda config: config)
+    made = types.SimpleNamespace(make=lambda config: Made(config))
+    monkeypatch.setattr("apanet_jax.runs.run.RunMaker", lambda: made)
     for name in ("training.loop.train", "runs.scoring.evaluate_checkpoints"):
         monkeypatch.setattr(f"apanet_jax.{name}", lambda *arguments: ran.append(arguments))
     config = types.SimpleNamespace(
         compilation_cache="", sweep=types.SimpleNamespace(side_by_side=False)
     )
     harness.run_missing(config, tmp_path)
-    assert ran == [(n, tmp_path / f"seed{n}") for n in (0, 0, 2, 2)]
+    folders = {n: tmp_path / f"seed{n}" for n in (0, 2)}
+    assert ran == [x for n in (0, 2) for x in ((f"task {n}", folders[n]), (Made(n), folders[n]))]

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torchvision import models
 
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
@@ -22,6 +21,7 @@ from experiments import harness
 from experiments.speed import training_benchmark
 from experiments.speed.torch_peer import STEM, TorchPeer, cosine_kmeans
 from tests.networks import relative_error, tensors_of
+from tests.torchvision_models import models
 
 SIZE, RATE = 33, 0.1
 SMALL = "resnet14"
