@@ -28,14 +28,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
-from measuring import Memory, environment, settle
 
 from apanet_jax.kernels import density_ratio
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
+from experiments.harness import Memory, environment, settle
 
 OURS = "apanet_jax"
 BANDWIDTH = 0.05
