@@ -20,22 +20,20 @@ from apanet_jax.config.options import flat_fields
 from apanet_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "experiments" / "README.md",
-    *sorted((ROOT / "experiments" / "results").glob("*.md")),
-]
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
-
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+# tests/experiments/test_pages.py tries the commands that run scripts, on these pages too.
+WITH_RESULTS = [*PAGES, *sorted((ROOT / "experiments").rglob("*.md"))]
 MODULES = {"main": "train", "__main__": ""}
-OF_ANY_SCRIPT = ("apanet_jax/config/flags.py", "experiments/harness.py")
 LEFT_OPEN = ("…", "[", "{", "CONFIG", "$")
 """A command line with one of these leaves something to the reader."""
 
 
+def each(pages):
+    return pytest.mark.parametrize("page", pages, ids=lambda p: p.relative_to(ROOT).as_posix())
+
+
 class Command(NamedTuple):
-    """A command line: `train`, `prepare`, … or a script's file, and its arguments."""
+    """A command line: `train`, `prepare`, …, and its arguments."""
 
     name: str
     arguments: list[str]
@@ -74,8 +72,6 @@ def started(words):
     if words[:2] == ["python", "-m"] and words[2:] and words[2].startswith("apanet_jax."):
         module = words[2].removeprefix("apanet_jax.")
         return Command(MODULES.get(module, module), words[3:])
-    if words[:1] == ["python"] and words[1:] and words[1].endswith(".py"):
-        return Command(words[1], words[2:])
     return None
 
 
@@ -93,7 +89,7 @@ def known_options(name, *subcommand):
         with pytest.raises(SystemExit) as ended:
             module.main([*subcommand, "--help"])
     assert not ended.value.code, refused.getvalue()
-    return set(re.findall(r"--(\w+)", printed.getvalue()))
+    return set(re.findall(r"--([\w-]+)", printed.getvalue()))
 
 
 @functools.cache
@@ -117,15 +113,7 @@ def config_of(given):
 def check_command(command, line):
     name, arguments = command
     options = option_names(arguments)
-    if name.endswith(".py"):
-        (script,) = (ROOT / "experiments").rglob(Path(name).name)
-        assert "/" not in name or script == ROOT / name, f"{name} is {script}"
-        text = "".join((ROOT / x).read_text() for x in (script.relative_to(ROOT), *OF_ANY_SCRIPT))
-        for option in options:
-            spellings = {option, option.removeprefix("no")}
-            named = any(f'"{x}"' in text or f'"--{x}"' in text for x in spellings)
-            assert named or option.startswith("config."), f"{name} has no --{option}"
-    elif name == "train":
+    if name == "train":
         assert main._CONFIG.name in flags.FLAGS
         for option in options:
             if option.startswith("config."):
@@ -143,7 +131,7 @@ def check_command(command, line):
                 config_of(given)
 
 
-@each_page
+@each(PAGES)
 def test_commands_have_the_options_that_a_page_gives_them(page):
     for line, command in commands(page.read_text()):
         if command.name.startswith(("-", "COMMAND", "…")):
@@ -157,12 +145,12 @@ def test_commands_have_the_options_that_a_page_gives_them(page):
 def test_commands_are_found():
     page = (
         "Text\n\n    XLA_FLAGS=x python -m apanet_jax.main \\\n        --config=configs/folder.py\n"
-        "\nand `apanet-jax predict --output=DIR` and\n\n```\npython experiments/a.py --b=1\n```\n"
+        "\nand `apanet-jax predict --output=DIR` and\n\n```\napanet-jax report --workdir=DIR\n```\n"
     )
     found = sorted(command for _, command in commands(page))
     assert found == [
-        Command("experiments/a.py", ["--b=1"]),
         Command("predict", ["--output=DIR"]),
+        Command("report", ["--workdir=DIR"]),
         Command("train", ["--config=configs/folder.py"]),
     ]
 
@@ -176,7 +164,6 @@ def test_commands_are_found():
         "apanet-jax train --config=folder:fodl=1",
         "apanet-jax train --config=fodler",
         "apanet-jax train --config=folder --config.training.stepps=2",
-        "python experiments/nothing.py",
     ],
 )
 def test_what_does_not_exist_is_refused(line):
@@ -189,7 +176,7 @@ def heading(text):
     return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
 
 
-@each_page
+@each(WITH_RESULTS)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if target.startswith(("http:", "https:")):
@@ -202,7 +189,7 @@ def test_links_lead_somewhere(page):
             assert anchor in map(heading, headings), f"{page.name}: {target}"
 
 
-@each_page
+@each(PAGES)
 def test_python_on_a_page_imports_what_there_is(page):
     for language, code in blocks(page.read_text()):
         if language != "python":
