@@ -84,12 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with cannot_write(output):
         output.mkdir(parents=True, exist_ok=True)
     failed = _predict_all(segmenter, files, queries, supports, output, arguments)
+    for line in failed:
+        print(f"bad  {line}", file=sys.stderr)
     if failed:
-        print(
-            f"error: {len(failed)} of {len(queries)} pictures could not be used, the first: "
-            f"{failed[0]}",
-            file=sys.stderr,
-        )
+        print(f"error: {len(failed)} of {len(queries)} images could not be used", file=sys.stderr)
     return 2 if failed else 0
 
 

@@ -150,7 +150,8 @@ def test_a_damaged_picture_among_good_ones_is_told_at_the_end(folder, capsys):
     whole = (folder / "new" / "with.png").read_bytes()
     (folder / "new" / "cut.png").write_bytes(whole[: len(whole) - 60])
     assert run("--support", *given(folder), "--output", folder / "out", folder / "new") == 2
-    assert "1 of 3 pictures" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "1 of 3 images" in error and "cut.png is cut short" in error
     rows = json.loads((folder / "out" / "results.json").read_text())["queries"]
     assert ["error" in row for row in rows] == [True, False, False]
 
