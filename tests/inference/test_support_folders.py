@@ -1,5 +1,7 @@
 """Folders of supports, by the names that their files have."""
 
+import unicodedata
+
 import pytest
 
 from apanet_jax.inference.support_folders import folder_supports
@@ -38,6 +40,22 @@ def found(root):
 )
 def test_masks_lie_beside_their_pictures(tmp_path, names, pairs):
     assert found(lay(tmp_path, *names)) == [(None, *pair) for pair in pairs]
+
+
+def test_names_in_two_forms_of_unicode_are_one(tmp_path):
+    composed, decomposed = (
+        [unicodedata.normalize(form, name) for name in ("käfer", "möwe")] for form in ("NFC", "NFD")
+    )
+    lay(tmp_path, *(f"{n}.jpg" for n in decomposed), *(f"{n}.json" for n in composed))
+    assert found(tmp_path) == [
+        (None, f"{d}.jpg", f"{c}.json") for c, d in zip(composed, decomposed, strict=True)
+    ]
+
+
+def test_what_systems_leave_behind_is_no_class_and_no_support(tmp_path):
+    lay(tmp_path, "beetle/a.jpg", "beetle/a.png", "beetle/Thumbs.db", "beetle/._a.jpg")
+    lay(tmp_path, "__MACOSX/._a.jpg", ".ipynb_checkpoints/a.jpg", "desktop.ini", ".DS_Store")
+    assert found(tmp_path) == [("beetle", "beetle/a.jpg", "beetle/a.png")]
 
 
 def test_a_folder_for_each_class(tmp_path):
