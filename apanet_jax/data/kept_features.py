@@ -262,7 +262,7 @@ def _write(embed, iterator, kept, images, position, progress) -> None:
 def _check_half_precision(name: str, rows: np.ndarray) -> None:
     """Refuses features that float16 would store as infinity."""
     largest = float(np.abs(rows.astype(np.float32)).max(initial=0))
-    if not largest <= np.finfo(np.float16).max:
+    if not largest <= float(np.finfo(np.float16).max):
         raise UserError(
             f"{name} features reach {largest:g}, more than the half precision that they are kept "
             "in can hold: train with features.keep=False"

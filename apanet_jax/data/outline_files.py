@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from apanet_jax.data.image_files import composed, relative_parts
-from apanet_jax.data.outlines import NOT_UNDERSTOOD, Outline, segmentation_mask, shape_mask
+from apanet_jax.data.outlines import (
+    NOT_UNDERSTOOD,
+    BadOutline,
+    Outline,
+    segmentation_mask,
+    shape_mask,
+)
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.runtime.errors import UserError
 
@@ -131,7 +137,7 @@ def coco_outline(annotation: Mapping[str, Any], label: str) -> Outline:
         try:
             return segmentation_mask(annotation["segmentation"], height, width)
         except NOT_UNDERSTOOD as error:
-            raise ValueError(f"annotation {annotation.get('id')} {reason(error)}") from error
+            raise BadOutline(f"annotation {annotation.get('id')} {reason(error)}") from error
 
     return Outline(label, draw, bool(annotation.get("iscrowd")))
 

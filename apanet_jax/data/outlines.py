@@ -26,6 +26,10 @@ _MOST_BITS = 60
 """Of a compressed run length."""
 
 
+class BadOutline(UserError, ValueError):
+    """An outline that cannot be drawn."""
+
+
 class Outline(NamedTuple):
     """An outlined object.
 
@@ -85,20 +89,20 @@ def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:
       width: of the image.
 
     Raises:
-      ValueError, TypeError: it is neither, leads far out of the image, or does not make it up.
+      BadOutline, TypeError, ValueError: it is neither, leads far out, or is not all of the image.
     """
     if isinstance(segmentation, Mapping):
         return _run_lengths(segmentation, height, width)
     if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError("has no outline, expected polygons or run lengths")
+        raise BadOutline("has no outline, expected polygons or run lengths")
     reach = _REACH * max(height, width)
     polygons = []
     for polygon in segmentation:
         corners = np.asarray(polygon, np.float64)
         if corners.ndim != 1 or len(corners) % 2 or not np.isfinite(corners).all():
-            raise ValueError("has a polygon that is no list of x, y, x, y, …")
+            raise BadOutline("has a polygon that is no list of x, y, x, y, …")
         if len(corners) and np.abs(corners).max() > reach:
-            raise ValueError(
+            raise BadOutline(
                 f"has a corner at {np.abs(corners).max():g}, far outside its image of "
                 f"{width}x{height} pixels"
             )
@@ -115,11 +119,11 @@ def shape_mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
     """Draws one of LabelMe's shapes; whole numbers are the corners of pixels, as in COCO.
 
     Raises:
-      ValueError, KeyError, TypeError: it is none, or encloses nothing.
+      BadOutline, KeyError, TypeError, ValueError: it is none, or encloses nothing.
     """
     kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError("a shape's points are no list of [x, y]")
+        raise BadOutline("a shape's points are no list of [x, y]")
     if kind == "mask" and len(points):
         return _patch(shape["mask"], points[0], height, width)
     if kind == "rectangle" and len(points) == 2:
@@ -130,7 +134,7 @@ def shape_mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
         around = np.stack([np.cos(angle), np.sin(angle)], -1)
         points = points[0] + np.linalg.norm(points[1] - points[0]) * around
     elif kind not in ("polygon", "rectangle") or len(points) < 3:
-        raise ValueError(f"a shape of type {kind!r} with {len(points)} points encloses nothing")
+        raise BadOutline(f"a shape of type {kind!r} with {len(points)} points encloses nothing")
     return segmentation_mask([points.reshape(-1)], height, width)
 
 
@@ -143,10 +147,10 @@ def _run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> Ma
     except (TypeError, ValueError, OverflowError):
         lengths = np.empty((0, 0))
     if lengths.ndim != 1:
-        raise ValueError("has run lengths that are no list of numbers")
+        raise BadOutline("has run lengths that are no list of numbers")
     whole = bool(np.all((lengths >= 0) & (lengths == np.floor(lengths))))
     if list(size or ()) != [height, width] or not whole or lengths.sum() != height * width:
-        raise ValueError("has run lengths that do not make up its image")
+        raise BadOutline("has run lengths that do not make up its image")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths.astype(int)).reshape((width, height)).T
 
@@ -163,7 +167,7 @@ def _decompressed(text: bytes) -> list[int]:
     for character in text:
         group = character - 48
         if not 0 <= group < 64 or shift > _MOST_BITS:
-            raise ValueError("has run lengths with a character that none can have")
+            raise BadOutline("has run lengths with a character that none can have")
         number |= (group & 0x1F) << shift
         shift += 5
         if group & 0x20:
@@ -173,7 +177,7 @@ def _decompressed(text: bytes) -> list[int]:
         counts.append(number + counts[-2] if len(counts) > 2 else number)
         number = shift = 0
     if shift:
-        raise ValueError("has run lengths that are cut short")
+        raise BadOutline("has run lengths that are cut short")
     return counts
 
 
@@ -183,9 +187,9 @@ def _patch(encoded: str, corner: np.ndarray, height: int, width: int) -> Mask:
         data = base64.b64decode(encoded)
         patch = decode_stored(data, "a shape's mask", max_pixels=height * width)
     except (UserError, binascii.Error) as error:
-        raise ValueError(f"{error}, for an image of {width}x{height}") from error
+        raise BadOutline(f"{error}, for an image of {width}x{height}") from error
     if patch.ndim != 2:
-        raise ValueError("a shape's mask has colours, expected black and white")
+        raise BadOutline("a shape's mask has colours, expected black and white")
     values = patch > 0
     covered = np.zeros((height, width), bool)
     left, top = (int(np.clip(round(x), -(10**9), 10**9)) for x in corner)

@@ -70,9 +70,13 @@ def decode_source_image(data: bytes, path: Path) -> UprightImage:
     """Decodes an image of a data set: a JPEG or PNG of at most 67 million pixels.
 
     Raises:
-      UserError: it is another kind, too large, cut short or damaged.
+      UserError: it is another kind, too large, cut short or damaged, or a PNG that EXIF turns:
+        annotation tools differ in whether they do, and so do the masks that they make.
     """
-    return decode_image(data, path, max_pixels=_MAX_PIXELS, formats=_RECORD_FORMATS)
+    image = decode_image(data, path, max_pixels=_MAX_PIXELS, formats=_RECORD_FORMATS)
+    if image.orientation != 1 and data.startswith(b"\x89PNG"):
+        raise UserError(f"{path} is a PNG turned by its EXIF orientation: save it upright")
+    return image
 
 
 def read_image_size(data: bytes, path: Path) -> tuple[int, int]:

@@ -190,7 +190,7 @@ def test_cocos_label_maps_give_the_same_images_and_labels(coco, tmp_path):
 
 def test_a_wrong_coco_tree_is_said(coco, tmp_path):
     images, labels, _ = coco
-    with pytest.raises(UserError, match="4 label maps, .*82081: give --train_list=FILE"):
+    with pytest.raises(UserError, match="4 images, .*82081: give --train_list=FILE"):
         CocoLabelMapSource(images, labels)
     for roots, flag in (((tmp_path, labels), "--images"), ((images, tmp_path), "--labels")):
         with pytest.raises(UserError, match=f"train2014 is missing: .*{flag}"):

@@ -74,7 +74,7 @@ def test_a_batch_is_its_elements(load, lists):
         assert second["class_id"][row] == episode.class_id
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_workers_change_nothing_and_going_on_is_exact(load, workers):
     alone = _take(batches(load, count=None, batch_size=2), 5)
     with batches(load, count=None, batch_size=2, workers=workers) as iterator:
@@ -114,7 +114,7 @@ def _broken(number):
     return {"x": np.zeros(2)}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_element_that_fails_says_why(workers):
     with batches(_broken, count=None, batch_size=2, workers=workers) as iterator:
         next(iterator)

@@ -54,6 +54,22 @@ def test_masks_lie_beside_their_images(tmp_path, names, pairs):
     assert found(lay(tmp_path, *names)) == [(None, *pair) for pair in pairs]
 
 
+def test_names_in_two_forms_of_unicode_are_one(tmp_path):
+    composed, decomposed = (
+        [unicodedata.normalize(form, name) for name in ("käfer", "möwe")] for form in ("NFC", "NFD")
+    )
+    lay(tmp_path, *(f"{n}.jpg" for n in decomposed), *(f"{n}.json" for n in composed))
+    assert found(tmp_path) == [
+        (None, f"{d}.jpg", f"{c}.json") for c, d in zip(composed, decomposed, strict=True)
+    ]
+
+
+def test_what_systems_leave_behind_is_no_class_and_no_support(tmp_path):
+    lay(tmp_path, "beetle/a.jpg", "beetle/a.png", "beetle/Thumbs.db", "beetle/._a.jpg")
+    lay(tmp_path, "__MACOSX/._a.jpg", ".ipynb_checkpoints/a.jpg", "desktop.ini", ".DS_Store")
+    assert found(tmp_path) == [("beetle", "beetle/a.jpg", "beetle/a.png")]
+
+
 def test_a_folder_for_each_class(tmp_path):
     lay(tmp_path, "leaf/a.jpg", "leaf/a.json", "beetle/images/a.jpg", "beetle/masks/a.png")
     assert found(tmp_path) == [

@@ -22,7 +22,7 @@ from apanet_jax.data.source import (
     read_source_image,
 )
 from apanet_jax.data.sources.coco import EXPECTED, FOLD_SPLITS, check_choice, coco_folds
-from apanet_jax.data.sources.lists import read_image_lists
+from apanet_jax.data.sources.lists import count_note, read_image_lists
 from apanet_jax.runtime.errors import UserError
 
 CLASS_NAMES = (
@@ -82,18 +82,17 @@ class CocoLabelMapSource:
         self.folds = coco_folds(CLASS_NAMES, split)
         self.origin = f"{self._images.resolve()} {self._labels.resolve()}"
         self._names: dict[Split, list[str]] = {}
-        self.notes = []
+        self.notes: list[str] = []
         for part, given in (("train", list(train_list)), ("val", list(val_list))):
             self._names[part] = read_image_lists(given) if given else self._all(part)
-            found, count = len(self._names[part]), EXPECTED[part]
-            if found != count and given:
-                self.notes.append(f"the {part} list has {found} images, the protocol's has {count}")
-            elif found != count and not any_count:
-                raise UserError(
-                    f"{self._labels / f'{part}2014'} has {found} label maps, the protocol's list "
-                    f"{count}: give --{part}_list=FILE (PFENet's lists/coco/{part}.txt), or accept "
-                    "it with --any_count"
-                )
+            self.notes += count_note(
+                part,
+                len(self._names[part]),
+                EXPECTED[part],
+                given=bool(given),
+                any_count=any_count,
+                hint=f"give --{part}_list=FILE (such as PFENet's lists/coco/{part}.txt)",
+            )
 
     def names(self, split: Split) -> list[str]:
         """Returns the names of a split's images: `COCO_train2014_000000000009`, …"""

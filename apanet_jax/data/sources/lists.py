@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from apanet_jax.data.image_files import files_below
-from apanet_jax.data.source import check_name, read_list
+from apanet_jax.data.source import Split, check_name, read_list
 from apanet_jax.runtime.errors import UserError
 
 _WITH_CLASS = re.compile(r"(?P<name>.+)__\d{1,2}")
@@ -37,6 +37,30 @@ def read_image_lists(paths: Sequence[Path]) -> list[str]:
         for file in files:
             names.update(dict.fromkeys(_read(file)))
     return list(names)
+
+
+def count_note(
+    split: Split, found: int, protocols: int, *, given: bool, any_count: bool, hint: str
+) -> list[str]:
+    """Returns a note where a list's length is not the protocol's, and was given by the user.
+
+    Args:
+      split: of the list.
+      found: its length.
+      protocols: the protocol's.
+      given: whether the user has named the list's file.
+      any_count: whether any length is accepted without a note.
+      hint: what to do about another length.
+
+    Raises:
+      UserError: it is another length, and neither given nor accepted.
+    """
+    if found == protocols:
+        return []
+    line = f"the {split} list has {found} images, the protocol's has {protocols}"
+    if not given and not any_count:
+        raise UserError(f"{line}: {hint}, or accept it with --any_count")
+    return [line] if given else []
 
 
 def _read(path: Path) -> list[str]:

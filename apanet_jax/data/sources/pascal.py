@@ -15,7 +15,7 @@ from apanet_jax.data.source import (
     read_names,
     read_source_image,
 )
-from apanet_jax.data.sources.lists import read_image_lists
+from apanet_jax.data.sources.lists import count_note, read_image_lists
 from apanet_jax.runtime.errors import UserError
 
 CLASS_NAMES = (
@@ -105,18 +105,18 @@ class PascalSource:
             )
         trees = [path for path in (self._voc, self._sbd, self._labels) if path]
         self.origin = " ".join(str(path.resolve()) for path in trees)
-        self.notes = []
-        for split, count in EXPECTED.items():
-            found = f"the {split} list has {len(self._names[split])} images"
-            if len(self._names[split]) == count:
-                continue
-            if lists[split]:
-                self.notes.append(f"{found}, the protocol's has {count}")
-            elif not any_count:
-                raise UserError(
-                    f"{found}, the protocol's has {count}: check the trees (is SBD's {_SBD_LIST} "
-                    "there?), or accept it with --any_count"
-                )
+        self.notes = [
+            note
+            for split, count in EXPECTED.items()
+            for note in count_note(
+                split,
+                len(self._names[split]),
+                count,
+                given=bool(lists[split]),
+                any_count=any_count,
+                hint=f"check the trees (is SBD's {_SBD_LIST} there?)",
+            )
+        ]
 
     def names(self, split: Split) -> list[str]:
         """Returns the names of a split's images."""
