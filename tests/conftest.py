@@ -1,7 +1,8 @@
-"""Eight simulated devices on the CPU, for the tests that spread a batch; set before jax starts."""
+"""What the tests of one session share: simulated devices, compiled programs, small records."""
 
 import atexit
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -9,46 +10,55 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from absl import flags
 
+ROOT = Path(__file__).parents[1]
+
+# All of this before JAX starts. Eight devices are for the tests that spread a batch.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
-# Tests compile the same programs again and again; a cache of one session's own shares them, among
-# its workers too, which inherit the variable.
+# Tests compile the same programs again and again; a cache of one session's own shares them, small
+# ones too, among its workers and the processes that they start, which inherit the variables.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="apanet_jax_compiled_")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-
-def _set_flag(values, name, flag):
-    flag.allow_override = True
-    _set_flag_once(values, name, flag)
-
-
-# Scripts are processes of their own, and each has a --config: tests import several into one.
-_set_flag_once = flags.FlagValues.__setitem__
-flags.FlagValues.__setitem__ = _set_flag
+ABSENT = "beside the project"
+"""Words in the reason of every test that is skipped for lack of files in `../shared`."""
 
 
 def pytest_configure(config):
-    """With --cov, commands that tests start are measured too, and workers that load pictures.
-
-    Not through the environment of pytest's own workers, which measure themselves.
-    """
+    """Chooses how programs are compiled, and has `--cov` measure started processes too."""
+    # Compiling takes nearly all of the quick tests' time. The slow ones are compiled as for users.
+    if config.option.markexpr != "slow":
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    # Commands that tests start, and workers that load images; not through the environment of
+    # pytest's own workers, which measure themselves.
     own = hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None)
     if own and getattr(config.option, "cov_source", None):
-        root = Path(__file__).parents[1]
-        os.environ["COVERAGE_PROCESS_START"] = str(root / "pyproject.toml")
-        os.environ["COVERAGE_FILE"] = str(root / ".coverage")
+        os.environ["COVERAGE_PROCESS_START"] = str(ROOT / "pyproject.toml")
+        os.environ["COVERAGE_FILE"] = str(ROOT / ".coverage")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says how many tests did not run because their data or paper is not beside the project."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    absent = sum(ABSENT in str(report.longrepr) for report in skipped)
+    shared = "is there" if (ROOT.parent / "shared").is_dir() else "is not there"
+    terminalreporter.write_line(
+        f"skipped for lack of files in ../shared, which {shared}: {absent} tests"
+    )
 
 
 MOST_MAPPINGS = 20_000
 """Linux lets a process have 65,530 of them, and a compilation that needs more ends it with a
 segmentation fault. Each compiled program keeps a few."""
+
+_tests = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +66,8 @@ def few_programs():
     """Lets go of compiled programs before they are too many for one process."""
     yield
     mappings = Path("/proc/self/maps")
-    if "jax" in sys.modules and mappings.exists():
+    # Counting takes milliseconds, which are not spent after each test.
+    if next(_tests) % 10 == 0 and "jax" in sys.modules and mappings.exists():
         with mappings.open("rb") as lines:
             count = sum(1 for _ in lines)
         if count > MOST_MAPPINGS:
@@ -64,10 +75,9 @@ def few_programs():
             gc.collect()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """The records of a small tree, which each module of tests has for itself."""
-    # Not before the variables above are set: they import jax.
+    """The records of a small data set with two folds; tests that change a copy of them."""
     from apanet_jax.data import records
     from apanet_jax.data.sources.folder import FolderSource
     from tests import trees
