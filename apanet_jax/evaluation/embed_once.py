@@ -414,4 +414,4 @@ def _padded(positions: np.ndarray, most: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _label(split: RecordSplit, query: int, class_id: int, side: int) -> Arrays:
-    return scoring_label(binary_label(split[query]["label"], class_id), side)
+    return scoring_label(binary_label(split.label(query), class_id), side)
