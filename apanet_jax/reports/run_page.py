@@ -139,7 +139,9 @@ def _published(run: RunRecord, method: str, metric: str, shot: int) -> str:
 
 def _episodes(row: Mapping[str, Any]) -> str:
     chosen = f"of seed {row['seed']}" if row.get("seed") is not None else "of a given list"
-    return f"Novel classes, in percent, {row.get('episodes', 0):,} test episodes {chosen}."
+    trained = f", training list {row['training_list']}" if "training_list" in row else ""
+    episodes = f"{row.get('episodes', 0):,} test episodes {chosen}"
+    return f"Novel classes, in percent, {episodes}{trained}."
 
 
 def _classes(run: RunRecord) -> str:

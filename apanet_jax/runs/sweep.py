@@ -212,7 +212,9 @@ def _headline(name: str, run: Run) -> str:
 def _tell(
     config: ConfigDict, done: Sequence[tuple[Part, Run]], results: Results, workdir: Path
 ) -> None:
-    episodes = f"{done[0][1].data.test_count} episodes, %"
+    run = done[0][1]
+    training_list = run.settings.data.training_list
+    episodes = f"{run.data.test_count} episodes, training list {training_list}, %"
     if config.sweep.folds or config.sweep.seeds:
         by_variant = defaultdict(list)
         for (part, _), rows in zip(done, results.values(), strict=True):
