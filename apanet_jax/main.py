@@ -74,7 +74,7 @@ def main() -> int | None:
 def _verify(config: ConfigDict | None, workdir: str | Path | None) -> int:
     if workdir is None:
         raise UserError("no --workdir: name the one whose results are to be verified")
-    from apanet_jax.runs.verify import verify
+    from apanet_jax.runs.recount import verify
 
     return int(verify(Path(workdir), config) > 0)
 

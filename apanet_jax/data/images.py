@@ -30,8 +30,8 @@ from PIL.TiffImagePlugin import (
 )
 from PIL.WebPImagePlugin import WebPImageFile
 
+from apanet_jax.data.exif import exif_orientation, turned_upright, without_metadata
 from apanet_jax.data.gray_levels import stretched
-from apanet_jax.data.metadata import exif_orientation, turned_upright, without_metadata
 from apanet_jax.runtime.errors import UserError
 
 MAX_PIXELS = 400_000_000

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from apanet_jax.data.exif import turned_upright
 from apanet_jax.data.image_files import warn
 from apanet_jax.data.images import Encoded, UprightImage, open_encoded, read_bytes
 from apanet_jax.data.mask_values import (
@@ -20,7 +21,6 @@ from apanet_jax.data.mask_values import (
     label_of_values,
     listed,
 )
-from apanet_jax.data.metadata import turned_upright
 from apanet_jax.data.outline_files import (
     LABELME_IDS,
     coco_outlines,

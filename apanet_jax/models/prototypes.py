@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from apanet_jax.kernels.kmeans import kmeans
-from apanet_jax.kernels.lloyd import unit
 from apanet_jax.kernels.pooling import cluster_average, masked_average
+from apanet_jax.kernels.unit_vectors import unit
 
 AREA_EPSILON = 0.0005
 

@@ -1,4 +1,4 @@
-"""What a run leaves for people and scripts: metrics.jsonl, TensorBoard events, results, tables."""
+"""Tables of results: runs side by side, folds and seeds in the shape of the paper, classes."""
 
 import itertools
 import statistics

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageOps, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from apanet_jax.data.exif import exif_orientation, turned_upright, without_metadata
 from apanet_jax.data.gray_levels import stretched
 from apanet_jax.data.images import (
     FORMATS,
@@ -20,7 +21,6 @@ from apanet_jax.data.images import (
     decode_verified,
     read_image,
 )
-from apanet_jax.data.metadata import exif_orientation, turned_upright, without_metadata
 from apanet_jax.data.source import read_image_size
 from apanet_jax.runtime.errors import UserError
 

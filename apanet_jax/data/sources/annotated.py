@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from apanet_jax.data.exif import turned_upright
 from apanet_jax.data.image_files import (
     ENDINGS,
     composed,
@@ -23,7 +24,6 @@ from apanet_jax.data.image_files import (
     files_below,
     relative_parts,
 )
-from apanet_jax.data.metadata import turned_upright
 from apanet_jax.data.outline_files import (
     LABELME_IDS,
     CocoFile,

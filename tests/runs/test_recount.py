@@ -11,7 +11,7 @@ from apanet_jax.config import saved
 from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.runs import sweep
-from apanet_jax.runs.verify import verify
+from apanet_jax.runs.recount import verify
 from apanet_jax.runtime.errors import UserError
 from configs import folder
 from tests import trees
