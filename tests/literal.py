@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import torch
 
-from apanet_jax.models.apanet import PictureFeatures
+from apanet_jax.models.apanet import ImageFeatures
 
 BATCH, SHOT, SIZE, LABEL, MIDDLE, HIGH, CHANNELS = 2, 2, 4, 13, 5, 6, 7
 
@@ -22,8 +22,8 @@ def episode(seed=0, shot=SHOT):
         return coarse.repeat(4, -1).repeat(4, -2)[..., :LABEL, :LABEL]
 
     return (
-        PictureFeatures(features(MIDDLE, BATCH), features(HIGH, BATCH)),
-        PictureFeatures(features(MIDDLE, BATCH, shot), features(HIGH, BATCH, shot)),
+        ImageFeatures(features(MIDDLE, BATCH), features(HIGH, BATCH)),
+        ImageFeatures(features(MIDDLE, BATCH, shot), features(HIGH, BATCH, shot)),
         label(BATCH, shot),
         label(BATCH),
     )

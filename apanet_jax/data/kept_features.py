@@ -23,7 +23,7 @@ from apanet_jax.data.episodes import Draw, Episode
 from apanet_jax.data.loader import batches, scoring_label
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
-from apanet_jax.models.apanet import PictureFeatures
+from apanet_jax.models.apanet import ImageFeatures
 from apanet_jax.runtime.atomic_files import write_json
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.workdir_lock import sole_use
@@ -33,7 +33,7 @@ _EPISODE_STREAM = 0xE915
 _EMBED_BATCH = 8
 _OPENING = threading.Lock()
 
-Embed = Callable[[np.ndarray], PictureFeatures]
+Embed = Callable[[np.ndarray], ImageFeatures]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from apanet_jax.data.transforms import binary_label
 from apanet_jax.evaluation.feature_store import Arrays, FeatureStore
 from apanet_jax.evaluation.metrics import EpisodeCounts
 from apanet_jax.evaluation.protocol import Resizing, score
-from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
+from apanet_jax.models.apanet import APANet, ImageFeatures, at_size
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.models.prior import contrast, contrast_prototypes, shot_prior
 from apanet_jax.models.prototypes import allocation, foreground_parts, over_shots, part_means
@@ -131,7 +131,7 @@ class EmbeddedImages:
             embedded = jax.device_get(self._embed(self._parameters, images))
             features = embedded._asdict()
         else:
-            features = {name: batch.get(name) for name in PictureFeatures._fields}
+            features = {name: batch.get(name) for name in ImageFeatures._fields}
         for row, image in enumerate(indices):
             if ("image", image) not in self._store:
                 present = {name: x[row] for name, x in features.items() if x is not None}
@@ -150,13 +150,13 @@ class EmbeddedImages:
         head, high = self._network.head, None
         if "high" in head.priors:
             if self._network.masked_support:
-                block4 = head.features_of("block4", PictureFeatures(middle, high))
+                block4 = head.features_of("block4", ImageFeatures(middle, high))
                 spread = jax.device_put((block4, given), batch_sharding(self._mesh))
                 high = self._last_block(self._parameters, *spread)
             else:
                 high = jnp.stack([features["high"] for features in of_images])
         seen = {
-            name: np.asarray(head.features_of(name, PictureFeatures(middle, high)))
+            name: np.asarray(head.features_of(name, ImageFeatures(middle, high)))
             for name in set(head.priors) - {"contrast"}
         }
         foreground = np.asarray(at_size(given == 1, middle.shape[1:3], centred=head.centred))
@@ -210,7 +210,7 @@ class EmbeddedImages:
         """Returns the features that prior masks compare, once for a query's run of episodes."""
         if self._query is None or self._query[0] != query:
             kept = self._store.get(("image", query))
-            features = PictureFeatures(jnp.asarray(kept["middle"]), kept.get("high"))
+            features = ImageFeatures(jnp.asarray(kept["middle"]), kept.get("high"))
             head = self._network.head
             wanted = (jnp.asarray(head.features_of(name, features)) for name in head.priors)
             self._query = query, tuple(wanted)

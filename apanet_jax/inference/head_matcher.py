@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from apanet_jax.inference.geometry import Grid
 from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
 from apanet_jax.models import backbones
-from apanet_jax.models.apanet import APANet, PictureFeatures
+from apanet_jax.models.apanet import APANet, ImageFeatures
 from apanet_jax.models.network import Network, Parameters
 
 UNCALIBRATED = {1: Decision(threshold=0.0, scale=1.0)}
@@ -64,21 +64,21 @@ class HeadMatcher:
     def appearance(self, features: backbones.Features) -> Appearance:
         return np.asarray(features.block4[0])
 
-    def learn(self, features, labels) -> tuple[PictureFeatures, UInt8[np.ndarray, "1 shots s s"]]:
+    def learn(self, features, labels) -> tuple[ImageFeatures, UInt8[np.ndarray, "1 shots s s"]]:
         parts = [self._support(x, label) for x, label in zip(features, labels, strict=True)]
         support = jax.tree.map(lambda *x: jnp.concatenate(x)[None], *parts)
         return support, np.stack(labels)[None]
 
     def margins(self, features, learned) -> Float[np.ndarray, "positions positions"]:
-        query = self.network.of_pictures(features)
+        query = self.network.of_images(features)
         return np.asarray(self._compare(self.parameters, query, *learned))
 
     def high(self, features: backbones.Features) -> Float[np.ndarray, "positions positions c"]:
         """Returns an image's high-level features, which training clusters."""
         return np.asarray(features.block5[0])
 
-    def _support(self, features, label) -> PictureFeatures:
-        support = self.network.of_pictures(features)
+    def _support(self, features, label) -> ImageFeatures:
+        support = self.network.of_images(features)
         if support.high is None or not self.network.masked_support:
             return support
         masked = self._last_block(self.backbone_parameters, features.block4, label[None])

@@ -96,7 +96,7 @@ def log_odds(matcher: HeadMatcher, shots: int) -> Find:
         count = queries.shape[0]
         of_queries = jax.tree.map(lambda x: x[:count], features)
         of_supports = jax.tree.map(lambda x: x[count:], features)
-        query, support = network.of_pictures(of_queries), network.of_pictures(of_supports)
+        query, support = network.of_images(of_queries), network.of_images(of_supports)
         if support.high is not None and network.masked_support:
             masked = network.masked_last_block(backbone_parameters, of_supports.block4, masks)
             support = support._replace(high=masked)

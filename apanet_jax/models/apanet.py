@@ -34,8 +34,8 @@ IGNORE = 255
 FEATURE_EPSILON = 1e-6
 
 
-class PictureFeatures(NamedTuple):
-    """What the head needs to know of pictures.
+class ImageFeatures(NamedTuple):
+    """What the head needs to know of images.
 
     Attributes:
       middle: `[..., h, w, c]`, the paper's F: blocks 4 and 3 side by side.
@@ -57,7 +57,7 @@ class Outputs(NamedTuple):
         assigned prototype, the same thing; the whole batch with each of R negatives in turn. None
         without a query label or with no clusters.
       clusters: `[B, h, w]` cluster of each position before the foreground is removed (Eq. 4).
-      agnostic_valid: `[B]`, false where a picture has no background to take a prototype from.
+      agnostic_valid: `[B]`, false where an image has no background to take a prototype from.
       resembling: `[B, h, w]`, 1 where background was left out for being like the supports, or None.
       levels: logits of the class-specific branch's pyramid levels, each of its own size. Empty
         without a query label, or where the comparison has no levels.
@@ -108,7 +108,7 @@ class APANet(nn.Module):
         in [0, 1] would not be seen.
       prior_scale: factor of the prior masks, in both branches, before they are compared: beside
         many feature channels a mask in [0, 1] is hardly seen.
-      stretch_prior: min-max normalise each prior mask over its picture, as PFENet does.
+      stretch_prior: min-max normalise each prior mask over its image, as PFENet does.
       shared_reduction: one reduction for queries and supports instead of one each.
       reduction_bias: whether the reductions have a bias; PFENet's have none.
       reduction_dropout: share of the reduced channels dropped in training.
@@ -158,7 +158,7 @@ class APANet(nn.Module):
         return self.clone(num_clusters=0, regions="kmeans", negatives=1, resemblance_limit=1.0)
 
     @nn.nowrap
-    def features_of(self, name: str, features: PictureFeatures) -> Float[Array, "*batch channels"]:
+    def features_of(self, name: str, features: ImageFeatures) -> Float[Array, "*batch channels"]:
         """Returns the features that the prior mask of a name looks at."""
         middle = features.middle
         return {
@@ -183,8 +183,8 @@ class APANet(nn.Module):
 
     def __call__(
         self,
-        query: PictureFeatures,
-        support: PictureFeatures,
+        query: ImageFeatures,
+        support: ImageFeatures,
         support_labels: UInt8[Array, "batch shot H W"],
         query_label: UInt8[Array, "batch H W"] | None = None,
         *,
@@ -375,7 +375,7 @@ class APANet(nn.Module):
     ) -> Float[Array, "negatives_times_batch height width clusters"]:
         """Returns which prototype each position is compared with (Eq. 7).
 
-        Background positions get their own cluster's; all foreground positions of a picture that of
+        Background positions get their own cluster's; all foreground positions of an image that of
         one cluster that is not empty, drawn at random. Several negatives are different clusters,
         as far as there are so many.
         """

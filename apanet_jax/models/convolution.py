@@ -3,7 +3,7 @@
 Of every tile of 2x2 outputs the 4x4 inputs are added and subtracted so that 16 products a pair of
 channels do, instead of 36. Source: Lavin and Gray, Fast Algorithms for Convolutional Neural
 Networks, F(2x2, 3x3). A convolution dilated by d is d x d convolutions of every dth row and column,
-whose tiles are cut out of the picture as they lie.
+whose tiles are cut out of the image as they lie.
 """
 
 import functools
@@ -23,9 +23,9 @@ def conv3x3(
     *,
     dilation: int = 1,
 ) -> Float[Array, "batch height width features"]:
-    """Convolves (cross-correlates) with zeros around the picture; the stride is 1.
+    """Convolves (cross-correlates) with zeros around the image; the stride is 1.
 
-    The choice of how is made for each platform within one program. Half precision, and pictures so
+    The choice of how is made for each platform within one program. Half precision, and images so
     small that tiles would mostly stand out of them, are convolved directly everywhere.
     """
     directly = functools.partial(direct, dilation=dilation)

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 and Lite2 with their strides cut to 8.
 
 EfficientNet without squeeze-and-excitation, with ReLU6, and a stem and last block of fixed width
-(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). Pictures are
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). Images are
 normalised as (x - 127) / 128. The outputs of its blocks are linear: nothing stands between a
 block's projection and the next block's expansion but the addition.
 """
@@ -135,14 +135,14 @@ class EfficientNetLite(nn.Module):
         self.blocks = blocks
 
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
-        """Returns the features of pictures.
+        """Returns the features of images.
 
         Args:
           images: RGB, 0 to 255.
 
         Returns:
           40, 112 and 320 channels (Lite0) or 48, 120 and 352 (Lite2), all at an eighth of the
-          pictures' size (rounded up).
+          images' size (rounded up).
         """
         return Features(*self.outputs(images)[1:])
 

@@ -1,6 +1,6 @@
 """Convolutions of the frozen backbones: a kernel and a bias each, BatchNorm already folded in.
 
-Every layer keeps float32 parameters and computes in its `dtype`. Pictures and features are
+Every layer keeps float32 parameters and computes in its `dtype`. Images and features are
 `[batch, height, width, channels]`.
 """
 
@@ -20,7 +20,7 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Features(NamedTuple):
-    """What a backbone says of pictures: the outputs of the paper's blocks 3, 4 and 5.
+    """Features of images: the outputs of the paper's blocks 3, 4 and 5.
 
     Attributes:
       block3: the middle-level features that keep most detail.
@@ -154,7 +154,7 @@ def depthwise_convolution(
     convolution; the choice is made for each platform within one program.
 
     Args:
-      x: pictures.
+      x: images.
       kernel: one k x k kernel a channel.
       borders: zeros put before and after the rows and the columns.
       stride: of the output.

@@ -1,4 +1,4 @@
-"""Backbone and head together: from an episode's pictures, or their kept features, to logits."""
+"""Backbone and head together: from an episode's images, or their kept features, to logits."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from apanet_jax.models.apanet import APANet, Outputs, PictureFeatures
+from apanet_jax.models.apanet import APANet, ImageFeatures, Outputs
 from apanet_jax.models.backbones import Features, middle
 from apanet_jax.models.debias import (
     images_without_content,
@@ -33,7 +33,7 @@ class Network:
       backbone: one of `models.backbones`.
       head: the trained part.
       masked_support: whether the supports' last block sees block 4 times the mask, as in PFENet.
-        Otherwise it sees the whole picture, so that a picture's features serve any class.
+        Otherwise it sees the whole image, so that an image's features serve any class.
     """
 
     backbone: nn.Module
@@ -71,28 +71,28 @@ class Network:
 
     def embed(
         self, parameters: Parameters, images: UInt8[Array, "batch height width 3"]
-    ) -> PictureFeatures:
-        """Returns the features of pictures (RGB, 0 to 255)."""
-        return self.of_pictures(self.features(parameters, images))
+    ) -> ImageFeatures:
+        """Returns the features of images (RGB, 0 to 255)."""
+        return self.of_images(self.features(parameters, images))
 
-    def of_pictures(self, features: Features) -> PictureFeatures:
-        """Returns what the head looks at of the features of pictures that are seen whole."""
+    def of_images(self, features: Features) -> ImageFeatures:
+        """Returns the features that the head uses of images that are seen whole."""
         high = features.block5 if self.head.needs_high else None
-        return PictureFeatures(middle(features), high)
+        return ImageFeatures(middle(features), high)
 
     def embed_episode(
         self, parameters: Parameters, batch: Batch
-    ) -> tuple[PictureFeatures, PictureFeatures]:
+    ) -> tuple[ImageFeatures, ImageFeatures]:
         """Returns the features of a batch's queries `[B, ...]` and supports `[B, K, ...]`.
 
-        The batch holds either pictures (`query_image`, `support_images`), which pass the backbone
+        The batch holds either images (`query_image`, `support_images`), which pass the backbone
         together, or features that were kept (`query_middle`, `query_high`, `support_middle`,
         `support_high`; those of the high level only where the head needs them).
         """
         if "query_middle" in batch:
             return (
-                PictureFeatures(batch["query_middle"], batch.get("query_high")),
-                PictureFeatures(batch["support_middle"], batch.get("support_high")),
+                ImageFeatures(batch["query_middle"], batch.get("query_high")),
+                ImageFeatures(batch["support_middle"], batch.get("support_high")),
             )
         query, support = batch["query_image"], batch["support_images"]
         count = query.shape[0]
@@ -112,7 +112,7 @@ class Network:
             high = parts(self.masked_last_block(parameters, features.block4, seen))
         else:
             high = parts(features.block5)
-        query_features, support_features = map(PictureFeatures, parts(middle(features)), high)
+        query_features, support_features = map(ImageFeatures, parts(middle(features)), high)
         return query_features, support_features
 
     def __call__(
@@ -128,7 +128,7 @@ class Network:
         Args:
           head_parameters: what is trained.
           backbone_parameters: what is not; unused when the batch holds kept features.
-          batch: an episode batch (see `data.loader`), with pictures or kept features.
+          batch: an episode batch (see `data.loader`), with images or kept features.
           key: given in training only: for dropout, clustering and the choice of negatives.
         """
         query, support = self.embed_episode(backbone_parameters, batch)
@@ -152,7 +152,7 @@ class Network:
         block4: Float[Array, "n height width channels"],
         labels: UInt8[Array, "n H W"],
     ) -> Float[Array, "n height width high_channels"]:
-        """Returns pictures' high features, of what lies where their labels are 1 alone."""
+        """Returns images' high features, of what lies where their labels are 1 alone."""
         mask = (labels == 1).astype(jnp.float32)[..., None]
         mask = resize_bilinear(mask, block4.shape[1:3]).astype(block4.dtype)
         high = self.backbone.apply(

@@ -24,9 +24,9 @@ def prior_mask(
 
     Every query position takes its largest cosine similarity to the positions of a support's
     foreground, at least 0 (PFENet zeroes the background's features, whose cosine is then 0). The
-    map is min-max normalised over the picture, and averaged over the supports.
+    map is min-max normalised over the image, and averaged over the supports.
 
-    Stretched like this, every picture has a best match, even one that shows nothing alike. The
+    Stretched like this, every image has a best match, even one that shows nothing alike. The
     cosines themselves tell how alike it is.
 
     Args:
@@ -164,7 +164,7 @@ def _all_positions(query, support, inside) -> Float[Array, "*batch positions"]:
 def _foreground_alone(query, support, inside) -> Float[Array, "*batch positions"]:
     """Returns the same, one pair after the other, and each in a product as small as it may be.
 
-    A thing covers a tenth of most pictures, and this product is most of a small head's work.
+    An object covers a tenth of most images, and this product is most of a small head's work.
     """
     *batch, positions, channels = query.shape
     count = support.shape[-2]

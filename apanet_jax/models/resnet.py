@@ -84,13 +84,13 @@ class ResNet(nn.Module):
         self.layer4 = self._layer(self.depths[3], 512, dilation=4)
 
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
-        """Returns the features of pictures.
+        """Returns the features of images.
 
         Args:
           images: RGB, 0 to 255.
 
         Returns:
-          512, 1024 and 2048 channels, all at an eighth of the pictures' size (rounded up).
+          512, 1024 and 2048 channels, all at an eighth of the images' size (rounded up).
         """
         return Features(*self.outputs(images)[1:])
 

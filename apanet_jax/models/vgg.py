@@ -41,13 +41,13 @@ class VGG16(nn.Module):
         ]
 
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
-        """Returns the features of pictures.
+        """Returns the features of images.
 
         Args:
           images: RGB, 0 to 255.
 
         Returns:
-          256 channels at an eighth of the pictures' size, and twice 512 at a sixteenth (both
+          256 channels at an eighth of the images' size, and twice 512 at a sixteenth (both
           rounded up): 60x60 and 30x30 of 473x473.
         """
         return Features(*self.outputs(images)[1:])

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from apanet_jax.models.apanet import APANet, PictureFeatures
+from apanet_jax.models.apanet import APANet, ImageFeatures
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.runtime.devices import batch_sharding, replicated
 from apanet_jax.runtime.programs import Programs
@@ -67,7 +67,7 @@ def create_state(
     return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
 
 
-def _initialiser(head: APANet, features: PictureFeatures, image_size: int):
+def _initialiser(head: APANet, features: ImageFeatures, image_size: int):
     def initialise(key):
         query = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
         support = jax.tree.map(lambda x: x[:, None], query)

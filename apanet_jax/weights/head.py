@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apanet_jax.models import backbones
-from apanet_jax.models.apanet import APANet, PictureFeatures
+from apanet_jax.models.apanet import APANet, ImageFeatures
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.mapping import Convolution, Parameters, Table, convert, foreign
 
@@ -42,7 +42,7 @@ def head_shapes(head: APANet, backbone: str) -> Parameters:
     row = backbones.spec(backbone)
 
     def features(*leading):
-        return PictureFeatures(
+        return ImageFeatures(
             jnp.zeros((*leading, 4, 4, row.middle_channels)),
             jnp.zeros((*leading, 4, 4, row.high_channels)),
         )

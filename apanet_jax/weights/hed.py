@@ -24,11 +24,11 @@ HED_MEAN = np.array([122.67892, 116.66877, 104.00699])
 
 
 def read_hed(path: Path) -> dict[str, np.ndarray]:
-    """Returns the detector's VGG-16 under torchvision's names, for pictures normalised our way.
+    """Returns the detector's VGG-16 under torchvision's names, for images normalised our way.
 
-    The network was trained on pictures `x - HED_MEAN`, blue first, and ours sees
+    The network was trained on images `x - HED_MEAN`, blue first, and ours sees
     `(x - MEAN) / DEVIATION`, red first. The first convolution takes up the difference, so that all
-    features are the same, but for one thing: zeros around a picture stand for its network's mean
+    features are the same, but for one thing: zeros around an image stand for its network's mean
     colour, and the two means differ by up to one level of 255. No kernel can make up for that along
     the borders; it changes features by a thousandth.
 
@@ -66,7 +66,7 @@ def read_hed(path: Path) -> dict[str, np.ndarray]:
 
 
 def _renormalised(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Makes the first convolution, of `[out, blue green red, k, k]`, fit our pictures."""
+    """Makes the first convolution, of `[out, blue green red, k, k]`, fit our images."""
     kernel = kernel[:, ::-1].astype(np.float64)
     shift = np.einsum("oikl,i->o", kernel, MEAN - HED_MEAN)
     return kernel * DEVIATION[:, None, None], bias + shift

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from apanet_jax.data.kept_features import KeptFeatures, keep_features
-from apanet_jax.models.apanet import PictureFeatures
+from apanet_jax.models.apanet import ImageFeatures
 from apanet_jax.runtime.errors import UserError
 
 
@@ -42,7 +42,7 @@ def test_threads_open_files_one_after_the_other(tmp_path, monkeypatch):
 
 def test_features_beyond_half_precision_are_refused(tmp_path):
     def embed(images):
-        return PictureFeatures(np.full((len(images), 2, 2, 3), 7e4, np.float32), None)
+        return ImageFeatures(np.full((len(images), 2, 2, 3), 7e4, np.float32), None)
 
     def load(index):
         return {"image": np.zeros((16, 16, 3), np.uint8), "label": np.zeros((16, 16), np.uint8)}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
+from apanet_jax.models.apanet import APANet, ImageFeatures, at_size
 from apanet_jax.models.prior import prior_mask
 from apanet_jax.models.prototypes import grid_regions
 from apanet_jax.training.losses import cross_entropy, losses
@@ -75,7 +75,7 @@ def test_shots_are_averaged():
         module.apply(
             {"params": parameters},
             query,
-            PictureFeatures(support.middle[:, k : k + 1], support.high[:, k : k + 1]),
+            ImageFeatures(support.middle[:, k : k + 1], support.high[:, k : k + 1]),
             labels[:, k : k + 1],
         ).prior
         for k in range(3)
@@ -86,7 +86,7 @@ def test_shots_are_averaged():
 def test_negatives_never_come_from_an_empty_cluster():
     query, support, labels, label = episode()
     # All features equal: one cluster takes every position, the others stay empty.
-    query = PictureFeatures(np.ones_like(query.middle), np.ones_like(query.high))
+    query = ImageFeatures(np.ones_like(query.middle), np.ones_like(query.high))
     module = head(num_clusters=4)
     parameters = parameters_of(module, (query, support, labels))
     runs = [run(module, parameters, (query, support, labels), label, seed) for seed in range(8)]
@@ -263,7 +263,7 @@ def test_several_negatives_are_different_clusters_each_in_a_comparison_of_its_ow
 
 def test_more_negatives_than_clusters_repeat_them():
     query, support, labels, label = episode()
-    query = PictureFeatures(np.ones_like(query.middle), np.ones_like(query.high))
+    query = ImageFeatures(np.ones_like(query.middle), np.ones_like(query.high))
     module = head(num_clusters=3, negatives=2)
     parameters = parameters_of(module, (query, support, labels))
     outputs = run(module, parameters, (query, support, labels), label)

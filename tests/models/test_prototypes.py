@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from apanet_jax.models.apanet import APANet, PictureFeatures, at_size
+from apanet_jax.models.apanet import APANet, ImageFeatures, at_size
 from apanet_jax.models.prototypes import allocation, foreground_parts, over_shots, part_means
 from tests.literal import BATCH, CHANNELS, MIDDLE, SHOT, SIZE, Literal, episode
 
@@ -113,7 +113,7 @@ def test_the_head_compares_each_position_with_the_prototypes_it_was_given(train)
 
 def test_a_foreground_that_looks_the_same_everywhere_has_one_prototype_however_many_are_asked_for():
     query, support, labels, _ = episode()
-    support = PictureFeatures(np.ones_like(support.middle), support.high)
+    support = ImageFeatures(np.ones_like(support.middle), support.high)
     inputs = query, support, labels
     one, three = (APANet(channels=CHANNELS, foreground_prototypes=n) for n in (1, 3))
     parameters = one.init(jax.random.key(0), *inputs)["params"]
