@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save as save_safetensors
 
-from apanet_jax.config.settings import of_run
+from apanet_jax.config.saved import of_run
 from apanet_jax.data.episode_files import read_episodes
 from apanet_jax.data.folds import base_classes
 from apanet_jax.data.source import read_image_size, read_label, read_names
