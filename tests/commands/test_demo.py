@@ -92,7 +92,7 @@ def test_uploads_are_bounded_and_named_without_their_folder(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"^gone\.png cannot be read"):
         visit.with_queries(Visit(), [tmp_path / "gone.png"])
     monkeypatch.setattr(visit, "LARGEST_IMAGE", 80 * 120 - 1)
-    with pytest.raises(UserError, match=r"^good\.png says it has 120x80 pixels"):
+    with pytest.raises(UserError, match=r"^good\.png has 120x80 pixels"):
         visit.with_queries(Visit(), [good])
     monkeypatch.setattr(visit, "LARGEST_FILE", 10)
     with pytest.raises(UserError, match=r"^good\.png has .* MB"):

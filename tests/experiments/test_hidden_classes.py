@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from apanet_jax.config.settings import typed
 from apanet_jax.data import records
+from apanet_jax.data.episode_data import training_lists
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.reports.overlays import GIVEN, PREDICTION
 from apanet_jax.runs.run import make_run
@@ -89,8 +91,8 @@ def config_for(directory):
 @pytest.mark.parametrize("fold", [0, 1])
 def test_every_share_is_what_a_hand_counts(prepared, fold):
     data = records.open_records(prepared)
-    config = folder.get_config(f"records={prepared},min_area={MIN_AREA},fold={fold},shots=1")
-    listed = make_run(config).data.base.queries
+    config = folder.get_config(f"records={prepared},min_area={MIN_AREA},fold={fold}")
+    listed = training_lists(typed(config).data, data, fold=fold, shot=1, seed=0).queries
     assert listed.tolist() == LISTED[fold]
     novel = tuple(NAMES.index(name) + 1 for name in FOLDS[fold])
     assert hidden_shares(data.split("train").areas, listed, novel) == BY_HAND[fold]

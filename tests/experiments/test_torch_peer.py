@@ -13,6 +13,7 @@ from apanet_jax.models.network import Network
 from apanet_jax.models.resnet import ResNet
 from apanet_jax.runtime.devices import data_mesh
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.programs import Programs
 from apanet_jax.training import train_step
 from apanet_jax.weights import resnet
 from apanet_jax.weights.head import head_parameters
@@ -56,7 +57,8 @@ def pair(name, *, masked_support=True, **settings):
     head = APANet(channels=8, **settings)
     network = Network(backbones.create(name, stem=STEM), head, masked_support)
     zeros = jax.tree.map(lambda s: np.zeros(s.shape), parameter_shapes(name, STEM))
-    state = train_step.create_state(network, zeros, SIZE, OPTIMIZER, jax.random.key(1))
+    key = jax.random.key(1)
+    state = train_step.create_state(network, zeros, SIZE, OPTIMIZER, key, Programs())
     peer, of_backbone = TorchPeer.like(network, state.parameters, backbone_name=name, seed=0)
     return network, state, of_backbone, peer
 

@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.cluster import KMeans as Reference
+from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -141,12 +142,12 @@ def test_what_float64_tells_apart_is_told_apart(seed, origin):
     init = X[:3]
     ours = KMeans(3, metric="euclidean", init=init, tol=0).fit(X)
     theirs = Reference(3, init=init, n_init=1, tol=0).fit(X)
-    np.testing.assert_array_equal(ours.labels_, theirs.labels_)
-    np.testing.assert_array_equal(ours.predict(X), theirs.labels_)
+    # Where a start leaves a cluster empty, the two may number the clusters differently.
+    assert adjusted_rand_score(ours.labels_, theirs.labels_) == 1
+    np.testing.assert_array_equal(ours.predict(X), ours.labels_)
     assert ours.cluster_centers_.dtype == np.float64
-    np.testing.assert_allclose(
-        ours.cluster_centers_ - origin, theirs.cluster_centers_ - origin, atol=1e-3
-    )
+    centers, expected = (np.array(sorted(x.cluster_centers_.tolist())) for x in (ours, theirs))
+    np.testing.assert_allclose(centers - origin, expected - origin, atol=1e-3)
     np.testing.assert_allclose(ours.inertia_, theirs.inertia_, rtol=1e-3)
 
 
