@@ -20,8 +20,8 @@ NOT_IN = {"models": {"config"}, "kernels": set(ROOMS) - {"kernels"}}
 """Rooms that a room may not import although they come after it, or at all."""
 
 KERNELS_NEED = {"jax", "numpy", "apanet_jax", "sklearn"}
-"""And the standard library: the kernels are used by themselves. scikit-learn stands in a method that
-only it calls."""
+"""And the standard library: the kernels are used by themselves. scikit-learn stands in a method
+that only it calls."""
 
 
 class Import(NamedTuple):
