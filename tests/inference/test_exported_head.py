@@ -73,8 +73,9 @@ def run(tmp_path_factory):
 def trained(tmp_path_factory, request):
     root = tmp_path_factory.mktemp(request.param)
     records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    bins = ",pyramid_bins=4+0.5" if request.param == "fem" else ""
     config = folder.get_config(
-        f"{TINY},records={root / 'records'},comparison={request.param},pyramid_bins=4+0.5"
+        f"{TINY},records={root / 'records'},comparison={request.param}{bins}"
     )
     rows = sweep.run_all(config, root / "run", "train_and_evaluate")["run"]
     return root, rows
