@@ -192,7 +192,7 @@ def episodes_figure(
         )
     iou, wrong = {}, {}
     for name, trained in heads.items():
-        counts, _ = trained.run.count_episodes(trained.head.parameters, shot, count)
+        counts, _ = trained.run.evaluator.count(trained.head.parameters, shot, count)
         iou[name] = 100 * counts.intersection[:, 1] / np.maximum(counts.union[:, 1], 1)
         wrong[name] = counts.union[:, 1] - counts.intersection[:, 1]
     queries = np.array([episode.query for episode in tested[0]])
