@@ -1,5 +1,6 @@
 """Hidden novel classes: counted by hand on a small tree, and by plain loops on random tables."""
 
+import csv
 import json
 
 import numpy as np
@@ -23,7 +24,9 @@ from experiments.paper.hidden_classes import (
     table,
 )
 from tests import trees
-from tests.scripts import assert_refused, run_script
+from tests.scripts import ROOT, assert_refused, run_script
+
+LISTS = ROOT.parent / "shared" / "data" / "voc_lists"
 
 SIDE, MIN_AREA = 20, 50
 NAMES = ("ant", "bee", "cat", "dog")
@@ -197,6 +200,22 @@ def test_large_data_do_not_overflow():
     shares = hidden_shares(areas, np.arange(3), (1,))
     assert shares["pixels"] == (3 * 2**30, 6 * 2**30)
     assert shares["background"] == (3 * 2**30, 6 * 2**30)
+
+
+@pytest.mark.skipif(not LISTS.exists(), reason="../shared/data/voc_lists is not there")
+@pytest.mark.parametrize(
+    ("fold", "pairs", "images"), [(0, 7.5, 11.6), (1, 12.5, 18.8), (2, 23.5, 32.8), (3, 8.7, 11.7)]
+)
+def test_pairs_are_the_papers_rule_of_pascal(fold, pairs, images):
+    with (LISTS / "class_pixels.csv").open() as file:
+        pixels = {
+            row["id"]: [int(row[str(c)]) for c in range(1, 21)] for row in csv.DictReader(file)
+        }
+    areas = np.array([[0, *pixels[name]] for name in (LISTS / "train.txt").read_text().split()])
+    novel = tuple(range(5 * fold + 1, 5 * fold + 6))
+    base = np.delete(areas, [0, *novel], 1)
+    shares = hidden_shares(areas, np.flatnonzero((base >= 2048).any(1)), novel)
+    assert [round(shares[name].percent, 1) for name in ("pairs", "images")] == [pairs, images]
 
 
 def test_an_empty_whole_is_no_number():
