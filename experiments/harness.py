@@ -30,7 +30,7 @@ from absl import logging
 
 # Functions that need a config or a run import those themselves: what only measures the device
 # works where neither ml_collections nor grain is installed.
-from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError, main_guard
 
 if TYPE_CHECKING:
@@ -344,6 +344,13 @@ def milliseconds(row: Row, form: str = ".1f") -> str:
         f"{1e3 * row[name]:{form}}" for name in ("seconds", "seconds_min", "seconds_max")
     )
     return f"{median} ({low} to {high})"
+
+
+def write_page(path: Path, text: str) -> None:
+    """Writes a page; what follows its first second-level heading are notes by hand, and stays."""
+    before = path.read_text() if path.exists() else ""
+    _, heading, notes = before.partition("\n## ")
+    write_bytes(path, (text + heading + notes).encode())
 
 
 def publish(result: Row, text: str, path: Path | None) -> None:

@@ -14,29 +14,24 @@ package what the compiled program asks for, for PyTorch what was measured.
 A page that --markdown finds keeps its notes, from its first second-level heading on.
 """
 
-from __future__ import annotations
-
-import json
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import jax
-import jax.numpy as jnp
-
 from apanet_jax.kernels import density_ratio
-from apanet_jax.runtime.errors import Parser, UserError, main_guard
-from experiments.harness import Memory, environment, settle
+from apanet_jax.runtime.errors import Parser
+from experiments import harness
+from experiments.harness import OURS, Row
 
-OURS = "apanet_jax"
 BANDWIDTH = 0.05
 CHECKED = 64
 
@@ -50,7 +45,8 @@ class Shape(NamedTuple):
     type: str = "float32"
     backward: bool = False
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
+        """Returns the sizes as a row has them."""
         queries = self.side**2
         sizes = {"queries": queries, "positions": self.supports * queries}
         names = ("supports", "channels", "type", "backward")
@@ -65,8 +61,22 @@ SHAPES = {
     "low": [Shape(n, 37, 384, "bfloat16") for n in (5, 50)],
     "small": [Shape(2, 6, 16), Shape(1, 6, 16, backward=True)],
 }
+ON_CPU = ("dino", "lite", "paper", "backward")
+"""The default there, where bfloat16 is slower."""
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
+    parser = harness.parser(__doc__, json=True)
+    parser.add_argument("--markdown", type=Path, help="write a page there")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: the one that jax finds")
+    groups = harness.some_of(SHAPES, all=list(SHAPES))
+    parser.add_argument("--shapes", type=groups, help=f"all or {','.join(SHAPES)}")
+    repetitions = {"type": harness.whole(1), "default": 5}
+    parser.add_argument("--repetitions", **repetitions, help="timed calls (5)")
+    return parser
 
 
 def draw(shape: Shape, repetition: int) -> Data:
@@ -163,7 +173,7 @@ class Torch:
             before = torch.cuda.memory_allocated()
             run()
             return torch.cuda.max_memory_allocated() - before
-        with Memory() as memory:
+        with harness.Memory() as memory:
             run()
         return memory.bytes
 
@@ -179,18 +189,16 @@ def implementations(shape: Shape, device: str) -> dict[str, Any]:
     return found
 
 
-def measure(
-    shape: Shape, device: str, repetitions: int, say: Callable[[str], None] = print
-) -> list[dict[str, Any]]:
+def measure(shape: Shape, device: str, repetitions: int) -> list[Row]:
     """Times all implementations in turn on one shape; a row each."""
     peers = implementations(shape, device)
     times: dict[str, list[float]] = {name: [] for name in peers}
-    facts: dict[str, dict[str, Any]] = {}
+    facts: dict[str, Row] = {}
     for repetition in range(repetitions + 1):
         data = draw(shape, repetition)
         for name, peer in peers.items():
             run = peer.prepare(data)
-            settle(0.1)
+            harness.settle(0.1)
             start = time.perf_counter()
             found = run()
             seconds = time.perf_counter() - start
@@ -206,45 +214,38 @@ def measure(
             }
     rows = []
     for name, own in times.items():
-        row = {"implementation": name} | shape.row()
-        row |= {
-            "seconds": statistics.median(own),
-            "seconds_min": min(own),
-            "seconds_max": max(own),
-            "repetitions": len(own),
-        }
-        rows.append(row | facts[name])
-        say(f"{title(row):34} {name:17} {row['seconds']:9.4f} s ({min(own):.4f} to {max(own):.4f})")
+        row = {"implementation": name} | shape.row() | harness.spread(own)
+        rows.append(row | {"repetitions": len(own)} | facts[name])
+        text = f"{title(row)}, {name}: {harness.milliseconds(row)} ms"
+        print(text, file=sys.stderr, flush=True)
     return rows
 
 
-def title(row: dict[str, Any]) -> str:
+def title(row: Row) -> str:
     """Returns a shape in words."""
     text = f"{row['queries']} x {row['positions']} x {row['channels']}"
     text += "" if row["type"] == "float32" else f", {row['type']}"
     return text + (", with gradients" if row["backward"] else "")
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Returns Markdown: a line a shape, an implementation a column, milliseconds and megabytes."""
     names = list(dict.fromkeys(row["implementation"] for row in rows))
-    head = ["queries x support positions x channels", *names, "fastest peer / ours"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for shape in dict.fromkeys(map(title, rows)):
         own = {row["implementation"]: row for row in rows if title(row) == shape}
         cells = [
-            f"{1e3 * row['seconds']:.4g} ({1e3 * row['seconds_min']:.4g} to "
-            f"{1e3 * row['seconds_max']:.4g}), {row['memory_bytes'] / 1e6:.0f} MB, "
+            f"{harness.milliseconds(row, '.4g')}, {row['memory_bytes'] / 1e6:.0f} MB, "
             f"{row['largest_error']:.0e}"
             for row in own.values()
         ]
         peers = [row["seconds"] for name, row in own.items() if name != OURS]
-        ratio = f"{min(peers) / own[OURS]['seconds']:.2f}" if peers else ""
-        lines.append("| " + " | ".join([shape, *cells, ratio]) + " |")
-    return "\n".join(lines)
+        lines.append([shape, *cells, f"{min(peers) / own[OURS]['seconds']:.2f}" if peers else ""])
+    heads = ("queries x support positions x channels", *names, "fastest peer / ours")
+    return harness.table(heads, lines)
 
 
-def page(result: dict[str, Any]) -> str:
+def page(result: Row) -> str:
     """Returns the page for experiments/results."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return f"""# Density ratio of supports: time, memory and error
@@ -257,44 +258,28 @@ Milliseconds: median (fastest to slowest repetition) for the same features and m
 taken beside the inputs, and the gradients where there are any. Last number of a cell: largest
 difference to float64.
 
-{table(result["rows"])}
-"""
+{table(result["rows"])}"""
 
 
-@main_guard
-def main() -> None:
+@harness.command
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints, and writes what was asked for."""
-    parser = Parser(
-        prog="python experiments/speed/density_ratio_benchmark.py",
-        description="The density ratio of supports: this package against PyTorch.",
-    )
-    parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--markdown", type=Path, help="write a page with a table there")
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what jax finds")
-    parser.add_argument("--shapes", default="all", help=f"all, or some of {','.join(SHAPES)}")
-    parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
-    if arguments.repetitions < 1:
-        raise UserError(f"--repetitions={arguments.repetitions}: expected at least 1")
-    if arguments.device:
-        jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[arguments.device])
+    given = arguments().parse_args(argv)
+    if given.device:
+        jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[given.device])
     device = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    groups = ["dino", "lite", "paper", "backward"] + (["low"] if device == "gpu" else [])
-    names = groups if arguments.shapes == "all" else arguments.shapes.split(",")
-    for name in names:
-        if name not in SHAPES:
-            raise UserError(f"--shapes={arguments.shapes}: expected all or some of {list(SHAPES)}")
-    command = "python " + " ".join(["experiments/speed/density_ratio_benchmark.py", *sys.argv[1:]])
-    result = environment() | {"command": command, "load_average": os.getloadavg(), "rows": []}
-    for shape in (s for name in names for s in SHAPES[name]):
-        result["rows"] += measure(shape, device, arguments.repetitions)
-    print(table(result["rows"]))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-    if arguments.markdown:
-        before = arguments.markdown.read_text() if arguments.markdown.exists() else ""
-        _, heading, notes = before.partition("\n## ")
-        arguments.markdown.write_text(page(result) + heading + notes)
+    groups = given.shapes or (*ON_CPU, *(("low",) if device == "gpu" else ()))
+    command = ["python experiments/speed/density_ratio_benchmark.py", *(argv or sys.argv[1:])]
+    result = harness.environment() | {
+        "command": " ".join(command),
+        "load_average": os.getloadavg(),
+        "rows": [],
+    }
+    for shape in (shape for group in groups for shape in SHAPES[group]):
+        result["rows"] += measure(shape, device, given.repetitions)
+    harness.publish(result, table(result["rows"]), given.json)
+    if given.markdown:
+        harness.write_page(given.markdown, page(result))
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     harness.publish(result, kmeans_report.table(result), given.json)
     if given.markdown:
-        kmeans_report.write_page(result, given.markdown)
+        harness.write_page(given.markdown, kmeans_report.page(result))
 
 
 if __name__ == "__main__":

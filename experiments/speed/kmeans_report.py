@@ -13,7 +13,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 from experiments.harness import OURS, Row
@@ -62,14 +61,8 @@ def _cell(row: Row | None, best: float) -> str:
     return harness.milliseconds(row, ".4g") + differs
 
 
-def write_page(result: Row, path: Path) -> None:
-    """Writes the page for experiments/results; notes that are below its table stay."""
-    before = path.read_text() if path.exists() else ""
-    _, heading, notes = before.partition("\n## ")
-    write_bytes(path, (_page(result) + heading + notes).encode())
-
-
-def _page(result: Row) -> str:
+def page(result: Row) -> str:
+    """Returns the page for experiments/results."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
         "# Cosine k-means: time for all rounds",
@@ -118,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{error}: expected files that kmeans_benchmark.py --json wrote") from None
     if given.markdown:
-        write_page(result, given.markdown)
+        harness.write_page(given.markdown, page(result))
 
 
 if __name__ == "__main__":

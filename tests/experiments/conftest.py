@@ -1,5 +1,6 @@
 """Records and tiny trained runs that the tests of the scripts share."""
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +39,25 @@ def tiny_records(tmp_path_factory) -> Path:
     return root / "records"
 
 
-@pytest.fixture
-def quick_compiling():
+@contextlib.contextmanager
+def few_optimizations():
     """Nearly all the time would go into optimising programs that run once."""
+    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def quick_compiling():
+    with few_optimizations():
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_compiles_quickly():
+    with few_optimizations():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +74,12 @@ def sweep(tiny_records, tmp_path_factory) -> Sweep:
         TableRow("no training", "training_free_prototype"),
     )
     arguments = ("--table=tiny", "--folds=0", "--seeds=0,1", f"--workdir={workdir}")
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ablations.TABLES, "tiny", Table("", "tiny", rows))
-        free = run_script(
-            "training_free", f"--config={config},folds=0,seeds=0", f"--workdir={workdir}"
-        )
+        with few_optimizations():
+            free = run_script(
+                "training_free", f"--config={config},folds=0,seeds=0", f"--workdir={workdir}"
+            )
+            done = run_script("ablations", f"--config={config}", *arguments)
         assert free.returncode == 0, free.stderr
-        done = run_script("ablations", f"--config={config}", *arguments)
         yield Sweep(workdir, config, arguments, done)
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -3,7 +3,6 @@
 import itertools
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,7 +13,7 @@ from apanet_jax.runs import sweep
 from configs import coco, pascal
 from tests import trees
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_compiles_quickly")]
 
 CONFIGS = {"pascal": pascal, "coco": coco, "coco_consecutive": coco}
 STEMS = {"pascal": "deep", "coco": "plain"}
@@ -30,14 +29,6 @@ SMALL = (
     f"fold={FOLD},image_size=65,longer_side=96,min_area=50,channels=8,steps=2,log_every=1,"
     "training.batch_size=2,evaluation.batch_size=2,episodes=4,validation_episodes=2,devices=1"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiling():
-    """Nearly all the time would go into optimising programs that run a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

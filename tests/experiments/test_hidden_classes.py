@@ -202,15 +202,14 @@ def test_large_data_do_not_overflow():
     assert shares["background"] == (3 * 2**30, 6 * 2**30)
 
 
-@pytest.mark.skipif(not LISTS.exists(), reason="../shared/data/voc_lists is not there")
+@pytest.mark.skipif(not LISTS.exists(), reason="the lists are not beside the project")
 @pytest.mark.parametrize(
     ("fold", "pairs", "images"), [(0, 7.5, 11.6), (1, 12.5, 18.8), (2, 23.5, 32.8), (3, 8.7, 11.7)]
 )
 def test_pairs_are_the_papers_rule_of_pascal(fold, pairs, images):
     with (LISTS / "class_pixels.csv").open() as file:
-        pixels = {
-            row["id"]: [int(row[str(c)]) for c in range(1, 21)] for row in csv.DictReader(file)
-        }
+        lines = {line["id"]: line for line in csv.DictReader(file)}
+    pixels = {name: [int(line[str(c)]) for c in range(1, 21)] for name, line in lines.items()}
     areas = np.array([[0, *pixels[name]] for name in (LISTS / "train.txt").read_text().split()])
     novel = tuple(range(5 * fold + 1, 5 * fold + 6))
     base = np.delete(areas, [0, *novel], 1)

@@ -24,7 +24,6 @@ from experiments import harness
 from experiments.speed import torch_peer, training_benchmark
 from experiments.speed.torch_peer import STEM, TorchPeer, cosine_kmeans
 from tests.networks import relative_error, tensors_of
-from tests.torchvision_models import models
 
 SIZE, RATE = 33, 0.1
 SMALL = "small"
@@ -64,14 +63,13 @@ class TheSameInTorch(torch.nn.Module):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_backbone():
-    """Adds `SMALL`, and compiles quickly what runs once."""
+def small_backbone(module_compiles_quickly):
+    """Adds `SMALL`."""
     rows = tuple(
         Convolution((f"block{3 + place}",), f"features.{2 * place}", None) for place in range(3)
     )
     table = Table("three convolutions", rows, (), 1e-5, biased=True)
     spec = backbones.BackboneSpec(ThreeConvolutions, (), 12, 8, 16)
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(backbones.BACKBONES, SMALL, spec)
         patch.setitem(TABLES, SMALL, lambda tensors, stem: table)
@@ -83,7 +81,6 @@ def small_backbone():
             lambda name: TheSameInTorch(name) if name == SMALL else make_vgg(name),
         )
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def episodes(batch=2, shot=1, seed=0):
