@@ -42,7 +42,7 @@ def tiny_records(tmp_path_factory) -> Path:
 @contextlib.contextmanager
 def few_optimizations():
     """Nearly all the time would go into optimising programs that run once."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -156,6 +156,7 @@ def test_settings_that_it_does_not_know_are_named():
         TorchPeer.like(Network(None, APANet()), {}, backbone_name="efficientnet_lite0", seed=0)
 
 
+@pytest.mark.slow
 def test_the_training_benchmark_times_both(monkeypatch):
     monkeypatch.setattr(training_benchmark, "APANet", functools.partial(APANet, channels=8))
     names = ("apanet_jax", "pytorch")
