@@ -102,7 +102,7 @@ def pair(name, *, masked_support=True, **settings):
     ("name", "shot", "masked_support"),
     [
         (SMALL, 2, True),
-        (SMALL, 1, False),
+        pytest.param(SMALL, 1, False, marks=pytest.mark.slow),
         pytest.param("resnet50", 1, True, marks=pytest.mark.slow),
         pytest.param("vgg16_bn", 1, True, marks=pytest.mark.slow),
     ],
@@ -116,7 +116,7 @@ def test_logits_agree(name, shot, masked_support):
     assert relative_error(ours, expected) < 1e-3
 
 
-@pytest.mark.parametrize("num_clusters", [0, 1])
+@pytest.mark.parametrize("num_clusters", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_loss_and_step_agree(num_clusters):
     """With one cluster nothing is left to chance: clustering and the negative are certain."""
     network, state, of_backbone, peer = pair(SMALL, num_clusters=num_clusters, **NO_DROPOUT)
