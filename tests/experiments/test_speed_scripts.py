@@ -6,7 +6,7 @@ import pytest
 
 from apanet_jax.data.sources.coco import CocoSource
 from experiments.speed import memory_benchmark, prepare_benchmark
-from tests.scripts import assert_refused, run_as_user, run_script
+from tests.scripts import assert_refused, run_script
 
 SMALL = (
     "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
@@ -89,10 +89,3 @@ def test_memory_is_of_ten_times_as_much(monkeypatch, tmp_path):
         ("evaluation", 50, 2),
     ]
     assert "--mode=evaluate" in commands[3] and "--config.training.steps=6" in commands[3]
-
-
-@pytest.mark.slow
-def test_a_user_runs_the_kmeans_benchmark(tmp_path):
-    done = run_as_user("kmeans_benchmark", "--shapes=small", "--repetitions=1", "--device=cpu")
-    assert done.returncode == 0, done.stderr
-    assert "| 2 x 200 x 32, 3 |" in done.stdout and "scikit-learn" in done.stdout
