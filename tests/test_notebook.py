@@ -112,7 +112,7 @@ def test_it_runs_from_top_to_bottom(tmp_path):
     (sheet,) = found.pictures
     assert min(sheet.size) > 200 and "| with_5.png |" in found.text
 
-    assert "36 training and 12 test pictures" in Outputs(done, "prepare").text
+    assert "36 training and 12 test images" in Outputs(done, "prepare").text
     trained = Outputs(done, "train")
     (row,) = json.loads((tmp_path / "runs" / "mine" / "results.json").read_text())
     assert f"| mean | {row['miou']:.1f} |" in trained.text and len(trained.pictures) == 1
@@ -139,5 +139,5 @@ def test_pascal_is_taken_where_it_lies_and_a_command_that_fails_stops_it(tmp_pat
     with pytest.raises(CellExecutionError, match="ended with status 2"):
         executed(notebook, tmp_path, **settings)
     text = Outputs(notebook, "pascal").text
-    assert "14 test pictures" in text and "has no fold 9" in text
+    assert "14 test images" in text and "has no fold 9" in text
     assert not Outputs(notebook, "results").text

@@ -29,8 +29,8 @@ def hook(event, arguments):
             seen.append((event, str(arguments[1:])))
 sys.addaudithook(hook)
 from pathlib import Path
-from apanet_jax import variants
 from apanet_jax.prepare import main
+from apanet_jax.runs import sweep
 from configs import folder
 source, root = sys.argv[1:]
 try:
@@ -42,7 +42,7 @@ options = (
     "episodes=4,evaluation.batch_size=2,shots=1,devices=1,pictures=1"
 )
 config = folder.get_config(f"{options},records={root}/records")
-variants.run_all(config, Path(root) / "run", "train_and_evaluate")
+sweep.run_all(config, Path(root) / "run", "train_and_evaluate")
 print("seen", seen)
 """
 

@@ -92,9 +92,9 @@ def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
     embedded = []
     original = embed_once.load_test_view
 
-    def noted(split, size, pictures, index):
+    def noted(split, size, pictures, index, **options):
         embedded.append(pictures[index])
-        return original(split, size, pictures, index)
+        return original(split, size, pictures, index, **options)
 
     monkeypatch.setattr(embed_once, "load_test_view", noted)
     for seed in (0, 1):
