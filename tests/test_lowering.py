@@ -21,7 +21,11 @@ BACKBONES = [
 ]
 HEADS = {
     "conv": APANet(channels=8),
-    "priors": APANet(channels=8, priors=("high", "middle", "contrast"), cluster_features="middle"),
+    "priors": APANet(
+        channels=8,
+        priors=("high", "middle", "contrast", "density_ratio"),
+        cluster_features="middle",
+    ),
     "fem": APANet(channels=8, comparison="fem", pyramid_bins=(5, 3)),
 }
 

@@ -22,7 +22,9 @@ OPTIONS = (
     "pictures=0"
 )
 # As the paper has it, with all that a head can do: the backbone runs in every step.
-WHOLE = "keep=False,masked_support=True,priors=high+middle+contrast,reduction_dropout=0.5"
+WHOLE = (
+    "keep=False,masked_support=True,priors=high+middle+contrast+density_ratio,reduction_dropout=0.5"
+)
 MAKERS = (
     (loop, "make_step"),
     (protocol, "_compiled_count"),

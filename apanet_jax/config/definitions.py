@@ -11,7 +11,7 @@ from typing import Any
 from apanet_jax.config import rules
 from apanet_jax.config.rules import Rule
 
-PRIORS = ("high", "middle", "block4", "block3", "contrast")
+PRIORS = ("high", "middle", "block4", "block3", "contrast", "density_ratio")
 """Names of prior masks."""
 
 PASCAL_BINS, COCO_BINS = (60, 30, 15, 8), (1.0, 0.5, 0.25, 0.125)
@@ -178,6 +178,16 @@ class ModelSettings:
     priors: tuple[str, ...] = setting(
         ("high",), "prior masks, a channel each", rules.some_of(*PRIORS)
     )
+    bandwidth: float = setting(
+        0.05,
+        'of the prior mask "density_ratio"',
+        rules.number(1e-3, 10),
+        inert=lambda s: _unless(
+            "density_ratio" in s.model.priors,
+            f"model.priors={s.model.priors} has no density ratio",
+        ),
+        added=True,
+    )
     agnostic_prior: str = setting(
         "complement",
         "what stands in the prior masks' channels in the class-agnostic branch",
@@ -190,7 +200,7 @@ class ModelSettings:
         "are",
         rules.switch(),
         inert=lambda s: _unless(
-            bool(set(s.model.priors) - {"contrast"}),
+            bool(set(s.model.priors) - {"contrast", "density_ratio"}),
             f"model.priors={s.model.priors} has no mask that is stretched",
         ),
     )

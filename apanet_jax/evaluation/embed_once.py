@@ -9,7 +9,7 @@ and fold, so they share it.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ from apanet_jax.evaluation.metrics import EpisodeCounts
 from apanet_jax.evaluation.protocol import Resizing, score
 from apanet_jax.models.apanet import APANet, ImageFeatures, at_size
 from apanet_jax.models.network import Network, Parameters
-from apanet_jax.models.prior import contrast, contrast_prototypes, shot_prior
+from apanet_jax.models.prior import contrast, contrast_prototypes, density_share, shot_prior
 from apanet_jax.models.prototypes import allocation, foreground_parts, over_shots, part_means
 from apanet_jax.runtime.devices import batch_sharding, replicated
 from apanet_jax.runtime.programs import Programs
@@ -157,15 +157,19 @@ class EmbeddedImages:
                 high = jnp.stack([features["high"] for features in of_images])
         seen = {
             name: np.asarray(head.features_of(name, ImageFeatures(middle, high)))
-            for name in set(head.priors) - {"contrast"}
+            for name in set(head.priors) - {"contrast", "density_ratio"}
         }
         foreground = np.asarray(at_size(given == 1, middle.shape[1:3], centred=head.centred))
         of_parts = jax.device_get(_parts(middle, foreground, head.foreground_prototypes))
         if "contrast" in head.priors:
             prototypes = np.asarray(_contrast_prototypes(middle, given, head.centred))
+        if "density_ratio" in head.priors:
+            shares = np.asarray(_shares(given, middle.shape[1:3], head.centred))
         for number, (image, class_id, _) in enumerate(supports):
             inside = foreground[number] > 0
             kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
+            if "density_ratio" in head.priors:
+                kept["shares"] = shares[number]
             if "contrast" in head.priors:
                 kept["contrast"] = prototypes[number]
             kept |= {name: x[number] for name, x in of_parts.items()}
@@ -198,13 +202,21 @@ class EmbeddedImages:
         of_support = self._store.get(("support", support, class_id))
         prior = _pair_prior(
             self._of_query(query),
-            tuple(of_support[name] for name in head.priors),
+            tuple(self._of_support(name, support, of_support) for name in head.priors),
             size,
             names=head.priors,
             stretch=head.stretch_prior,
+            bandwidth=head.bandwidth,
         )
         self._store.offer(key, {"prior": prior})
         return prior
+
+    def _of_support(self, name: str, support: int, kept: Mapping[str, Any]) -> Any:
+        """Returns what a prior mask compares of a support; see `_pair_prior`."""
+        if name != "density_ratio":
+            return kept[name]
+        features = ImageFeatures(jnp.asarray(self.middle(support)), None)
+        return self._network.head.features_of(name, features), kept["shares"]
 
     def _of_query(self, query: int) -> tuple[jax.Array, ...]:
         """Returns the features that prior masks compare, once for a query's run of episodes."""
@@ -375,21 +387,31 @@ def _parts(middle, foreground, count):
 def _contrast_prototypes(middle, labels, centred):
     """Returns `[n, prototypes, c]` of supports' features and labels of their class."""
     count, *size, channels = middle.shape
-    shares = [at_size(labels == x, tuple(size), centred=centred).reshape(count, -1) for x in (1, 0)]
-    return contrast_prototypes(middle.reshape(count, -1, channels), *shares)
+    shares = _shares(labels, tuple(size), centred)
+    return contrast_prototypes(middle.reshape(count, -1, channels), shares[:, 0], shares[:, 1])
 
 
-@functools.partial(jax.jit, static_argnames=("size", "names", "stretch"))
-def _pair_prior(query, support, size, names, stretch):
+@functools.partial(jax.jit, static_argnames=("size", "centred"))
+def _shares(labels, size, centred):
+    """Returns `[n, 2, positions]`: the shares of foreground and background of supports' labels."""
+    of_each = [at_size(labels == x, size, centred=centred) for x in (1, 0)]
+    return jnp.stack(of_each, 1).reshape(len(labels), 2, -1)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "names", "stretch", "bandwidth"))
+def _pair_prior(query, support, size, names, stretch, bandwidth):
     """Returns the prior masks `[h, w, p]` of one query by one support.
 
     Args:
       query: the features that each prior mask compares, `[h, w, ...]`.
       support: the same at the support's foreground alone, `[positions, ...]`. Zeros that fill it up
-        have cosine 0, which is the least a prior mask takes. For "contrast", its prototypes.
+        have cosine 0, which is the least a prior mask takes. For "contrast", its
+        prototypes; for "density_ratio", those of the whole support, and the shares
+        `[2, positions]` of foreground and background.
       size: h and w.
       names: which prior masks they are.
       stretch: see `shot_prior`.
+      bandwidth: of the density ratio.
     """
     height, width = size
 
@@ -397,6 +419,10 @@ def _pair_prior(query, support, size, names, stretch):
         positions = query.reshape(height * width, -1)
         if name == "contrast":
             return contrast(positions, support)
+        if name == "density_ratio":
+            features, shares = support
+            features = features.reshape(shares.shape[-1], -1)
+            return density_share(positions, features, shares[0], shares[1], bandwidth)
         return shot_prior(positions, support, jnp.ones(len(support)), stretch=stretch)
 
     maps = list(map(mask, names, query, support))

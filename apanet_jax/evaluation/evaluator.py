@@ -75,8 +75,8 @@ class Evaluator:
         self._loaded, self._programs, self._directory = loaded, programs, directory
         head = loaded.network.head
         self._identity = (
-            f"{identity} {loaded.network.masked_support} {head.priors} {head.stretch_prior} "
-            f"{head.foreground_prototypes} {data.keeper is not None}"
+            f"{identity} {loaded.network.masked_support} {head.priors} {head.bandwidth} "
+            f"{head.stretch_prior} {head.foreground_prototypes} {data.keeper is not None}"
         )
 
     @property

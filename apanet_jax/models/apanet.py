@@ -18,7 +18,7 @@ from apanet_jax.kernels.pooling import masked_average
 from apanet_jax.models.comparison import Compared, ConvComparison
 from apanet_jax.models.feature_enrichment import PASCAL_BINS, FeatureEnrichment
 from apanet_jax.models.initializers import bias_init, kernel_init
-from apanet_jax.models.prior import contrast_prior, prior_mask
+from apanet_jax.models.prior import contrast_prior, density_prior, prior_mask
 from apanet_jax.models.prototypes import (
     AREA_EPSILON,
     allocation,
@@ -89,8 +89,9 @@ class APANet(nn.Module):
         "grid", the cells of a square grid over the query, of which there must be n (4, 9, 16, ...),
         as in spatial pyramid pooling; "support", the supports' background, one prototype (n = 1).
       priors: what gives a prior mask, a channel each, any of: the features "high" and "middle", of
-        the middle ones "block4" or "block3" alone, and "contrast", which compares the middle ones
-        with the supports' background too.
+        the middle ones "block4" or "block3" alone; and two that look at the supports' background
+        too, "contrast" by the middle ones and "density_ratio" by block 4.
+      bandwidth: of "density_ratio", see `kernels.density_ratio`.
       block4_channels: how many of the middle features' channels are block 4's, which come first;
         the rest are block 3's. It is the backbone's, see `backbones.spec`.
       foreground_prototypes: how many a support has, each of a cluster of its foreground by the
@@ -130,6 +131,7 @@ class APANet(nn.Module):
     negatives: int = 1
     resemblance_limit: float = 1.0
     priors: tuple[str, ...] = ("high",)
+    bandwidth: float = 0.05
     block4_channels: int = 1024
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
     unit_features: bool = False
@@ -167,6 +169,7 @@ class APANet(nn.Module):
             "block4": middle[..., : self.block4_channels],
             "block3": middle[..., self.block4_channels :],
             "contrast": middle,
+            "density_ratio": middle[..., : self.block4_channels],
         }[name]
 
     def setup(self):
@@ -330,6 +333,8 @@ class APANet(nn.Module):
             if name == "contrast":
                 return contrast_prior(query.middle, support.middle, foreground, background)
             of_name = (self.features_of(name, features) for features in (query, support))
+            if name == "density_ratio":
+                return density_prior(*of_name, foreground, background, self.bandwidth)
             return prior_mask(*of_name, foreground, stretch=self.stretch_prior)
 
         return jax.lax.stop_gradient(jnp.stack([mask(name) for name in self.priors], -1))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from apanet_jax.kernels.density_ratio import density_ratio
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.kernels.pooling import cluster_average, masked_average
 
@@ -122,6 +123,49 @@ def contrast_margin(
     """
     cosine = jnp.einsum("...pc,...nc->...pn", _unit(query.astype(jnp.float32)), _unit(prototypes))
     return cosine[..., 0] - cosine[..., 1:].max(-1)
+
+
+def density_prior(
+    query: Float[Array, "batch height width channels"],
+    support: Float[Array, "batch shot height width channels"],
+    foreground: Float[Array, "batch shot height width"],
+    background: Float[Array, "batch shot height width"],
+    bandwidth: float = 0.05,
+) -> Float[Array, "batch height width"]:
+    """Returns how likely each query position is to come from the supports' foreground.
+
+    For each support: the density of its foreground's features at the position, as a share of the
+    densities of foreground and background together, so the complement of the mask is the share of
+    the background. Where both are equal it is 0.5; it is in [0, 1], and the mean over the supports.
+
+    Args:
+      query: features of the queries.
+      support: features of the supports.
+      foreground: shares of the supports' foreground at the features' size.
+      background: the same of the background.
+      bandwidth: of the densities, see `kernels.density_ratio`.
+    """
+    batch, height, width, channels = query.shape
+    found = density_share(
+        query.reshape(batch, 1, height * width, channels),
+        support.reshape(*support.shape[:2], -1, channels),
+        foreground.reshape(*foreground.shape[:2], -1),
+        background.reshape(*background.shape[:2], -1),
+        bandwidth,
+    )
+    return found.mean(1).reshape(batch, height, width)
+
+
+def density_share(
+    query: Float[Array, "*batch positions channels"],
+    support: Float[Array, "*batch support_positions channels"],
+    foreground: Float[Array, "*batch support_positions"],
+    background: Float[Array, "*batch support_positions"],
+    bandwidth: float,
+) -> Float[Array, "*batch positions"]:
+    """Returns the share of each position by one support: see `density_prior`."""
+    ratio = density_ratio(query, support, foreground, background, bandwidth)
+    return jax.lax.stop_gradient(jax.nn.sigmoid(ratio))
 
 
 def shot_prior(

@@ -30,6 +30,7 @@ from apanet_jax.runtime.errors import UserError
         ("backbone=vgg16,stem=plain", "stem.*one stem"),
         ("steps=5,epochs=3", "epochs.*steps=5"),
         ("negatives=4", "negatives.*num_clusters=3"),
+        ("bandwidth=0.1", "bandwidth.*no density ratio"),
         ("priors=contrast,stretch_prior=False", "stretch_prior.*no mask that is stretched"),
     ],
 )

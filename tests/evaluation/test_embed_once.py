@@ -62,7 +62,7 @@ def both(run, parameters, shot):
         pytest.param("priors=middle+high,masked_support=True", marks=pytest.mark.slow),
         pytest.param("priors=high,stretch_prior=False", marks=pytest.mark.slow),
         pytest.param("priors=", marks=pytest.mark.slow),
-        pytest.param("priors=middle+contrast", marks=pytest.mark.slow),
+        pytest.param("priors=middle+contrast+density_ratio", marks=pytest.mark.slow),
         pytest.param("priors=block3+block4+high,masked_support=True", marks=pytest.mark.slow),
         "foreground_prototypes=3,priors=middle",
         pytest.param(

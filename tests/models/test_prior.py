@@ -10,6 +10,7 @@ from apanet_jax.models.prior import (
     _all_positions,
     _foreground_alone,
     contrast_prior,
+    density_prior,
     largest_cosine,
     prior_mask,
 )
@@ -121,6 +122,24 @@ def test_contrast_is_the_cosine_to_the_thing_above_that_to_its_surroundings():
             difference = cosine[..., 0] - cosine[..., 1:].max(-1)
             expected[b] += np.clip(0.5 + CONTRAST_GAIN * difference, 0, 1) / 3
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_density_ratio_is_the_share_of_the_foregrounds_density():
+    rng = np.random.default_rng(0)
+    query, support = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((2, 2, 3, 4, 5))
+    foreground = rng.random((2, 2, 3, 4)) * (rng.random((2, 2, 3, 4)) > 0.3)
+    background = np.where(rng.random((2, 2, 3, 4)) > 0.2, 1 - foreground, 0)
+    found = density_prior(query, support, foreground, background, 0.2)
+    expected = np.zeros((2, 3, 4))
+    for b, k in np.ndindex(2, 2):
+        unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query[b], support[b, k])]
+        kernel = np.exp(np.einsum("ijc,uvc->ijuv", *unit) / 0.2)
+        before, behind = (
+            (kernel * shares[b, k]).sum((2, 3)) / shares[b, k].sum()
+            for shares in (foreground, background)
+        )
+        expected[b] += before / (before + behind) / 2
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_contrast_without_background_or_foreground_is_a_number():

@@ -109,7 +109,7 @@ def test_a_run_goes_on_with_other_numbers_of_devices(prepared, tmp_path, monkeyp
         options = f"steps=6,training.batch_size=8,evaluation.batch_size=8,every=0,devices={devices}"
         return make_run(folder.get_config(f"{TINY},records={prepared},{options}"))
 
-    whole = train(run_on(1).task, tmp_path / "whole").parameters
+    whole = train(run_on(1).task(), tmp_path / "whole").parameters
     original = EpisodeIterator.__next__
     for devices, last in ((8, 2), (4, 4)):
 
@@ -121,8 +121,8 @@ def test_a_run_goes_on_with_other_numbers_of_devices(prepared, tmp_path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(EpisodeIterator, "__next__", stopping)
             with pytest.raises(KeyboardInterrupt):
-                train(run_on(devices).task, tmp_path / "parts")
-    train(run_on(1).task, tmp_path / "parts")
+                train(run_on(devices).task(), tmp_path / "parts")
+    train(run_on(1).task(), tmp_path / "parts")
     assert_same_losses(tmp_path / "parts", tmp_path / "whole")
     for devices in (2, 8):
         for ours, theirs in zip(
