@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from apanet_jax.models.attention import Implementation, attention
@@ -210,13 +211,23 @@ class Block(nn.Module):
             gate, up = jnp.split(dense("mlp_in", 2 * variant.hidden)(y), 2, -1)
             y = nn.silu(gate) * up
         else:
-            y = nn.gelu(dense("mlp_in", variant.hidden)(y), approximate=False)
+            y = gelu(dense("mlp_in", variant.hidden)(y))
         return x + scaled("scale2", dense("mlp_out", variant.width)(y))
 
 
 def layer_norm(variant: Variant, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
     """Returns a layer norm; its statistics are float32, in two passes, whatever the dtype."""
     return nn.LayerNorm(variant.epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns x Phi(x), with the normal distribution's Phi; computed in float32.
+
+    `jax.nn.gelu` takes erfc, which on a CPU costs several times what erf does, for a relative
+    precision that no sum behind it keeps.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * (0.5 + 0.5 * lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def check_blocks(variant: Variant, blocks: tuple[int, ...]) -> None:

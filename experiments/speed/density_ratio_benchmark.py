@@ -88,7 +88,9 @@ def draw(shape: Shape, repetition: int) -> Data:
     def features(count):
         labels = rng.random(count) < 0.3
         noise = rng.standard_normal((count, shape.channels), np.float32)
-        return noise + 0.3 * directions[labels.astype(int)], labels.astype(np.float32)
+        noisy = noise + 0.3 * directions[labels.astype(int)]
+        # Rounded for all, so that the types differ in what is done with the same numbers.
+        return noisy.astype(jnp.dtype(shape.type)).astype(np.float32), labels.astype(np.float32)
 
     query, _ = features(queries)
     support, foreground = features(shape.supports * queries)

@@ -3,10 +3,13 @@
     python experiments/speed/gpu_check.py [--json=FILE] [--small] [--only=NAME,…] [--minutes=7]
 
 Sections: `kernels` (against NumPy in float64, and twice for the same bits), `kmeans` (the benchmark
-of kmeans_benchmark.py, with the peers that are installed), `branch` (a training step on kept
+of kmeans_benchmark.py, with the peers that are installed), `density` (that of
+density_ratio_benchmark.py), `transformers` (that of vit_benchmark.py: DINOv2 S/14 and L/14 in both
+types, images a second and the share of the device's peak), `branch` (a training step on kept
 features with the class-agnostic branch and without), `training` (a whole step from images on),
 `evaluation` (episodes a second), each with the peak of memory where the device reports it. Weights
-are random. It needs jax, flax, optax, orbax-checkpoint and numpy; on a CPU take --small.
+are random. It needs jax, flax, optax, orbax-checkpoint and numpy, and takes PyTorch along where it
+is installed; on a CPU take --small.
 
 A section that fails is reported as failed and the next one goes on; none starts after --minutes.
 """
@@ -46,7 +49,7 @@ from apanet_jax.runtime.errors import Parser
 from apanet_jax.training import train_step
 from experiments import harness
 from experiments.harness import OURS, Row
-from experiments.speed import kmeans_benchmark
+from experiments.speed import density_ratio_benchmark, kmeans_benchmark, vit_benchmark
 
 
 class Kept(NamedTuple):
@@ -167,6 +170,18 @@ def benchmark_kmeans(small: bool) -> Iterator[Row]:
     if device == "gpu" and not small:
         for shape in kmeans_benchmark.SHAPES["bigger"]:
             yield from kmeans_benchmark.measure(shape, {OURS: peers[OURS]}, 3, 1, 60.0)
+
+
+def benchmark_density_ratio(small: bool) -> Iterator[Row]:
+    """The density ratio's benchmark, its answers against float64."""
+    device = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    groups = density_ratio_benchmark.SHAPES
+    names = ["small"] if small else [name for name in groups if name != "small"]
+    for shape in (shape for name in names for shape in groups[name]):
+        for row in density_ratio_benchmark.measure(shape, device, 2 if small else 9):
+            # PyTorch rounds unit vectors and cosines to bfloat16: its rows are not judged.
+            judged = row["implementation"] == OURS
+            yield row | ({"right": row["largest_error"] < 1e-4} if judged else {})
 
 
 def compare_branch(small: bool) -> Iterator[Row]:
@@ -291,6 +306,8 @@ def _random_head(network, backbone, batch):
 SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "kernels": check_kernels,
     "kmeans": benchmark_kmeans,
+    "density": benchmark_density_ratio,
+    "transformers": vit_benchmark.device_rows,
     "branch": compare_branch,
     "training": whole_step,
     "evaluation": evaluation,

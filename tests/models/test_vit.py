@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
+from scipy.special import ndtr
 
 from apanet_jax.models import backbones
 from apanet_jax.models.attention import attention
 from apanet_jax.models.dino import VARIANTS, default_blocks
 from apanet_jax.models.rotary import rotate, rotations
-from apanet_jax.models.vit import Variant, ViT
+from apanet_jax.models.vit import Variant, ViT, gelu
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.load import random_parameters
 
@@ -78,14 +80,43 @@ def test_sizes_that_the_patch_does_not_divide_are_refused(size, nearest):
     assert "\n" not in str(raised.value)
 
 
-def test_attention_is_a_softmax_of_products():
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_programs_are_made_for_every_platform(rotary, dtype):
+    platforms = "cpu", "cuda", "tpu"
+    variant = SMALL._replace(table_side=0, gated=True) if rotary else SMALL
+    run = jax.jit(ViT(variant, (1, 2, 3), dtype=dtype).apply)
+    shapes = jax.eval_shape(lambda: parameters(variant))
+    given = jax.ShapeDtypeStruct((2, 28, 42, 3), jnp.uint8)
+    program = export.export(run, platforms=platforms)({"params": shapes}, given)
+    assert program.platforms == platforms
+    assert {x.shape for x in program.out_avals} == {(2, 2, 3, 32)}
+
+
+@pytest.mark.parametrize(
+    "implementation,logit_bytes", [("xla", 1 << 20), ("auto", 1 << 20), ("auto", 60)]
+)
+def test_attention_is_a_softmax_of_products(monkeypatch, implementation, logit_bytes):
+    # With 60 bytes a block has 3 of the 5 queries, and the second one is filled up.
+    monkeypatch.setattr("apanet_jax.models.attention._LOGIT_BYTES", logit_bytes)
     rng = np.random.default_rng(0)
     query, key, value = rng.standard_normal((3, 2, 5, 3, 4)).astype(np.float32)
     logits = np.einsum("bqhc,bkhc->bhqk", query, key) / 2
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     expected = np.einsum("bhqk,bkhc->bqhc", weights, value)
-    np.testing.assert_allclose(attention(query, key, value), expected, atol=1e-6)
+    found = attention(query, key, value, implementation)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    half = attention(*(x.astype(jnp.bfloat16) for x in (query, key, value)), implementation)
+    assert half.dtype == jnp.bfloat16
+
+
+def test_gelu_weighs_by_the_normal_distribution():
+    x = np.linspace(-8, 8, 101)
+    np.testing.assert_allclose(gelu(x.astype(np.float32)), x * ndtr(x), atol=2e-6)
+    half = gelu(jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), x * ndtr(x), rtol=2e-2, atol=1e-2)
 
 
 def test_rotated_products_depend_on_the_way_between_two_places_alone():
