@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
-from apanet_jax.inference.prediction_job import prediction_job
+from apanet_jax.inference.prediction_job import FORMATS, prediction_job
 from apanet_jax.inference.support_folders import Support, folder_supports
 from apanet_jax.runtime.errors import Parser, called, main_guard
 from apanet_jax.runtime.paths import given_path
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         size=arguments.size,
         trained=not arguments.untrained,
         options=MaskOptions(arguments.threshold, arguments.smallest, arguments.only_found),
+        formats=arguments.format,
+        every=arguments.every,
     )
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     from apanet_jax.inference.prediction import predict
@@ -139,6 +141,19 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="a class that was not found has an empty mask; otherwise the mask shows where it "
         "would be (label maps always leave out what was not found)",
+    )
+    parser.add_argument(
+        "--format",
+        default="png",
+        metavar="A,B,…",
+        help=f"what is written, of {','.join(FORMATS)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        metavar="N",
+        help="of videos and TIFF files with several pages, the first and every Nth frame after it "
+        "(default: all)",
     )
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="images to segment")
     return parser

@@ -64,7 +64,7 @@ def read_mask(
     Raises:
       UserError: it cannot be read, is of another size, or holds several classes.
     """
-    path, chosen = _split_choice(path)
+    path, chosen = split_choice(path)
     if path.suffix.lower() == ".json":
         label = _read_json(path, image, chosen, name, tell)
     else:
@@ -85,7 +85,7 @@ def read_mask(
     return label
 
 
-def _split_choice(path: Path) -> tuple[Path, str | None]:
+def split_choice(path: Path) -> tuple[Path, str | None]:
     """Splits `PATH:CHOICE`, where no file is called like this; a choice may hold colons."""
     text = str(path)
     if not path.exists():

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image as PILImage
 
+from apanet_jax.data.georeference import geotiff
 from apanet_jax.data.images import read_image
 from apanet_jax.data.masks import read_mask
-from apanet_jax.inference.prediction_job import Query
+from apanet_jax.inference.prediction_job import map_ending
+from apanet_jax.inference.queries import Query
 from apanet_jax.inference.support_folders import Support
 from apanet_jax.reports import overlays
 
@@ -43,27 +45,38 @@ def overlay_of(answer: "Answer", image: Image) -> Image:
 
 
 def contents(
-    answer: "Answer", overlay: Image, name: str, class_files: Mapping[str, str]
+    answer: "Answer", overlay: Image, query: Query, class_files: Mapping[str, str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yields a query's files, one after the other: name and content.
+    """Yields a query's images, one after the other: name and content.
 
     Args:
       answer: what was found.
       overlay: see `overlay_of`.
-      name: what the files begin with.
+      query: what the files are of; where it has a georeference, masks have it too, as TIFF.
       class_files: see `prediction_job.class_files`.
     """
+    name, ending, place = query.name, map_ending(query), query.georeference
+
+    def stored(values: np.ndarray) -> bytes:
+        return _png(values) if place is None else geotiff(values, place)
+
     for index, part in enumerate(class_files.values()):
         mask = answer.mask(index).view(np.uint8)
-        yield f"{name}{part}_mask.png", _png(np.multiply(mask, 255, out=mask))
-        yield f"{name}{part}_probability.png", _png(answer.probability_levels(index))
+        yield f"{name}{part}_mask{ending}", stored(np.multiply(mask, 255, out=mask))
+        yield f"{name}{part}_probability{ending}", stored(answer.probability_levels(index))
     if "" not in class_files:
-        yield f"{name}_labels.png", _palette_png(answer.labels())
+        labels = _in_colours(answer.labels())
+        content = _pil_png(labels) if place is None else geotiff(labels, place)
+        yield f"{name}_labels{ending}", content
     yield f"{name}_overlay.png", _png(overlay)
 
 
 def result_row(
-    answer: "Answer", image: Image, query: Query, class_files: Mapping[str, str]
+    answer: "Answer",
+    image: Image,
+    query: Query,
+    class_files: Mapping[str, str],
+    formats: Sequence[str] = ("png",),
 ) -> dict[str, Any]:
     """Returns what results.json says of a query.
 
@@ -72,11 +85,13 @@ def result_row(
       image: the query.
       query: its file and name.
       class_files: see `prediction_job.class_files`.
+      formats: see `PredictionJob`; masks are named where they are written as images.
     """
     height, width = image.shape[:2]
     classes = []
     for index, (class_name, part) in enumerate(class_files.items()):
         area = answer.area(index)
+        mask = f"{query.name}{part}_mask{map_ending(query)}" if "png" in formats else None
         classes.append(
             {
                 "class": class_name or None,
@@ -84,10 +99,16 @@ def result_row(
                 "score": round(float(answer.scores[index]), 4),
                 "area": area,
                 "share": round(area / (height * width), 6),
-                "mask": f"{query.name}{part}_mask.png",
+                "mask": mask,
             }
         )
-    return {"query": str(query.path), "width": width, "height": height, "classes": classes}
+    return described(query) | {"width": width, "height": height, "classes": classes}
+
+
+def described(query: Query) -> dict[str, Any]:
+    """Returns what names a query in results.json: its file, and the frame if it is one of many."""
+    frame = {} if query.frame is None else {"frame": query.frame}
+    return {"query": str(query.path)} | frame
 
 
 def caption(answer: "Answer", name: str) -> str:
@@ -136,10 +157,14 @@ def _png(values: np.ndarray) -> bytes:
     return cv2.imencode(".png", stored)[1].tobytes()
 
 
-def _palette_png(labels: UInt8[np.ndarray, "height width"]) -> bytes:
+def _in_colours(labels: UInt8[np.ndarray, "height width"]) -> PILImage.Image:
     colours = [(0, 0, 0), *(_COLOURS[i % len(_COLOURS)] for i in range(255))]
     image = PILImage.fromarray(labels)
     image.putpalette([part for colour in colours for part in colour])
+    return image
+
+
+def _pil_png(image: PILImage.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

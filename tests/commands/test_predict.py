@@ -11,7 +11,7 @@ from PIL import Image
 
 from apanet_jax import predict
 from apanet_jax.inference import prediction, segmenter
-from apanet_jax.inference.prediction_job import named_queries
+from apanet_jax.inference.queries import named_queries
 from apanet_jax.inference.segmenter import Segmenter
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 
@@ -43,7 +43,7 @@ def given(folder, name="red"):
 def test_masks_probabilities_overlays_and_what_was_found(folder):
     out = folder / "out"
     assert run("--support", *given(folder), "--output", out, folder / "new") == 0
-    names = {"contact.png", "results.json"}
+    names = {"contact.png", "results.json", "files.sha256"}
     names |= {
         f"{n}_{k}.png" for n in ("with", "without") for k in ("mask", "probability", "overlay")
     }
