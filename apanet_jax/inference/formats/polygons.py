@@ -21,7 +21,9 @@ Mask = Bool[np.ndarray, "height width"]
 
 _TOLERANCES = (1.0, 0.5)
 """In pixels, of outlines that leave out corners; the first that is close is taken."""
-_MARGIN = 2
+_MOST_CHANGED = 0.02
+"""Of an instance's pixels, by leaving out corners."""
+_MARGIN = 3
 """Pixels round a mask, in which a drawing that leaves it is seen."""
 
 
@@ -68,30 +70,36 @@ def close_polygon(instance: Instance, *, with_holes: bool) -> Ring | None:
         outer, holes = rings(instance.mask, tolerance)
         polygon = joined(outer, holes) if with_holes else outer
         # Of a thin part a tolerance may leave a line.
-        if len(outer) < 3:
-            continue
-        if all(_is_close(drawn, instance.mask) for drawn in _drawings(polygon, instance)):
+        if len(outer) >= 3 and _is_close(polygon, instance.mask, exact=not tolerance):
             return polygon + (instance.left, instance.top)
     return None
 
 
-def _drawings(polygon: Ring, instance: Instance) -> list[Mask]:
-    """Returns what a polygon becomes in the two ways of drawing it, with a margin.
+def _is_close(polygon: Ring, mask: Mask, *, exact: bool) -> bool:
+    """Returns whether a polygon draws a mask to within a pixel, as COCO and as other tools draw it.
 
-    Whole numbers are the corners of pixels for some tools, and their centres for others.
+    Whole numbers are the corners of pixels for COCO. For Pillow, with which LabelMe draws, and
+    OpenCV, with which ultralytics does, they are pixels, which the polygon covers too: these may
+    add a further pixel. Where corners are left out, few of the pixels may change.
     """
-    height, width = (pixels + 2 * _MARGIN for pixels in instance.mask.shape)
-    moved = polygon + _MARGIN
-    by_centres = Image.new("1", (width, height))
-    ImageDraw.Draw(by_centres).polygon([tuple(map(int, xy)) for xy in moved], fill=1, outline=1)
-    by_corners = segmentation_mask([moved.reshape(-1).tolist()], height, width)
-    return [by_corners, np.array(by_centres)]
-
-
-def _is_close(drawn: Mask, mask: Mask) -> bool:
-    """Returns whether what two masks differ in lies within a pixel of both."""
     mask = np.pad(mask, _MARGIN)
-    return not ((drawn & ~_grown(mask)) | (mask & ~_grown(drawn))).any()
+    height, width = mask.shape
+    moved = (polygon + _MARGIN).astype(np.int32)
+    by_coco = segmentation_mask([moved.reshape(-1).tolist()], height, width)
+    if not exact and (by_coco ^ mask).sum() > _MOST_CHANGED * mask.sum():
+        return False
+    by_pillow = Image.new("1", (width, height))
+    ImageDraw.Draw(by_pillow).polygon([tuple(map(int, xy)) for xy in moved], fill=1, outline=1)
+    by_opencv = cv2.fillPoly(np.zeros((height, width), np.uint8), [moved], 1).astype(bool)
+    near = _grown(mask)
+    return not any(
+        (drawn & ~allowed | mask & ~_grown(drawn)).any()
+        for drawn, allowed in (
+            (by_coco, near),
+            (np.array(by_pillow), _grown(near)),
+            (by_opencv, _grown(near)),
+        )
+    )
 
 
 def _grown(mask: Mask) -> Mask:
