@@ -27,7 +27,7 @@ from apanet_jax.inference.formats.polygons import close_polygon, joined, rings
 from apanet_jax.inference.formats.yolo import yolo_data, yolo_labels
 
 SQUARE = np.ones((3, 3), bool)
-NAMES = ["beetle", "leaf: a: \"big\" one"]
+NAMES = ["beetle", 'leaf: a: "big" one']
 small_masks = arrays.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14)))
 
 
