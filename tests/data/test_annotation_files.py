@@ -188,7 +188,7 @@ def test_a_damaged_stroke_is_refused(stroke, says):
 
 # CVAT
 
-MASK_RLE = "0, 30, 30, 30, 510"
+MASK_RLE = "0, 30, 30, 540"
 POLYGON = '<polygon label="moth" points="15,10;45,10;45,30;15,30" occluded="0" z_order="0"/>'
 MASK = f'<mask label="moth" rle="{MASK_RLE}" left="15" top="10" width="30" height="20"/>'
 
@@ -273,7 +273,7 @@ def test_bad_exports_of_label_studio(tmp_path):
 
 def test_bad_xml_of_cvat(tmp_path):
     entity = '<!DOCTYPE a [<!ENTITY b "c">]>'
-    short = MASK.replace("510", "5")
+    short = MASK.replace("540", "5")
     huge = MASK.replace('width="30"', 'width="3000000000"')
     for arguments, says in (
         ({"shapes": [POLYGON], "before": entity}, "defines entities"),
@@ -282,7 +282,7 @@ def test_bad_xml_of_cvat(tmp_path):
         ({"shapes": [short]}, "do not make up its box"),
         ({"shapes": [huge]}, "do not make up its box"),
         ({"shapes": [POLYGON.replace("45,30", "x,30")]}, "cannot be understood"),
-        ({"shapes": ['<polygon points="1,1"/>']}, "label is missing"),
+        ({"shapes": ['<polygon points="1,1"/>']}, "'label' is missing"),
         ({"shapes": []}, "has 0 images called"),
     ):
         path = cvat(tmp_path, *arguments.pop("shapes"), **arguments)
