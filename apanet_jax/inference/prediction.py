@@ -49,7 +49,7 @@ def predict(job: PredictionJob) -> int:
             shown.append(captioned)
     for name, content in annotations.of_all():
         written.write(name, content)
-    written.write(CONTACT_SHEET, contact_sheet(job.supports, shown))
+    written.write(CONTACT_SHEET, contact_sheet(job.supports, shown, list(job.class_files)))
     written.write(RESULTS, json_bytes(_settings(job, fitted) | {"queries": rows}))
     found = sum(any(x["found"] for x in row.get("classes", ())) for row in rows)
     sheet = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
@@ -89,7 +89,8 @@ def _results(
         for name, content in annotations.of_query(query, image, answer):
             written.write(name, content)
         row = result_row(answer, image, query, job.class_files, job.formats)
-        yield row, (caption(answer, query.name), thumbnail(overlay))
+        captioned = caption(answer, query.name, list(job.class_files))
+        yield row, (captioned, thumbnail(overlay))
 
 
 def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CONTACT_IMAGES = 24
 _CONTACT_SUPPORTS, _COLUMNS = 6, 6
 _OVERLAY_SIDE, _THUMBNAIL_SIDE = 1600, 512
+_SHEET_SIDE, _LEGEND_WIDTH = 224, 464
+"""Pixels of the sheet: the side of an image in it, and the least width of its legend."""
 _COLOURS = (overlays.PREDICTION, *overlays.CLUSTERS)
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -111,10 +113,17 @@ def described(query: Query) -> dict[str, Any]:
     return {"query": str(query.path)} | frame
 
 
-def caption(answer: "Answer", name: str) -> str:
-    """Returns what the sheet says of a query: its scores, in brackets where nothing was found."""
-    scores = zip(answer.scores, answer.found, strict=True)
-    return " ".join([name[:24], *(f"{x:.2f}" if found else f"({x:.2f})" for x, found in scores)])
+def caption(answer: "Answer", name: str, class_names: Sequence[str]) -> str:
+    """Returns what the sheet says of a query: its scores, in brackets where nothing was found.
+
+    Args:
+      answer: what was found.
+      name: of the query.
+      class_names: in order; an empty one is not said.
+    """
+    scores = zip(class_names, answer.scores, answer.found, strict=True)
+    said = [f"{n} {x:.2f}" if found else f"{n} ({x:.2f})" for n, x, found in scores]
+    return _lines(name, ", ".join(x.strip() for x in said))
 
 
 def thumbnail(image: Image) -> Image:
@@ -122,12 +131,15 @@ def thumbnail(image: Image) -> Image:
     return shrunk(image, _THUMBNAIL_SIDE)
 
 
-def contact_sheet(supports: Sequence[Support], shown: Sequence[tuple[str, Image]]) -> bytes:
-    """Returns a sheet: a row of supports, and the queries below.
+def contact_sheet(
+    supports: Sequence[Support], shown: Sequence[tuple[str, Image]], class_names: Sequence[str]
+) -> bytes:
+    """Returns a sheet: a row of supports, the queries below, and what colours and numbers mean.
 
     Args:
       supports: the first ones are shown.
       shown: captions and overlays of queries.
+      class_names: in the order of their colours; one that is empty where there is one class.
     """
     given = []
     for name, path, mask in supports[:_CONTACT_SUPPORTS]:
@@ -136,9 +148,29 @@ def contact_sheet(supports: Sequence[Support], shown: Sequence[tuple[str, Image]
         label = read_mask(mask, image, name, tell=lambda _: None)
         small, label = (thumbnail(x) for x in (image.image, label))
         shown_support = overlays.overlay(small, label == 1, overlays.GIVEN)
-        given.append((f"support {name or path.stem}"[:34], shown_support))
+        given.append((_lines("support", *([name] if name else []), path.name), shown_support))
     rows = [shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)]
-    return _png(overlays.sheet([given, *rows]))
+    sheet = overlays.sheet([given, *rows], _SHEET_SIDE)
+    width = max(sheet.shape[1], _LEGEND_WIDTH)
+    sheet = np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0)), constant_values=255)
+    return _png(np.concatenate([sheet, overlays.legend(_legend(class_names), width)]))
+
+
+def _legend(class_names: Sequence[str]) -> list[tuple[tuple[int, int, int] | None, str]]:
+    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(class_names))]
+    several = len(class_names) > 1
+    where = "" if several else "; the mask shows where it would be"
+    return [
+        (overlays.GIVEN, "mask of a support"),
+        *((c, name or "what was found") for c, name in zip(colours, class_names, strict=True)),
+        (None, "0.87: the probability that the image shows the class, if half of the images do"),
+        (None, f"(0.23): in brackets, so the class was not found{where}"),
+    ]
+
+
+def _lines(*texts: str) -> str:
+    """Returns texts, each from a new line on, and in several where it is wider than an image."""
+    return "\n".join(line for x in texts for line in overlays.wrapped(x, _SHEET_SIDE))
 
 
 def shrunk(values: np.ndarray, side: int) -> np.ndarray:
