@@ -23,6 +23,9 @@ from apanet_jax.data.images import (
 )
 from apanet_jax.runtime.errors import UserError
 
+# FFmpeg's own lines are silenced before it starts, or never.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _BEGINNINGS = (
@@ -146,9 +149,14 @@ def _pages(path: Path, pages: Sequence[int]) -> Iterator[UprightImage]:
 
 
 def _opened(path: Path) -> cv2.VideoCapture:
-    # Otherwise FFmpeg prints lines of its own.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    video = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
+    # OpenCV would say in its own words that it cannot.
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        video = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
+    finally:
+        logging.setLogLevel(level)
     if not video.isOpened():
         raise UserError(
             f"{path} is no video that can be read: it is cut short, or of an unknown kind; "

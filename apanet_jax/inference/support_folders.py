@@ -79,10 +79,11 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
 def _masks_of(image: Path, masks: Sequence[Path], for_all: Sequence[Path]) -> list[Path]:
     stem, others = _stem(image), [path for path in masks if path != image]
     own = [path for path in others if _stem(path) in (stem, stem + _MASK)]
-    # Notes and boxes lie beside images too, and are no masks where there is one.
-    own = [path for path in own if path.suffix.lower() not in _PERHAPS] or own
-    found = own or [path for path in others if _of_object(path, stem)] or for_all[:]
-    of_objects = not own and found != for_all
+    # Notes and boxes lie beside images too, and are no masks where there is another.
+    perhaps = [path for path in own if path.suffix.lower() in _PERHAPS]
+    own = [path for path in own if path not in perhaps]
+    found = own or [path for path in others if _of_object(path, stem)] or for_all[:] or perhaps
+    of_objects = not own and found not in (for_all, perhaps)
     if len(found) == 1 or of_objects and found:
         return list(found)
     expected = f"{image.stem}{_MASK}.png, {image.stem}.png or {image.stem}.json"

@@ -46,6 +46,13 @@ def found(root):
             ],
         ),
         (["a.jpg", "a.json", "__MACOSX/._a.jpg", "._a.jpg"], [("a.jpg", "a.json")]),
+        # Of YOLO's labels, or notes and boxes.
+        (["images/a.jpg", "labels/a.txt", "data.yaml"], [("images/a.jpg", "labels/a.txt")]),
+        (["a.jpg", "a.txt", "classes.txt"], [("a.jpg", "a.txt")]),
+        (["a.jpg", "a.txt", "a.xml", "a.json"], [("a.jpg", "a.json")]),
+        (["a.jpg", "a.txt", "all.json"], [("a.jpg", "all.json")]),
+        (["a.jpg", "a.txt", "a_1.png"], [("a.jpg", "a_1.png")]),
+        (["a.jpg", "b.jpg", "cvat.xml"], [("a.jpg", "cvat.xml"), ("b.jpg", "cvat.xml")]),
         # An image may be called like this by itself.
         (["face_mask.jpg", "face_mask.png"], [("face_mask.jpg", "face_mask.png")]),
     ],
