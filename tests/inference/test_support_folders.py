@@ -100,7 +100,7 @@ def test_accents_may_be_written_in_two_ways(tmp_path):
     ("names", "message"),
     [
         (["notes.txt"], "holds no image"),
-        (["a.jpg", "b.jpg", "b.json", "a.txt"], "a.jpg has no mask: expected one of a_mask.png"),
+        (["a.jpg", "b.jpg", "b.json", "a.md"], "a.jpg has no mask: expected one of a_mask.png"),
         (["a.jpg", "a.png", "a.json"], "a.jpg has 2 masks, a.json and a.png"),
         (["a.jpg", "one.json", "two.json"], "a.jpg has 2 masks, one.json and two.json"),
         (["leaf/a.jpg", "leaf/a.png", "stray.jpg"], "stray.jpg beside the folder leaf"),
