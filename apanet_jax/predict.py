@@ -4,16 +4,17 @@ import argparse
 from collections.abc import Sequence
 
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
-from apanet_jax.inference.prediction_job import prediction_job
+from apanet_jax.inference.prediction_job import FORMATS, prediction_job
 from apanet_jax.inference.support_folders import Support, folder_supports
 from apanet_jax.runtime.errors import Parser, called, main_guard
 from apanet_jax.runtime.paths import given_path
 
 _DETAILS = """\
 MASK is an image (white on black, a palette with one id, or a cut-out with
-transparency), LabelMe's JSON or COCO's. Where it holds several classes, write
-which: MASK.png:3, MASK.json:beetle. Several masks of one image are joined.
-QUERY is a file, a folder, or a pattern in quotes.
+transparency), JSON of LabelMe, COCO or Label Studio, CVAT's XML, or YOLO's
+labels (.txt). Where it holds several classes, write which: MASK.png:3,
+MASK.json:beetle. Several masks of one image are joined. QUERY is an image, a
+video, a TIFF with several pages, a folder of images, or a pattern in quotes.
 
 DIR then holds, for each NAME of a query: NAME_mask.png (255 where the object
 is), NAME_probability.png (128: as likely as not) and NAME_overlay.png. With
@@ -21,7 +22,10 @@ is), NAME_probability.png (128: as likely as not) and NAME_overlay.png. With
 map (1: the first class given, 2: the next). A mask says where the object is if
 the image shows one; results.json says of every query and class whether it was
 found, a guess: the score is how likely that is. contact.png shows the supports
-and the first 24 queries.
+and the first 24 queries. --format=coco,labelme,yolo,csv writes coco.json,
+labelme/NAME.json, yolo/ (images, labels, data.yaml) and instances.csv, with the
+connected parts of what was found as instances. What an earlier run left in DIR
+is removed first.
 
 examples:
   %(prog)s --support a.jpg a_mask.png \\
@@ -44,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         size=arguments.size,
         trained=not arguments.untrained,
         options=MaskOptions(arguments.threshold, arguments.smallest, arguments.only_found),
+        formats=arguments.format,
+        every=arguments.every,
     )
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     from apanet_jax.inference.prediction import predict
@@ -139,6 +145,19 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="a class that was not found has an empty mask; otherwise the mask shows where it "
         "would be (label maps always leave out what was not found)",
+    )
+    parser.add_argument(
+        "--format",
+        default="png",
+        metavar="A,B,…",
+        help=f"what is written, of {','.join(FORMATS)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        metavar="N",
+        help="of videos and TIFF files with several pages, the first and every Nth frame after it "
+        "(default: all)",
     )
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="images to segment")
     return parser

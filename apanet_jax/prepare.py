@@ -13,6 +13,7 @@ from apanet_jax.data.sources.coco import FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.coco_label_maps import CocoLabelMapSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
+from apanet_jax.data.sources.yolo import yolo
 from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
 
 
@@ -105,7 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_coco(kinds.add_parser("coco", help="COCO-20i from COCO 2014"))
     _add_folder(kinds.add_parser("folder", help="your own images, in VOC's layout with folds.json"))
     _add_labelme(kinds.add_parser("labelme", help="your own images, with LabelMe's JSON beside"))
-    _add_coco_file(kinds.add_parser("coco_file", help="your own images, with one JSON as COCO's"))
+    _add_coco_file(
+        kinds.add_parser(
+            "coco_file",
+            help="your own images, with one JSON as COCO's or Label Studio's, or CVAT's XML",
+        )
+    )
+    _add_yolo(kinds.add_parser("yolo", help="your own images, with YOLO's labels"))
     _add_synthetic(kinds.add_parser("synthetic", help="generated images of 20 classes in 4 folds"))
     for kind in kinds.choices.values():
         _add_common(kind)
@@ -175,12 +182,28 @@ def _add_labelme(kind: argparse.ArgumentParser) -> None:
     kind.set_defaults(source_of=lambda a: labelme(a.source, folds=a.folds, test=a.test))
 
 
+def _add_yolo(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument(
+        "--source",
+        required=True,
+        type=_path,
+        metavar="DIR",
+        help="holds images/, labels/ with polygons, and data.yaml with the names of the classes",
+    )
+    _add_dealing(kind)
+    kind.set_defaults(source_of=lambda a: yolo(a.source, folds=a.folds, test=a.test))
+
+
 def _add_coco_file(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--images", required=True, type=_path, metavar="DIR", help="what file_name starts from"
     )
     kind.add_argument(
-        "--annotations", required=True, type=_path, metavar="FILE", help="the JSON of all images"
+        "--annotations",
+        required=True,
+        type=_path,
+        metavar="FILE",
+        help="the JSON or XML of all images",
     )
     _add_crowd(kind)
     _add_dealing(kind)

@@ -174,12 +174,17 @@ def decode_image(
         encoded = open_encoded(data, str(path), max_pixels=max_pixels, formats=formats)
     except _UnknownToPillow:
         return UprightImage(_decode_tiff_by_opencv(data, str(path), max_pixels), path)
-    decoded = encoded.decode()
-    if decoded.mode.startswith(_DEEP_MODES):
-        pixels = _gray(encoded)
-    else:
-        pixels = _rgb(encoded)
-    return UprightImage(encoded.upright(pixels), path, encoded.orientation)
+    return UprightImage(upright_pixels(encoded), path, encoded.orientation)
+
+
+def upright_pixels(encoded: Encoded) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns an opened image's pixels as `decode_image` does.
+
+    Raises:
+      UserError: it is cut short or damaged.
+    """
+    deep = encoded.decode().mode.startswith(_DEEP_MODES)
+    return encoded.upright(_gray(encoded) if deep else _rgb(encoded))
 
 
 def decode_verified(data: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
@@ -209,6 +214,7 @@ def open_encoded(
     *,
     max_pixels: int = MAX_PIXELS,
     formats: Collection[str] = tuple(FORMATS),
+    page: int = 0,
 ) -> Encoded:
     """Opens an image file without decoding its pixels.
 
@@ -217,6 +223,7 @@ def open_encoded(
       name: what messages call it.
       max_pixels: a larger image is refused.
       formats: which of `FORMATS` are allowed.
+      page: of a TIFF, from 0 on.
 
     Raises:
       UserError: it is of another kind, or too large.
@@ -233,6 +240,7 @@ def open_encoded(
         # pixels for the whole process.
         opened = FORMATS[kind](io.BytesIO(stripped))
         if kind == "TIFF":
+            opened.seek(page)
             given = opened.tag_v2.get(_TIFF_ORIENTATION)
             orientation = given if given in range(1, 9) else 1
         else:

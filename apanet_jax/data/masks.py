@@ -1,4 +1,6 @@
-"""Masks of one class as annotation tools leave them: PNG of many kinds, LabelMe's and COCO's JSON.
+"""Masks of one class as annotation tools leave them: PNG of many kinds, and files of outlines.
+
+The files are LabelMe's, COCO's and Label Studio's JSON, CVAT's XML and YOLO's labels.
 
 The one reader of masks behind every command; `mask_values` says what drawn pixels mean.
 """
@@ -10,9 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from apanet_jax.data.cvat_files import read_cvat
 from apanet_jax.data.exif import turned_upright
-from apanet_jax.data.image_files import warn
+from apanet_jax.data.image_files import counted, warn
 from apanet_jax.data.images import Encoded, UprightImage, open_encoded, read_bytes
+from apanet_jax.data.label_studio_files import label_studio_outlines, uploaded_name
 from apanet_jax.data.mask_values import (
     label_of_alpha,
     label_of_colours,
@@ -23,6 +27,7 @@ from apanet_jax.data.mask_values import (
 )
 from apanet_jax.data.outline_files import (
     LABELME_IDS,
+    CocoFile,
     coco_outlines,
     image_called,
     labelme_outlines,
@@ -31,9 +36,13 @@ from apanet_jax.data.outline_files import (
 )
 from apanet_jax.data.outlines import NOT_UNDERSTOOD, paint
 from apanet_jax.data.transforms import IGNORE
+from apanet_jax.data.yolo_files import read_yolo, yolo_names
 from apanet_jax.runtime.errors import UserError
 
 Label = UInt8[np.ndarray, "height width"]
+
+OUTLINE_ENDINGS = (".json", ".xml", ".txt")
+"""Of files of outlines, in lower case."""
 
 
 def read_mask(
@@ -48,7 +57,9 @@ def read_mask(
     - LabelMe's JSON: the shapes, which have one label, or those labelled `name`. `_background_`
       cuts a hole, `__ignore__` becomes 255.
     - COCO's JSON: the annotations of the image of this file name, likewise. Crowds are ignored; if
-      there are only crowds, as CVAT writes masks, they are the foreground.
+      there are only crowds, as CVAT writes masks, they are the foreground. So are Label Studio's
+      JSON and CVAT's XML.
+    - YOLO's labels: the polygons, likewise; `name` is one of data.yaml's or classes.txt's.
 
     Where there are several ids or labels, `PATH:ID` or `PATH:LABEL` says which.
 
@@ -64,9 +75,9 @@ def read_mask(
     Raises:
       UserError: it cannot be read, is of another size, or holds several classes.
     """
-    path, chosen = _split_choice(path)
-    if path.suffix.lower() == ".json":
-        label = _read_json(path, image, chosen, name, tell)
+    path, chosen = split_choice(path)
+    if path.suffix.lower() in OUTLINE_ENDINGS:
+        label = _read_outlines(path, image, chosen, name, tell)
     else:
         label = _read_drawn(path, chosen)
     size = image.image.shape[:2]
@@ -85,7 +96,7 @@ def read_mask(
     return label
 
 
-def _split_choice(path: Path) -> tuple[Path, str | None]:
+def split_choice(path: Path) -> tuple[Path, str | None]:
     """Splits `PATH:CHOICE`, where no file is called like this; a choice may hold colons."""
     text = str(path)
     if not path.exists():
@@ -134,23 +145,48 @@ def _chosen_id(encoded: Encoded, chosen: str, what: str) -> Label:
     return label_of_id(values, int(chosen))
 
 
-def _read_json(
+def _read_outlines(
     path: Path,
     image: UprightImage,
     chosen: str | None,
     name: str | None,
     tell: Callable[[str], None],
 ) -> Label:
-    content = read_json(path)
-    kind = content if isinstance(content, dict) else {}
     try:
+        if path.suffix.lower() == ".txt":
+            return _of_yolo(image, path, chosen, name, tell)
+        if path.suffix.lower() == ".xml":
+            return _of_images(read_cvat(path), image, path, chosen, name, tell)
+        content = read_json(path)
+        kind = content if isinstance(content, dict) else {}
         if "shapes" in kind:
             return _of_labelme(kind, image, path, chosen, name)
         if "annotations" in kind:
-            return _of_coco(kind, image, path, chosen, name, tell)
+            return _of_images(coco_outlines(kind), image, path, chosen, name, tell)
+        if isinstance(content, list):
+            file = label_studio_outlines(content)
+            known = {Path(entry.file_name).name for entry in file.images}
+            if image.path and image.path.name not in known:
+                image = image._replace(path=image.path.with_name(uploaded_name(image.path)))
+            return _of_images(file, image, path, chosen, name, tell)
     except NOT_UNDERSTOOD as error:
         raise UserError(f"{path} cannot be understood: {reason(error)}") from error
-    raise UserError(f"{path} has neither LabelMe's shapes nor COCO's annotations")
+    raise UserError(
+        f"{path} has neither LabelMe's shapes, nor COCO's annotations, nor Label Studio's tasks"
+    )
+
+
+def _of_yolo(image: UprightImage, path: Path, chosen: str | None, name: str | None, tell) -> Label:
+    names = yolo_names(path)
+    file = read_yolo(path, names)
+    if chosen is not None and chosen.isdecimal():
+        chosen = names.get(int(chosen), chosen)
+    if file.left_out:
+        tell(f"{path}: left out: {counted(file.left_out)}")
+    wanted = _chosen_label([outline.label for outline in file.outlines], path, chosen, name)
+    outlines = [outline for outline in file.outlines if outline.label == wanted]
+    # Shares are those of the image as other tools show it, which is upright.
+    return paint(outlines, {wanted: 1}, *image.image.shape[:2])
 
 
 def _of_labelme(
@@ -165,15 +201,15 @@ def _of_labelme(
     return paint([outline for outline in outlines if outline.label in ids], ids, *size)
 
 
-def _of_coco(
-    content: Mapping[str, Any],
+def _of_images(
+    file: CocoFile,
     image: UprightImage,
     path: Path,
     chosen: str | None,
     name: str | None,
     tell: Callable[[str], None],
 ) -> Label:
-    entry = image_called(coco_outlines(content).images, image.path, path)
+    entry = image_called(file.images, image.path, path)
     _check_size(entry.size, image, path)
     wanted = _chosen_label([outline.label for outline in entry.outlines], path, chosen, name)
     outlines = [outline for outline in entry.outlines if outline.label == wanted]

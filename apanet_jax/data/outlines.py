@@ -2,11 +2,11 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from pycocotools import mask as coco_masks
 
 from apanet_jax.data.images import decode_stored
@@ -130,12 +130,34 @@ def shape_mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
         (left, top), (right, bottom) = points
         points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     elif kind == "circle" and len(points) == 2:
-        angle = np.linspace(0, 2 * np.pi, _CIRCLE_CORNERS, endpoint=False)
-        around = np.stack([np.cos(angle), np.sin(angle)], -1)
-        points = points[0] + np.linalg.norm(points[1] - points[0]) * around
+        points = ellipse_corners(points[0], [np.linalg.norm(points[1] - points[0])] * 2)
     elif kind not in ("polygon", "rectangle") or len(points) < 3:
         raise BadOutline(f"a shape of type {kind!r} with {len(points)} points encloses nothing")
     return segmentation_mask([points.reshape(-1)], height, width)
+
+
+def ellipse_corners(
+    centre: Sequence[float], radii: Sequence[float], turned: float = 0
+) -> Float[np.ndarray, "corners 2"]:
+    """Returns corners round an ellipse: x and y of its centre, its radii, and degrees clockwise."""
+    angle = np.linspace(0, 2 * np.pi, _CIRCLE_CORNERS, endpoint=False)
+    around = np.stack([np.cos(angle), np.sin(angle)], -1) * radii
+    cosine, sine = np.cos(np.deg2rad(turned)), np.sin(np.deg2rad(turned))
+    return np.asarray(centre) + around @ np.array([[cosine, sine], [-sine, cosine]])
+
+
+def place_patch(
+    patch: Bool[np.ndarray, "rows columns"], left: int, top: int, height: int, width: int
+) -> Mask:
+    """Returns the mask of an image with a patch at its place; what lies outside is left out."""
+    covered = np.zeros((height, width), bool)
+    rows = slice(max(top, 0), max(min(top + patch.shape[0], height), 0))
+    columns = slice(max(left, 0), max(min(left + patch.shape[1], width), 0))
+    covered[rows, columns] = patch[
+        max(-top, 0) : max(-top, 0) + max(rows.stop - rows.start, 0),
+        max(-left, 0) : max(-left, 0) + max(columns.stop - columns.start, 0),
+    ]
+    return covered
 
 
 def _run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> Mask:
@@ -190,14 +212,5 @@ def _patch(encoded: str, corner: np.ndarray, height: int, width: int) -> Mask:
         raise BadOutline(f"{error}, for an image of {width}x{height}") from error
     if patch.ndim != 2:
         raise BadOutline("a shape's mask has colours, expected black and white")
-    values = patch > 0
-    covered = np.zeros((height, width), bool)
     left, top = (int(np.clip(round(x), -(10**9), 10**9)) for x in corner)
-    rows = slice(max(top, 0), max(min(top + values.shape[0], height), 0))
-    columns = slice(max(left, 0), max(min(left + values.shape[1], width), 0))
-    part = values[
-        max(-top, 0) : max(-top, 0) + max(rows.stop - rows.start, 0),
-        max(-left, 0) : max(-left, 0) + max(columns.stop - columns.start, 0),
-    ]
-    covered[rows, columns] = part
-    return covered
+    return place_patch(patch > 0, left, top, height, width)

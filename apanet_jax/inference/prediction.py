@@ -7,30 +7,31 @@ from typing import Any
 
 from tqdm import tqdm
 
-from apanet_jax.data.images import read_image
 from apanet_jax.inference import segmenter
+from apanet_jax.inference.annotation_files import AnnotationFiles
 from apanet_jax.inference.prediction_files import (
     CONTACT_IMAGES,
     caption,
     contact_sheet,
     contents,
+    described,
     overlay_of,
     result_row,
     thumbnail,
 )
-from apanet_jax.inference.prediction_job import PredictionJob
-from apanet_jax.runtime.atomic_files import cannot_write, write_bytes, write_json
+from apanet_jax.inference.prediction_job import CONTACT_SHEET, RESULTS, PredictionJob
+from apanet_jax.inference.queries import read_queries
+from apanet_jax.inference.written_files import WrittenFiles
+from apanet_jax.runtime.atomic_files import json_bytes
 from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 from apanet_jax.runtime.errors import UserError
-
-RESULTS, CONTACT_SHEET = "results.json", "contact.png"
 
 
 def predict(job: PredictionJob) -> int:
     """Does a job; prints what was found, and which queries could not be used.
 
-    Each file appears whole. `RESULTS` is written last, and that of an earlier job is removed first,
-    so that it never describes other files than those beside it.
+    Each file appears whole. What an earlier job left in the folder is removed first, and `RESULTS`
+    is written last, so that it never describes other files than those beside it.
 
     Returns:
       The command's status: 2 where some queries could not be used, else 0.
@@ -40,16 +41,16 @@ def predict(job: PredictionJob) -> int:
     """
     keep_compiled(DIRECTORY)
     fitted = _fitted(job)
-    with cannot_write(job.output):
-        job.output.mkdir(parents=True, exist_ok=True)
-        (job.output / RESULTS).unlink(missing_ok=True)
+    written, annotations = WrittenFiles(job.output), AnnotationFiles(job)
     rows, shown = [], []
-    for row, captioned in _results(job, fitted):
+    for row, captioned in _results(job, fitted, written, annotations):
         rows.append(row)
         if captioned and len(shown) < CONTACT_IMAGES:
             shown.append(captioned)
-    write_bytes(job.output / CONTACT_SHEET, contact_sheet(job.supports, shown))
-    write_json(job.output / RESULTS, _settings(job, fitted) | {"queries": rows})
+    for name, content in annotations.of_all():
+        written.write(name, content)
+    written.write(CONTACT_SHEET, contact_sheet(job.supports, shown, list(job.class_files)))
+    written.write(RESULTS, json_bytes(_settings(job, fitted) | {"queries": rows}))
     found = sum(any(x["found"] for x in row.get("classes", ())) for row in rows)
     sheet = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
     print(f"found in {found} of {len(rows)} images; {sheet} shows them")
@@ -65,21 +66,31 @@ def _fitted(job: PredictionJob) -> segmenter.Segmenter:
 
 
 def _results(
-    job: PredictionJob, fitted: segmenter.Segmenter
+    job: PredictionJob,
+    fitted: segmenter.Segmenter,
+    written: WrittenFiles,
+    annotations: AnnotationFiles,
 ) -> Iterator[tuple[dict[str, Any], tuple[str, Any] | None]]:
     """Writes each query's files; yields its row, and its overlay with a caption if there is one."""
-    for query in tqdm(job.queries, desc="segmenting", unit="image", disable=None):
-        try:
-            image = read_image(query.path).image
-        except UserError as error:
-            yield {"query": str(query.path), "error": str(error)}, None
+    total = len(job.queries)
+    images = tqdm(
+        read_queries(job.queries), total=total, desc="segmenting", unit="image", disable=None
+    )
+    for query, read in images:
+        if isinstance(read, UserError):
+            yield described(query) | {"error": str(read)}, None
             continue
+        image = read.image
         answer = next(fitted.answers([image]))
         overlay = overlay_of(answer, image)
-        for name, content in contents(answer, overlay, query.name, job.class_files):
-            write_bytes(job.output / name, content)
-        row = result_row(answer, image, query, job.class_files)
-        yield row, (caption(answer, query.name), thumbnail(overlay))
+        if "png" in job.formats:
+            for name, content in contents(answer, overlay, query, job.class_files):
+                written.write(name, content)
+        for name, content in annotations.of_query(query, image, answer):
+            written.write(name, content)
+        row = result_row(answer, image, query, job.class_files, job.formats)
+        captioned = caption(answer, query.name, list(job.class_files))
+        yield row, (captioned, thumbnail(overlay))
 
 
 def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image as PILImage
 
+from apanet_jax.data.georeference import geotiff
 from apanet_jax.data.images import read_image
 from apanet_jax.data.masks import read_mask
-from apanet_jax.inference.prediction_job import Query
+from apanet_jax.inference.prediction_job import map_ending
+from apanet_jax.inference.queries import Query
 from apanet_jax.inference.support_folders import Support
 from apanet_jax.reports import overlays
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 CONTACT_IMAGES = 24
 _CONTACT_SUPPORTS, _COLUMNS = 6, 6
 _OVERLAY_SIDE, _THUMBNAIL_SIDE = 1600, 512
+_SHEET_SIDE, _LEGEND_WIDTH = 224, 464
+"""Pixels of the sheet: the side of an image in it, and the least width of its legend."""
 _COLOURS = (overlays.PREDICTION, *overlays.CLUSTERS)
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -43,27 +47,38 @@ def overlay_of(answer: "Answer", image: Image) -> Image:
 
 
 def contents(
-    answer: "Answer", overlay: Image, name: str, class_files: Mapping[str, str]
+    answer: "Answer", overlay: Image, query: Query, class_files: Mapping[str, str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yields a query's files, one after the other: name and content.
+    """Yields a query's images, one after the other: name and content.
 
     Args:
       answer: what was found.
       overlay: see `overlay_of`.
-      name: what the files begin with.
+      query: what the files are of; where it has a georeference, masks have it too, as TIFF.
       class_files: see `prediction_job.class_files`.
     """
+    name, ending, place = query.name, map_ending(query), query.georeference
+
+    def stored(values: np.ndarray) -> bytes:
+        return _png(values) if place is None else geotiff(values, place)
+
     for index, part in enumerate(class_files.values()):
         mask = answer.mask(index).view(np.uint8)
-        yield f"{name}{part}_mask.png", _png(np.multiply(mask, 255, out=mask))
-        yield f"{name}{part}_probability.png", _png(answer.probability_levels(index))
+        yield f"{name}{part}_mask{ending}", stored(np.multiply(mask, 255, out=mask))
+        yield f"{name}{part}_probability{ending}", stored(answer.probability_levels(index))
     if "" not in class_files:
-        yield f"{name}_labels.png", _palette_png(answer.labels())
+        labels = _in_colours(answer.labels())
+        content = _pil_png(labels) if place is None else geotiff(labels, place)
+        yield f"{name}_labels{ending}", content
     yield f"{name}_overlay.png", _png(overlay)
 
 
 def result_row(
-    answer: "Answer", image: Image, query: Query, class_files: Mapping[str, str]
+    answer: "Answer",
+    image: Image,
+    query: Query,
+    class_files: Mapping[str, str],
+    formats: Sequence[str] = ("png",),
 ) -> dict[str, Any]:
     """Returns what results.json says of a query.
 
@@ -72,11 +87,13 @@ def result_row(
       image: the query.
       query: its file and name.
       class_files: see `prediction_job.class_files`.
+      formats: see `PredictionJob`; masks are named where they are written as images.
     """
     height, width = image.shape[:2]
     classes = []
     for index, (class_name, part) in enumerate(class_files.items()):
         area = answer.area(index)
+        mask = f"{query.name}{part}_mask{map_ending(query)}" if "png" in formats else None
         classes.append(
             {
                 "class": class_name or None,
@@ -84,16 +101,29 @@ def result_row(
                 "score": round(float(answer.scores[index]), 4),
                 "area": area,
                 "share": round(area / (height * width), 6),
-                "mask": f"{query.name}{part}_mask.png",
+                "mask": mask,
             }
         )
-    return {"query": str(query.path), "width": width, "height": height, "classes": classes}
+    return described(query) | {"width": width, "height": height, "classes": classes}
 
 
-def caption(answer: "Answer", name: str) -> str:
-    """Returns what the sheet says of a query: its scores, in brackets where nothing was found."""
-    scores = zip(answer.scores, answer.found, strict=True)
-    return " ".join([name[:24], *(f"{x:.2f}" if found else f"({x:.2f})" for x, found in scores)])
+def described(query: Query) -> dict[str, Any]:
+    """Returns what names a query in results.json: its file, and the frame if it is one of many."""
+    frame = {} if query.frame is None else {"frame": query.frame}
+    return {"query": str(query.path)} | frame
+
+
+def caption(answer: "Answer", name: str, class_names: Sequence[str]) -> str:
+    """Returns what the sheet says of a query: its scores, in brackets where nothing was found.
+
+    Args:
+      answer: what was found.
+      name: of the query.
+      class_names: in order; an empty one is not said.
+    """
+    scores = zip(class_names, answer.scores, answer.found, strict=True)
+    said = [f"{n} {x:.2f}" if found else f"{n} ({x:.2f})" for n, x, found in scores]
+    return _lines(name, ", ".join(x.strip() for x in said))
 
 
 def thumbnail(image: Image) -> Image:
@@ -101,12 +131,15 @@ def thumbnail(image: Image) -> Image:
     return shrunk(image, _THUMBNAIL_SIDE)
 
 
-def contact_sheet(supports: Sequence[Support], shown: Sequence[tuple[str, Image]]) -> bytes:
-    """Returns a sheet: a row of supports, and the queries below.
+def contact_sheet(
+    supports: Sequence[Support], shown: Sequence[tuple[str, Image]], class_names: Sequence[str]
+) -> bytes:
+    """Returns a sheet: a row of supports, the queries below, and what colours and numbers mean.
 
     Args:
       supports: the first ones are shown.
       shown: captions and overlays of queries.
+      class_names: in the order of their colours; one that is empty where there is one class.
     """
     given = []
     for name, path, mask in supports[:_CONTACT_SUPPORTS]:
@@ -115,9 +148,29 @@ def contact_sheet(supports: Sequence[Support], shown: Sequence[tuple[str, Image]
         label = read_mask(mask, image, name, tell=lambda _: None)
         small, label = (thumbnail(x) for x in (image.image, label))
         shown_support = overlays.overlay(small, label == 1, overlays.GIVEN)
-        given.append((f"support {name or path.stem}"[:34], shown_support))
+        given.append((_lines("support", *([name] if name else []), path.name), shown_support))
     rows = [shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)]
-    return _png(overlays.sheet([given, *rows]))
+    sheet = overlays.sheet([given, *rows], _SHEET_SIDE)
+    width = max(sheet.shape[1], _LEGEND_WIDTH)
+    sheet = np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0)), constant_values=255)
+    return _png(np.concatenate([sheet, overlays.legend(_legend(class_names), width)]))
+
+
+def _legend(class_names: Sequence[str]) -> list[tuple[tuple[int, int, int] | None, str]]:
+    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(class_names))]
+    several = len(class_names) > 1
+    where = "" if several else "; the mask shows where it would be"
+    return [
+        (overlays.GIVEN, "mask of a support"),
+        *((c, name or "what was found") for c, name in zip(colours, class_names, strict=True)),
+        (None, "0.87: the probability that the image shows the class, if half of the images do"),
+        (None, f"(0.23): in brackets, so the class was not found{where}"),
+    ]
+
+
+def _lines(*texts: str) -> str:
+    """Returns texts, each from a new line on, and in several where it is wider than an image."""
+    return "\n".join(line for x in texts for line in overlays.wrapped(x, _SHEET_SIDE))
 
 
 def shrunk(values: np.ndarray, side: int) -> np.ndarray:
@@ -136,10 +189,14 @@ def _png(values: np.ndarray) -> bytes:
     return cv2.imencode(".png", stored)[1].tobytes()
 
 
-def _palette_png(labels: UInt8[np.ndarray, "height width"]) -> bytes:
+def _in_colours(labels: UInt8[np.ndarray, "height width"]) -> PILImage.Image:
     colours = [(0, 0, 0), *(_COLOURS[i % len(_COLOURS)] for i in range(255))]
     image = PILImage.fromarray(labels)
     image.putpalette([part for colour in colours for part in colour])
+    return image
+
+
+def _pil_png(image: PILImage.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

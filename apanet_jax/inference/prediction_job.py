@@ -1,28 +1,26 @@
 """What `apanet_jax.predict` is to do, checked before anything is computed or written."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from apanet_jax.data.image_files import find_images
+from apanet_jax.data.masks import split_choice
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
+from apanet_jax.inference.queries import Query, file_name, find_queries
 from apanet_jax.inference.support_folders import Support
+from apanet_jax.inference.written_files import LIST, check_replaced
 from apanet_jax.runtime.errors import UserError
 
-
-class Query(NamedTuple):
-    """An image to segment.
-
-    Attributes:
-      path: its file.
-      name: what its results are called; no two queries share it.
-    """
-
-    path: Path
-    name: str
+FORMATS = ("png", "coco", "labelme", "yolo", "csv")
+RESULTS, CONTACT_SHEET = "results.json", "contact.png"
+FRAMES, LABELME, YOLO = "frames", "labelme", "yolo"
+"""Folders in the output."""
+OF_ALL = {"coco": "coco.json", "yolo": f"{YOLO}/data.yaml", "csv": "instances.csv"}
+"""The file of a format that is of all queries."""
+_YOLO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class PredictionJob(NamedTuple):
@@ -38,6 +36,7 @@ class PredictionJob(NamedTuple):
       size: see `segmenter.load`.
       trained: see `segmenter.load`.
       options: which pixels the masks mark.
+      formats: of `FORMATS`, in which the results are written.
     """
 
     supports: Sequence[Support]
@@ -48,6 +47,7 @@ class PredictionJob(NamedTuple):
     size: int | None = None
     trained: bool = True
     options: MaskOptions = DEFAULT_OPTIONS
+    formats: Sequence[str] = ("png",)
 
 
 def prediction_job(
@@ -59,6 +59,8 @@ def prediction_job(
     size: int | None = None,
     trained: bool = True,
     options: MaskOptions = DEFAULT_OPTIONS,
+    formats: str = "png",
+    every: int | None = None,
 ) -> PredictionJob:
     """Returns the job, once it is known that its files can be opened and its results written.
 
@@ -70,10 +72,12 @@ def prediction_job(
       size: see `PredictionJob`.
       trained: see `PredictionJob`.
       options: see `PredictionJob`.
+      formats: of `FORMATS`, with commas between them.
+      every: see `find_queries`.
 
     Raises:
       UserError: there are no supports or no queries, a query is no image, or a result would replace
-        a given file or another result.
+        a given file, another result, or a file that is none of an earlier job.
     """
     if not supports:
         raise UserError(
@@ -91,29 +95,12 @@ def prediction_job(
     if options.smallest < 0:
         raise UserError(f"--smallest={options.smallest}: expected 0 pixels or more")
     files = class_files([support.name for support in supports])
-    named = named_queries(find_images(queries))
-    _check_results(supports, named, output, files)
+    chosen = _formats(formats)
+    found = find_queries(find_images(queries), every)
+    job = PredictionJob(supports, found, output, files, source, size, trained, options, chosen)
+    _check_results(job)
     _check_writable(output)
-    return PredictionJob(supports, named, output, files, source, size, trained, options)
-
-
-def named_queries(paths: Sequence[Path]) -> list[Query]:
-    """Names the results of each image: its stem, with folder or ending where that is not enough.
-
-    `a/1.jpg` and `b/1.jpg` are `a_1` and `b_1`; `1.jpg` and `1.png` of a folder keep their ending.
-    """
-    names = [_file_name(path.stem) for path in paths]
-    for longer in (
-        lambda path: f"{path.absolute().parent.name}_{path.stem}",
-        lambda path: f"{path.absolute().parent.name}_{path.name}",
-        lambda path: "_".join(path.absolute().parts[1:]),
-    ):
-        count = Counter(names)
-        names = [
-            _file_name(longer(path)) if count[name] > 1 else name
-            for path, name in zip(paths, names, strict=True)
-        ]
-    return [Query(*pair) for pair in zip(paths, names, strict=True)]
+    return job
 
 
 def class_files(names: Sequence[str | None]) -> dict[str, str]:
@@ -122,7 +109,7 @@ def class_files(names: Sequence[str | None]) -> dict[str, str]:
     Raises:
       UserError: two classes would share it.
     """
-    files = {name or "": f"_{_file_name(name)}" if name is not None else "" for name in names}
+    files = {name or "": f"_{file_name(name)}" if name is not None else "" for name in names}
     if "_labels" in files.values() or "_overlay" in files.values():
         raise UserError("a class cannot be called labels or overlay: results are called so")
     if len(set(files.values())) < len(files):
@@ -130,28 +117,62 @@ def class_files(names: Sequence[str | None]) -> dict[str, str]:
     return files
 
 
-def file_names(name: str, files: dict[str, str]) -> list[str]:
-    """Returns the names of a query's results; `prediction_files.contents` makes them.
+def file_names(query: Query, files: dict[str, str], formats: Sequence[str]) -> list[str]:
+    """Returns the names of a query's results; `prediction_files` and `annotation_files` make them.
 
     Args:
-      name: of the query.
+      query: what they are of.
       files: see `class_files`.
+      formats: see `PredictionJob`.
     """
-    parts = [f"{part}_{kind}" for part in files.values() for kind in ("mask", "probability")]
-    labels = [] if "" in files else ["_labels"]
-    return [f"{name}{part}.png" for part in (*parts, *labels, "_overlay")]
+    name, names = query.name, []
+    if "png" in formats:
+        parts = [f"{part}_{kind}" for part in files.values() for kind in ("mask", "probability")]
+        labels = [] if "" in files else ["_labels"]
+        ending = map_ending(query)
+        names += [f"{name}{part}{ending}" for part in (*parts, *labels)] + [f"{name}_overlay.png"]
+    if query.frame is not None and {"coco", "labelme"} & set(formats):
+        names.append(f"{FRAMES}/{name}.png")
+    if "labelme" in formats:
+        names.append(f"{LABELME}/{name}.json")
+    if "yolo" in formats:
+        names += [f"{YOLO}/labels/{name}.txt", f"{YOLO}/images/{name}{yolo_ending(query)}"]
+    return names
 
 
-def _check_results(supports, queries, output: Path, files: dict[str, str]) -> None:
-    """Refuses results that would take the place of a given file or of each other."""
-    given = {query.path.resolve() for query in queries}
-    given |= {path.resolve() for _, *paths in supports for path in paths}
-    results = [name for query in queries for name in file_names(query.name, files)]
+def map_ending(query: Query) -> str:
+    """Returns the ending of masks: a TIFF can hold a georeference, a PNG cannot."""
+    return ".png" if query.georeference is None else ".tif"
+
+
+def yolo_ending(query: Query) -> str:
+    """Returns the ending of the image in YOLO's layout: its own where YOLO's tools read such."""
+    ending = query.path.suffix.lower()
+    return ending if query.frame is None and ending in _YOLO_ENDINGS else ".png"
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    chosen = [name.strip().lower() for name in text.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in FORMATS]
+    if unknown or not chosen:
+        wrong = f"{unknown[0]} is none" if unknown else "none is given"
+        raise UserError(f"--format={text}: {wrong}, expected some of {','.join(FORMATS)}")
+    return tuple(dict.fromkeys(chosen))
+
+
+def _check_results(job: PredictionJob) -> None:
+    """Refuses results that would take the place of a given file, of each other or of others."""
+    given = {query.path.resolve() for query in job.queries}
+    for _, image, mask in job.supports:
+        given |= {image.resolve(), split_choice(mask)[0].resolve()}
+    results = [n for q in job.queries for n in file_names(q, job.class_files, job.formats)]
     for name, count in Counter(results).items():
         if count > 1:
             raise UserError(f"two results would be called {name}: rename a query or a class")
-        if (output / name).resolve() in given:
-            raise UserError(f"{output / name} is one of the given files: take another --output")
+        if (job.output / name).resolve() in given:
+            raise UserError(f"{job.output / name} is one of the given files: take another --output")
+    of_all = [OF_ALL[name] for name in job.formats if name in OF_ALL]
+    check_replaced(job.output, [*results, *of_all, CONTACT_SHEET, RESULTS, LIST], given)
 
 
 def _check_writable(output: Path) -> None:
@@ -161,7 +182,3 @@ def _check_writable(output: Path) -> None:
         raise UserError(f"--output={output}: {existing} is a file, expected a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--output={output}: {existing} cannot be written to, take another folder")
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text)

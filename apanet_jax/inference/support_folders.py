@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apanet_jax.data.image_files import ENDINGS, composed, is_left_behind
+from apanet_jax.data.masks import OUTLINE_ENDINGS
 from apanet_jax.runtime.errors import UserError
 
-IMAGES, MASKS = "images", "masks"
+IMAGES, MASKS, LABELS = "images", "masks", "labels"
 _MASK = "_mask"
+_FOR_ALL, _PERHAPS = (".json", ".xml"), (".xml", ".txt")
+"""Endings of files that may be of several images, and of those that may be no masks."""
 
 
 class Support(NamedTuple):
@@ -31,9 +34,10 @@ def folder_supports(folder: Path) -> list[Support]:
 
     The mask of `a.jpg` is `a_mask.png`, `a.json` or `a.png` beside it, or `masks/a.png` where the
     image is `images/a.jpg`. With a mask for each object, these are `a_1.png`, `a_2.png` and so on,
-    or `a_mask_1.png`: a support for each, which `Segmenter.fit` joins. A JSON that is named like no
-    image is for all of them (COCO's). Where folders lie in the folder, each of them is a class,
-    named like it.
+    or `a_mask_1.png`: a support for each, which `Segmenter.fit` joins. A JSON or XML that is named
+    like no image is for all of them (COCO's, Label Studio's, CVAT's). In YOLO's layout,
+    `labels/a.txt` is the mask of `images/a.jpg`. Where folders lie in the folder, each of them is a
+    class, named like it.
 
     Raises:
       UserError: it is no folder, holds no supports, or an image in it has no mask, or several.
@@ -41,7 +45,8 @@ def folder_supports(folder: Path) -> list[Support]:
     if not folder.is_dir():
         raise UserError(f"--supports={folder} is no folder: give one with images and masks")
     inside = [path for path in sorted(folder.iterdir()) if not is_left_behind(path.name)]
-    classes = [path for path in inside if path.is_dir() and path.name not in (IMAGES, MASKS)]
+    parts = (IMAGES, MASKS, LABELS)
+    classes = [path for path in inside if path.is_dir() and path.name not in parts]
     if not classes:
         return [Support(None, *pair) for pair in _pairs(folder)]
     files = [path for path in inside if path not in classes]
@@ -55,16 +60,18 @@ def folder_supports(folder: Path) -> list[Support]:
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     images, masks = folder / IMAGES, folder / MASKS
+    if not masks.is_dir():
+        masks = folder / LABELS
     separate = images.is_dir() and masks.is_dir()
     of_images = _files(images if separate else folder, ENDINGS)
-    of_masks = _files(masks if separate else folder, (*ENDINGS, ".json"))
+    of_masks = _files(masks if separate else folder, (*ENDINGS, *OUTLINE_ENDINGS))
     if not separate:
         of_images = [path for path in of_images if not _is_mask(path, of_images, of_masks)]
     if not of_images:
         raise UserError(f"{images if separate else folder} holds no image ({', '.join(ENDINGS)})")
     stems = {_stem(path) for path in of_images}
     for_all = [
-        path for path in of_masks if path.suffix.lower() == ".json" and _stem(path) not in stems
+        path for path in of_masks if path.suffix.lower() in _FOR_ALL and _stem(path) not in stems
     ]
     return [(path, mask) for path in of_images for mask in _masks_of(path, of_masks, for_all)]
 
@@ -72,8 +79,11 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
 def _masks_of(image: Path, masks: Sequence[Path], for_all: Sequence[Path]) -> list[Path]:
     stem, others = _stem(image), [path for path in masks if path != image]
     own = [path for path in others if _stem(path) in (stem, stem + _MASK)]
-    found = own or [path for path in others if _of_object(path, stem)] or for_all[:]
-    of_objects = not own and found != for_all
+    # Notes and boxes lie beside images too, and are no masks where there is another.
+    perhaps = [path for path in own if path.suffix.lower() in _PERHAPS]
+    own = [path for path in own if path not in perhaps]
+    found = own or [path for path in others if _of_object(path, stem)] or for_all[:] or perhaps
+    of_objects = not own and found not in (for_all, perhaps)
     if len(found) == 1 or of_objects and found:
         return list(found)
     expected = f"{image.stem}{_MASK}.png, {image.stem}.png or {image.stem}.json"

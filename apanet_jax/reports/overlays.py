@@ -56,14 +56,16 @@ def sheet(
     """Returns rows of captioned pictures, each fitted into a square of `side` pixels.
 
     Args:
-      rows: of captions and pictures; a row whose captions are all empty has no line for them.
+      rows: of captions and pictures; a row has as many lines as the longest of its captions, which
+        may be none.
       side: pixels.
       labels: written upwards along the rows' left ends; none for no such margin.
       text: height of the letters, pixels.
     """
     columns = max(len(row) for row in rows)
     line = text + 8
-    captions = [line * any(caption for caption, _ in row) for row in rows]
+    lines = [max(caption.count("\n") + bool(caption) for caption, _ in row) for row in rows]
+    captions = [line * count for count in lines]
     tops = _GAP + np.cumsum([0, *(caption + side + _GAP for caption in captions)])
     margin = _GAP + line * bool(labels)
     canvas = Image.new("RGB", (columns * (side + _GAP) + margin, int(tops[-1])), "white")
@@ -78,8 +80,61 @@ def sheet(
             picture = Image.fromarray(image)
             picture.thumbnail((side, side))
             canvas.paste(picture, (left, top))
-            draw.text((left, top - line), caption, fill="black", font=font)
+            for number, words in enumerate(caption.split("\n")):
+                place = left, top - captions[y] + number * line
+                draw.text(place, words, fill="black", font=font)
     return np.asarray(canvas)
+
+
+def legend(
+    entries: Sequence[tuple[tuple[int, int, int] | None, str]], width: int, text: int = 10
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns lines of text, each behind a square of its colour if it has one.
+
+    Args:
+      entries: colours and texts; a text too long for a line goes on in the next.
+      width: pixels.
+      text: height of the letters, pixels.
+    """
+    line = text + 8
+    lines = [
+        (colour if first else None, words, colour is not None)
+        for colour, sentence in entries
+        for first, words in _numbered(wrapped(sentence, width - 2 * _GAP - line, text))
+    ]
+    canvas = Image.new("RGB", (width, line * len(lines) + 2 * _GAP), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(text)
+    for number, (colour, words, indented) in enumerate(lines):
+        top = _GAP + number * line
+        if colour is not None:
+            draw.rectangle((_GAP, top, _GAP + text, top + text), fill=colour)
+        draw.text((_GAP + line * indented, top), words, fill="black", font=font)
+    return np.asarray(canvas)
+
+
+def wrapped(words: str, width: int, text: int = 10) -> list[str]:
+    """Returns text in lines that are no wider than `width` pixels, broken at spaces if there are.
+
+    Args:
+      words: the text.
+      width: pixels.
+      text: height of the letters, pixels.
+    """
+    font, lines = ImageFont.load_default(text), []
+    while words:
+        count = len(words)
+        while count > 1 and font.getlength(words[:count]) > width:
+            count -= 1
+        if count < len(words) and " " in words[1:count]:
+            count = words.rindex(" ", 1, count) + 1
+        lines.append(words[:count].rstrip())
+        words = words[count:].lstrip()
+    return lines or [""]
+
+
+def _numbered(lines: Sequence[str]) -> list[tuple[bool, str]]:
+    """Returns lines with whether each is the first."""
+    return [(number == 0, line) for number, line in enumerate(lines)]
 
 
 def _upwards(line: str, font: ImageFont.FreeTypeFont, length: int, height: int) -> Image.Image:

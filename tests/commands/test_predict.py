@@ -1,18 +1,26 @@
 """The command as its user meets it, with a matcher in NumPy in the network's place."""
 
+import csv
+import hashlib
 import json
 import os
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from pycocotools.coco import COCO
 
 from apanet_jax import predict
+from apanet_jax.data.images import read_image
+from apanet_jax.data.masks import read_mask
 from apanet_jax.inference import prediction, segmenter
-from apanet_jax.inference.prediction_job import named_queries
+from apanet_jax.inference.queries import named_queries
 from apanet_jax.inference.segmenter import Segmenter
+from apanet_jax.reports import overlays
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 
 
@@ -43,7 +51,7 @@ def given(folder, name="red"):
 def test_masks_probabilities_overlays_and_what_was_found(folder):
     out = folder / "out"
     assert run("--support", *given(folder), "--output", out, folder / "new") == 0
-    names = {"contact.png", "results.json"}
+    names = {"contact.png", "results.json", "files.sha256"}
     names |= {
         f"{n}_{k}.png" for n in ("with", "without") for k in ("mask", "probability", "overlay")
     }
@@ -236,3 +244,204 @@ def test_names_of_results_are_told_apart(tmp_path):
     paths = [tmp_path / x for x in ("a/1.jpg", "b/1.jpg", "b/2.jpg", "c/3.jpg", "c/3.png")]
     names = [query.name for query in named_queries(paths)]
     assert names == ["a_1", "b_1", "2", "c_3.jpg", "c_3.png"]
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+ALL_FORMATS = "--format=png,coco,labelme,yolo,csv"
+
+
+def test_every_format_says_what_the_masks_do(folder):
+    out = folder / "out"
+    classes = ["--class", "beetle", *given(folder), "--class", "leaf", *given(folder, "green")]
+    assert run(*classes, "--output", out, folder / "new", ALL_FORMATS) == 0
+    labels = {n: np.array(Image.open(out / f"{n}_labels.png")) for n in ("with", "without")}
+    coco = COCO(out / "coco.json")
+    for image in coco.loadImgs(coco.getImgIds()):
+        decoded = np.zeros((image["height"], image["width"]), np.uint8)
+        for annotation in coco.loadAnns(coco.getAnnIds(image["id"])):
+            decoded[coco.annToMask(annotation) > 0] = annotation["category_id"]
+        np.testing.assert_array_equal(decoded, labels[Path(image["file_name"]).stem])
+    for name, label in labels.items():
+        content = json.loads((out / "labelme" / f"{name}.json").read_text())
+        picture = (out / "labelme" / content["imagePath"]).resolve()
+        assert picture == (folder / "new" / f"{name}.png").resolve()
+        shown = read_image(folder / "new" / f"{name}.png")
+        of_yolo = out / "yolo" / "labels" / f"{name}.txt"
+        class_name = "beetle" if name == "with" else "leaf"
+        for path in (out / "labelme" / f"{name}.json", of_yolo):
+            read = read_mask(path, shown, class_name)
+            assert ((read == 1) != (label > 0)).sum() <= 0.02 * (label > 0).sum()
+        copied = out / "yolo" / "images" / f"{name}.png"
+        assert copied.read_bytes() == (folder / "new" / f"{name}.png").read_bytes()
+    rows = list(csv.DictReader((out / "instances.csv").open()))
+    assert [(row["image"], row["class"]) for row in rows] == [
+        ("with.png", "beetle"),
+        ("without.png", "leaf"),
+    ]
+    assert sum(int(row["area"]) for row in rows) == sum((x > 0).sum() for x in labels.values())
+
+
+def test_files_of_an_earlier_run_are_not_left(folder, capsys):
+    out, support = folder / "out", ["--support", *given(folder), "--output", folder / "out"]
+    assert run(*support, folder / "new", ALL_FORMATS) == 0
+    (out / "mine.txt").write_text("notes")
+    (out / "labelme" / "mine.json").write_text("{}")
+    assert run(*support, folder / "new" / "with.png") == 0
+    assert files_in(out) == {
+        *("with_mask.png", "with_probability.png", "with_overlay.png", "contact.png"),
+        *("results.json", "files.sha256", "mine.txt", "labelme/mine.json"),
+    }
+    assert not (out / "yolo").exists()
+    for line in (out / "files.sha256").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+
+
+def test_what_its_owner_changed_or_made_is_never_lost(folder, capsys):
+    out, support = folder / "out", ["--support", *given(folder), "--output", folder / "out"]
+    assert run(*support, folder / "new", "--format=labelme") == 0
+    corrected = out / "labelme" / "with.json"
+    content = json.loads(corrected.read_text())
+    content["shapes"] = []
+    corrected.write_text(json.dumps(content))
+    before = {name: (out / name).read_bytes() for name in files_in(out)}
+    for arguments, message in (
+        ([*support, folder / "new"], "with.json was changed since predict wrote it"),
+        ([*support, "--support", folder / "new" / "with.png", corrected], "one of the given files"),
+    ):
+        assert run(*arguments, folder / "new" / "without.png") == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+        assert {name: (out / name).read_bytes() for name in files_in(out)} == before
+    other = folder / "other"
+    other.mkdir()
+    (other / "with_mask.png").write_bytes(b"mine")
+    assert run("--support", *given(folder), "--output", other, folder / "new") == 2
+    assert "is no result of an earlier run" in capsys.readouterr().err
+    assert files_in(other) == {"with_mask.png"}
+
+
+def test_an_earlier_versions_files_are_not_left(folder):
+    out = folder / "out"
+    classes = ["--class", "a", *given(folder), "--class", "b", *given(folder, "green")]
+    assert run(*classes, "--output", out, folder / "new") == 0
+    (out / "files.sha256").unlink()
+    assert run(*classes, "--output", out, folder / "new" / "with.png") == 0
+    assert not [name for name in files_in(out) if name.startswith("without")]
+
+
+def test_an_interrupted_runs_files_are_not_left(folder, monkeypatch):
+    out, support = folder / "out", ["--support", *given(folder), "--output", folder / "out"]
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prediction, "contact_sheet", stopped)
+        assert run(*support, folder / "new") == 130
+    assert (out / "with_mask.png").exists()
+    assert run(*support, folder / "new" / "without.png") == 0
+    assert not (out / "with_mask.png").exists() and (out / "without_mask.png").exists()
+
+
+def video(path, frames, codec="MJPG"):
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (width, height))
+    for frame in frames:
+        writer.write(frame[..., ::-1])
+    writer.release()
+
+
+def test_frames_of_videos_and_pages_of_tiff_files(folder, capsys):
+    """The object is on the left in every other frame, on the right in the others."""
+    frames = [scene(RED, LEFT if number % 2 else RIGHT) for number in range(6)]
+    video(folder / "clip.avi", [image for image, _ in frames])
+    pages = [Image.fromarray(image) for image, _ in frames]
+    pages[0].save(folder / "stack.tif", save_all=True, append_images=pages[1:])
+    out = folder / "out"
+    queries = [folder / "clip.avi", folder / "stack.tif"]
+    code = run("--support", *given(folder), "--output", out, *queries, "--every=3", ALL_FORMATS)
+    assert code == 0
+    rows = json.loads((out / "results.json").read_text())["queries"]
+    assert [(Path(row["query"]).name, row["frame"]) for row in rows] == [
+        *(("clip.avi", 0), ("clip.avi", 3), ("stack.tif", 0), ("stack.tif", 3)),
+    ]
+    for row in rows:
+        name = row["classes"][0]["mask"].removesuffix("_mask.png")
+        mask = np.array(Image.open(out / f"{name}_mask.png")) > 0
+        truth = frames[row["frame"]][1]
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.8
+        content = json.loads((out / "labelme" / f"{name}.json").read_text())
+        assert (out / "labelme" / content["imagePath"]).is_file()
+        assert (out / "yolo" / "images" / f"{name}.png").is_file()
+    coco = json.loads((out / "coco.json").read_text())
+    assert all((out / "frames" / image["file_name"]).is_file() for image in coco["images"])
+    stored = np.array(Image.open(out / "frames" / "stack_frame000003.png"))
+    np.testing.assert_array_equal(stored, frames[3][0])
+
+
+def test_a_geotiffs_masks_lie_where_it_does(folder):
+    image, _ = scene(RED, RIGHT)
+    tags = {33550: (0.5, 0.5, 0.0), 33922: (0.0, 0.0, 0.0, 4e5, 5.2e6, 0.0)}
+    tags |= {34735: (1, 1, 0, 1, 3072, 0, 1, 32633), 34737: "WGS 84 / UTM zone 33N|"}
+    kinds = {33550: 12, 33922: 12, 34735: 3, 34737: 2}
+    info = ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        info[tag], info.tagtype[tag] = value, kinds[tag]
+    Image.fromarray(image).save(folder / "field.tif", tiffinfo=info)
+    out = folder / "out"
+    classes = ["--class", "a", *given(folder), "--class", "b", *given(folder, "green")]
+    assert run(*classes, "--output", out, folder / "field.tif", folder / "new") == 0
+    for kind in ("a_mask", "a_probability", "b_mask", "labels"):
+        with Image.open(out / f"field_{kind}.tif") as written:
+            assert {tag: written.tag_v2[tag] for tag in tags} == tags
+            assert written.size == image.shape[1::-1]
+    rows = json.loads((out / "results.json").read_text())["queries"]
+    assert rows[0]["classes"][0]["mask"] == "field_a_mask.tif"
+    assert (out / "with_a_mask.png").exists()
+
+
+def test_bad_formats_and_videos_are_one_line_and_leave_nothing(folder, capfd):
+    support, new = ["--support", *given(folder)], folder / "new"
+    frames = [scene(RED, LEFT)[0]] * 3
+    video(folder / "clip.mp4", frames, "mp4v")
+    whole = (folder / "clip.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "list.mp4").write_text("#EXTM3U\nhttp://localhost:1/a.ts\n")
+    for arguments, message in (
+        ([new, "--format=voc"], "--format=voc: voc is none, expected some of png,coco,labelme"),
+        ([new, "--format="], "--format=: none is given"),
+        ([new, "--every=2"], "--every=2: no query is a video"),
+        ([folder / "clip.mp4", "--every=0"], "--every=0: expected 1 or more"),
+        ([folder / "cut.mp4"], "cut.mp4 is no video that can be read"),
+    ):
+        assert run(*support, *arguments, "--output", folder / "out") == 2
+        error = capfd.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+        assert not (folder / "out").exists()
+    assert run(*support, folder / "list.mp4", "--output", folder / "out") == 2
+    assert "is no image that can be read" in capfd.readouterr().err
+
+
+def test_animations_say_what_is_left_out(folder, capsys):
+    frames = [Image.fromarray(scene(RED, where)[0]) for where in (RIGHT, LEFT)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    out = folder / "out"
+    assert run("--support", *given(folder), "--output", out, folder / "moving.gif") == 0
+    assert "all but the first frame of 1 animations" in capsys.readouterr().err
+    assert "moving_mask.png" in files_in(out)
+
+
+def test_a_sheet_says_names_in_full_and_what_colours_mean():
+    long = "a_very_long_name_of_a_beetle_that_fits_no_line_of_the_sheet_at_all_2024-05-06"
+    lines = overlays.wrapped(long, 224)
+    assert "".join(lines) == long and len(lines) > 1
+    assert overlays.wrapped("one two", 30) == ["one", "two"]
+    strip = overlays.legend([((1, 2, 3), "beetle"), (None, "(0.2): not found")], 200)
+    assert strip.shape[1] == 200 and (strip == (1, 2, 3)).all(-1).any()
+    white = np.zeros((30, 40, 3), np.uint8)
+    one, three = (overlays.sheet([[(c, white)]], 224).shape[0] for c in ("a", "a\nb\nc"))
+    assert three - one == 2 * 18

@@ -46,6 +46,13 @@ def found(root):
             ],
         ),
         (["a.jpg", "a.json", "__MACOSX/._a.jpg", "._a.jpg"], [("a.jpg", "a.json")]),
+        # Of YOLO's labels, or notes and boxes.
+        (["images/a.jpg", "labels/a.txt", "data.yaml"], [("images/a.jpg", "labels/a.txt")]),
+        (["a.jpg", "a.txt", "classes.txt"], [("a.jpg", "a.txt")]),
+        (["a.jpg", "a.txt", "a.xml", "a.json"], [("a.jpg", "a.json")]),
+        (["a.jpg", "a.txt", "all.json"], [("a.jpg", "all.json")]),
+        (["a.jpg", "a.txt", "a_1.png"], [("a.jpg", "a_1.png")]),
+        (["a.jpg", "b.jpg", "cvat.xml"], [("a.jpg", "cvat.xml"), ("b.jpg", "cvat.xml")]),
         # An image may be called like this by itself.
         (["face_mask.jpg", "face_mask.png"], [("face_mask.jpg", "face_mask.png")]),
     ],
@@ -93,7 +100,7 @@ def test_accents_may_be_written_in_two_ways(tmp_path):
     ("names", "message"),
     [
         (["notes.txt"], "holds no image"),
-        (["a.jpg", "b.jpg", "b.json", "a.txt"], "a.jpg has no mask: expected one of a_mask.png"),
+        (["a.jpg", "b.jpg", "b.json", "a.md"], "a.jpg has no mask: expected one of a_mask.png"),
         (["a.jpg", "a.png", "a.json"], "a.jpg has 2 masks, a.json and a.png"),
         (["a.jpg", "one.json", "two.json"], "a.jpg has 2 masks, one.json and two.json"),
         (["leaf/a.jpg", "leaf/a.png", "stray.jpg"], "stray.jpg beside the folder leaf"),

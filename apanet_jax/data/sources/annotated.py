@@ -1,4 +1,6 @@
-"""Images with outlines in JSON: LabelMe's files beside them, or one file in COCO's format.
+"""Images with outlines: LabelMe's files beside them, or one file of all images.
+
+That file is in COCO's format, Label Studio's JSON or CVAT's XML; `yolo` reads YOLO's labels.
 
 Classes, folds and the test images need no files of their own: the labels are the classes, dealt to
 the folds in turn, and every Nth image is for testing.
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from apanet_jax.data.cvat_files import read_cvat
 from apanet_jax.data.exif import turned_upright
 from apanet_jax.data.image_files import (
     ENDINGS,
@@ -24,6 +27,7 @@ from apanet_jax.data.image_files import (
     files_below,
     relative_parts,
 )
+from apanet_jax.data.label_studio_files import label_studio_outlines
 from apanet_jax.data.outline_files import (
     LABELME_IDS,
     CocoFile,
@@ -199,7 +203,7 @@ def labelme(directory: Path, *, folds: str = "4", test: str = "4") -> AnnotatedS
         sorted(labels - set(LABELME_IDS)),
         folds=folds,
         test=test,
-        notes=_left_out(left_out),
+        notes=left_out_note(left_out),
     )
 
 
@@ -211,7 +215,9 @@ def coco_file(
     test: str = "4",
     crowd: str = "ignore",
 ) -> AnnotatedSource:
-    """Reads one file in COCO's format, of any categories; images without an outline are left out.
+    """Reads one file of all images, of any classes; images without an outline are left out.
+
+    It is JSON in COCO's format or Label Studio's, or CVAT's XML.
 
     Args:
       images: the folder that `file_name` starts from. A name that leads to no file there stands for
@@ -225,13 +231,13 @@ def coco_file(
       UserError: it cannot be understood, all of its outlines are crowds that would be ignored, or
         see `AnnotatedSource`. What is wrong with one outline is said when its image is read.
     """
-    content = read_json(annotations)
     try:
-        file = coco_outlines(content)
+        file = _outlines_in(annotations)
         entries = _coco_entries(file, images, annotations)
     except NOT_UNDERSTOOD as error:
         raise UserError(
-            f"{annotations} is not built like COCO's instance annotations: {reason(error)}"
+            f"{annotations} is not built like COCO's instance annotations, Label Studio's JSON or "
+            f"CVAT's XML: {reason(error)}"
         ) from error
     crowds = [outline.crowd for image in file.images for outline in image.outlines]
     if crowd == "ignore" and crowds and all(crowds):
@@ -251,8 +257,15 @@ def coco_file(
         folds=folds,
         test=test,
         crowd=crowd,
-        notes=_left_out(file.left_out),
+        notes=left_out_note(file.left_out),
     )
+
+
+def _outlines_in(annotations: Path) -> CocoFile:
+    if annotations.suffix.lower() == ".xml":
+        return read_cvat(annotations)
+    content = read_json(annotations)
+    return (label_studio_outlines if isinstance(content, list) else coco_outlines)(content)
 
 
 def _coco_entries(file: CocoFile, images: Path, annotations: Path) -> dict[str, OutlinedImage]:
@@ -295,7 +308,7 @@ class _FindBelow:
         return found[0] if len(found) == 1 else existing(path)
 
 
-def _left_out(kinds: Counter[str]) -> list[str]:
+def left_out_note(kinds: Counter[str]) -> list[str]:
     return [f"left out: {counted(kinds)}"] if kinds else []
 
 

@@ -1,0 +1,1 @@
+"""What was found, in the formats of annotation tools: pure functions from masks to annotations."""
