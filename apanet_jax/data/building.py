@@ -21,6 +21,7 @@ from tqdm import tqdm
 from apanet_jax.data.image_files import printable
 from apanet_jax.data.record_files import file_in, join_files, write_file
 from apanet_jax.data.source import SPLITS, Sample, Source, Split
+from apanet_jax.runtime.atomic_files import move, replacing
 from apanet_jax.runtime.errors import UserError
 
 MOST_IMAGES = 1000
@@ -71,7 +72,8 @@ def write_parts(source: Source, directory: Path) -> dict[Split, list[Part]]:
         print(f"{directory} comes from another source: it is begun again", flush=True)
         shutil.rmtree(directory)
     (directory / _PARTS).mkdir(parents=True, exist_ok=True)
-    (directory / _SOURCE).write_text(identity)
+    with replacing(directory / _SOURCE) as file:
+        file.write(identity)
     return {split: _write_split(source, split, directory / _PARTS) for split in SPLITS}
 
 
@@ -156,7 +158,7 @@ def _write(
     samples = tally.samples(itertools.islice(names, start, start + MOST_IMAGES))
     num_bytes = write_file(samples, split, new)
     np.savez(new / _INDEX, stop=start + tally.seen, num_bytes=num_bytes, **tally.arrays())
-    new.rename(place)
+    move(new, place)
     return _read(place)
 
 

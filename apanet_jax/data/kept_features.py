@@ -6,6 +6,7 @@ memory-mapped files: a head trains without the backbone running at all.
 """
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -24,7 +25,7 @@ from apanet_jax.data.loader import batches, scoring_label
 from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
 from apanet_jax.models.apanet import ImageFeatures
-from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.workdir_lock import sole_use
 
@@ -221,7 +222,7 @@ def _embed_missing(
     done, total = _progress(kept, images), images * kept.views
     if done == total:
         return
-    (kept.directory / "identity.txt").write_text(identity + "\n")
+    write_bytes(kept.directory / "identity.txt", f"{identity}\n".encode())
     if not done:
         _forget(kept.directory)
     start = done // _EMBED_BATCH
@@ -277,8 +278,17 @@ def _writable_map(path: Path, shape: tuple[int, int], rows: np.ndarray) -> np.me
     # Taken now: a mapped page that finds the disk full kills the process without a word.
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            _take_space(file.fileno(), path.stat().st_size)
     return opened
+
+
+def _take_space(descriptor: int, size: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        # Some file systems cannot promise space; then there is nothing to ask for.
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
 
 
 def _progress(kept: KeptFeatures, images: int) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from apanet_jax.data.source import Sample, Split
+from apanet_jax.runtime.atomic_files import move
 from apanet_jax.runtime.errors import UserError
 
 # A worker's threads read at once, and importing tensorflow-datasets in two threads together can
@@ -86,7 +87,7 @@ def join_files(files: Mapping[Split, Sequence[tuple[Path, int, int]]], directory
         )
         for number, (file, _, _) in enumerate(entries):
             target = template.sharded_filepath(shard_index=number, num_shards=len(entries))
-            file.rename(target)
+            move(file, target)
         lengths = [count for _, count, _ in entries]
         size = sum(num_bytes for _, _, num_bytes in entries)
         infos.append(tfds.core.SplitInfo(split, lengths, size, template))

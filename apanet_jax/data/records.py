@@ -19,7 +19,7 @@ from apanet_jax.data.building import Part, any_finished, comes_from, join, write
 from apanet_jax.data.images import decode_verified
 from apanet_jax.data.record_files import open_split
 from apanet_jax.data.source import Source, Split, notes_of
-from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.atomic_files import move, write_json
 from apanet_jax.runtime.errors import UserError
 
 _INDEX = "index.json"
@@ -179,6 +179,8 @@ def write(
       UserError: `directory` is there already, or images cannot be used.
     """
     directory = Path(directory)
+    if directory.is_symlink():
+        directory = directory.resolve()
     unfinished = directory.with_name(directory.name + ".unfinished")
     if directory.exists() and not overwrite:
         # A call that was killed behind its last step but one.
@@ -200,7 +202,7 @@ def write(
         write_json(joined / _REPORT, vars(report))
         if directory.exists():
             shutil.rmtree(directory)
-        joined.rename(directory)
+        move(joined, directory)
         shutil.rmtree(unfinished)
     except OSError as error:
         raise UserError(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import tensorstore as ts
 from etils import epath
 from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from apanet_jax.models.apanet import APANet
 from apanet_jax.runtime import processes
-from apanet_jax.runtime.atomic_files import cannot_write, write_json
+from apanet_jax.runtime.atomic_files import cannot_write, move, write_json
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training import train_step
 from apanet_jax.training.train_step import TrainState
@@ -24,8 +24,10 @@ from apanet_jax.weights.head import head_shapes
 
 KEEP_LATEST = 2
 CHECKSUMS = "checksums.json"
-"""In each checkpoint: the SHA-256 of every file in it. Without it a checkpoint is taken on trust,
-for it is written last."""
+"""In each checkpoint: the SHA-256 of every file in it. It is written last, and copies need not keep
+the order: without it, all of a checkpoint's arrays are read before it is taken for one."""
+_METADATA = "_CHECKPOINT_METADATA"
+_STATE_METADATA = ("state/_METADATA", "state/_sharding")
 
 
 class Checkpoints:
@@ -168,7 +170,7 @@ def _set_damaged_aside(directory: Path) -> None:
         with cannot_write(aside):
             aside.mkdir(exist_ok=True)
             count = sum(p.name.startswith(f"{step}-") for p in aside.iterdir())
-            os.replace(Path(directory) / str(step), aside / f"{step}-{count}")
+            move(Path(directory) / str(step), aside / f"{step}-{count}")
 
 
 def damaged_steps(directory: Path, tell: str = "passed over") -> set[int]:
@@ -192,13 +194,29 @@ def _damage(folder: Path) -> str | None:
         written = json.loads((folder / CHECKSUMS).read_text())
         found = _checksums(folder)
     except FileNotFoundError:
-        return None
+        return None if _is_readable(folder) else f"it has no {CHECKSUMS}, and is not all there"
     except (OSError, ValueError) as error:
         return f"{CHECKSUMS} cannot be read ({error})"
     if not isinstance(written, dict):
         return f"{CHECKSUMS} holds no checksums"
     wrong = [name for name in written if found.get(name) != written[name]]
     return f"{wrong[0]} is missing, cut short or altered" if wrong else None
+
+
+def _is_readable(folder: Path) -> bool:
+    """Returns whether a checkpoint has its metadata and all of its arrays' content."""
+    try:
+        json.loads(json.loads((folder / _METADATA).read_text())["custom_metadata"]["iterator"])
+        for name in _STATE_METADATA:
+            json.loads((folder / name).read_text())
+        state = f"file://{folder.absolute() / 'state'}/"
+        store = ts.KvStore.open({"driver": "ocdbt", "base": state}).result()
+        keys = store.list().result()
+        for key in keys:
+            store.read(key).result()
+    except Exception:  # What is not all there can raise nearly anything.
+        return False
+    return bool(keys)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

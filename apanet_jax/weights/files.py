@@ -7,6 +7,7 @@ import numpy as np
 from safetensors import safe_open
 
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.weights.pickle_data import NotRead
 from apanet_jax.weights.torch_pickle import read_torch
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
@@ -32,8 +33,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
       The arrays by name, without a common `module.` before the names; perhaps read-only.
 
     Raises:
-      UserError: if there is no such file, it is damaged, holds no named tensors, or its pickle asks
-        for anything but tensors, containers, numbers and strings.
+      UserError: if there is no such file, it is damaged, holds no named tensors, or something else
+        where a layer's tensor should be, or its pickle asks for what runs programs.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,8 +53,19 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if inner is None:
             break
         value = inner
+    if isinstance(value, NotRead):
+        raise UserError(
+            f"{path} holds an object of type {value.kind}, perhaps a whole model: expected named "
+            "tensors, save its state_dict()"
+        )
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}: expected named tensors")
+    for name, item in value.items():
+        if isinstance(item, NotRead) and _is_of_layer(name):
+            raise UserError(
+                f"{path}: {name} is an object of type {item.kind}, expected a plain tensor: save "
+                "it as one"
+            )
     tensors = {
         name: item
         for name, item in value.items()
@@ -63,6 +75,11 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         names = ", ".join(str(name)[:40] for name in list(value)[:5]) or "nothing"
         raise UserError(f"{path} holds no named tensors (but {names}): expected a state dict")
     return _unwrapped(tensors)
+
+
+def _is_of_layer(name: str | int) -> bool:
+    """Returns whether this is the name of a layer's parameter, not of a number beside them."""
+    return isinstance(name, str) and "." in name and not name.endswith("._extra_state")
 
 
 def refuse_text(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: what is kept, what comes back, what is refused."""
 
 import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from apanet_jax.runtime.devices import data_mesh, replicated
 from apanet_jax.runtime.errors import UserError
-from apanet_jax.training.checkpoints import Checkpoints
+from apanet_jax.training.checkpoints import Checkpoints, damaged_steps
 from apanet_jax.training.train_step import TrainState, optimizer, poly_schedule
 
 
@@ -82,6 +83,42 @@ def test_a_damaged_checkpoint_is_passed_over_and_can_be_set_aside(tmp_path, caps
         assert (tmp_path / "damaged" / "2-0").is_dir() and not (directory / "2").exists()
         checkpoints.save(state_at(2), {"position": 2})
         assert checkpoints.latest_step() == 2
+
+
+COPIED_BY_HALF = {
+    "nothing of it": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
+    "without its metadata": lambda folder: (folder / "_CHECKPOINT_METADATA").unlink(),
+    "with metadata cut short": lambda folder: (folder / "_CHECKPOINT_METADATA").write_text("{"),
+    "without its data": lambda folder: [p.unlink() for p in folder.glob("state/d/*")],
+    "with data cut short": lambda folder: [
+        p.write_bytes(p.read_bytes()[:-9]) for p in folder.glob("state/d/*")
+    ],
+    "without its index": lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
+    "without its arrays": lambda folder: shutil.rmtree(folder / "state"),
+    "without the arrays' names": lambda folder: (folder / "state" / "_METADATA").unlink(),
+    "a file in its place": lambda folder: [shutil.rmtree(folder), folder.write_text("x")],
+}
+
+
+def test_a_checkpoint_that_was_copied_by_half_is_passed_over(tmp_path, capfd):
+    directory = tmp_path / "checkpoints"
+    with Checkpoints(directory, "settings") as checkpoints:
+        checkpoints.save(state_at(3), {"position": 3})
+    whole = shutil.copytree(directory / "3", tmp_path / "whole")
+    (whole / "checksums.json").unlink()
+    for number, damage in enumerate(COPIED_BY_HALF.values(), 4):
+        damage(shutil.copytree(whole, directory / str(number)))
+    capfd.readouterr()
+    assert damaged_steps(directory) == {*range(4, 4 + len(COPIED_BY_HALF))}
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == len(COPIED_BY_HALF) and all("is passed over" in line for line in told)
+    with Checkpoints(directory, "settings", set_aside=True) as checkpoints:
+        assert checkpoints.latest_step() == 3
+        assert checkpoints.restore(3, state_at(0), replicated(data_mesh(1)))[1] == {"position": 3}
+    assert len(list((tmp_path / "damaged").iterdir())) == len(COPIED_BY_HALF)
+    # What is all there is taken without its checksums too.
+    shutil.copytree(whole, directory / "9")
+    assert not damaged_steps(directory)
 
 
 def test_what_cannot_be_written_is_one_line_and_costs_no_earlier_checkpoint(tmp_path):
