@@ -19,23 +19,23 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
-# Tests compile the same programs again and again; a cache of one session's own shares them, small
-# ones too, among its workers and the processes that they start, which inherit the variables.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# Tests compile the same programs again and again; a cache of one session's own, or the one that the
+# variable names, shares them, small ones too, among its workers and the processes that they start,
+# which inherit the variables.
+if not {"PYTEST_XDIST_WORKER", "JAX_COMPILATION_CACHE_DIR"} & os.environ.keys():
     _cache = tempfile.mkdtemp(prefix="apanet_jax_compiled_")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Compiling takes nearly all of the tests' time; see `compiled_as_for_users`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 ABSENT = "beside the project"
 """Words in the reason of every test that is skipped for lack of files in `../shared`."""
 
 
 def pytest_configure(config):
-    """Chooses how programs are compiled, and has `--cov` measure started processes too."""
-    # Compiling takes nearly all of the quick tests' time. The slow ones are compiled as for users.
-    if config.option.markexpr != "slow":
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    """Has `--cov` measure started processes too."""
     # Commands that tests start, and workers that load images; not through the environment of
     # pytest's own workers, which measure themselves.
     own = hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None)
@@ -73,6 +73,41 @@ def few_programs():
         if count > MOST_MAPPINGS:
             sys.modules["jax"].clear_caches()
             gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def compiled_as_for_users(request):
+    """The slow tests of networks and kernels compare what a user's optimised programs compute."""
+    slow = request.node.get_closest_marker("slow")
+    if not slow or request.path.parent.name not in ("models", "kernels", "weights"):
+        yield
+        return
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Runs of all tests share compiled functions as those of one command do: see `Programs`."""
+    from apanet_jax.runtime.programs import Programs
+
+    shared = Programs()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("apanet_jax.runs.run.Programs", lambda: shared)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_backbone():
+    """Lets settings name the backbone "small": see `tests.small_backbone`."""
+    from tests import small_backbone
+
+    with small_backbone.added():
+        yield
 
 
 @pytest.fixture(scope="session")

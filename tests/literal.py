@@ -29,6 +29,20 @@ def episode(seed=0, shot=SHOT):
     )
 
 
+def drawn(shapes):
+    """Returns parameters of these shapes, drawn with NumPy.
+
+    The network's own initialisers take longer to compile than what most tests do with them.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        bound = np.prod(leaf.shape[:-1]) ** -0.5
+        return rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
 def _resized(mask):
     mask = torch.as_tensor(np.asarray(mask, np.float32))
     flat = mask.reshape(-1, 1, LABEL, LABEL)

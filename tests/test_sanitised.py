@@ -15,12 +15,11 @@ from apanet_jax.runtime.devices import batch_sharding
 from apanet_jax.training import loop
 from apanet_jax.training.loop import train
 from configs import folder
+from tests.small_backbone import OPTIONS as SMALL
 
-OPTIONS = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=4,training.batch_size=2,"
-    "checkpoint_every=2,log_every=1,episodes=4,evaluation.batch_size=2,shots=1+2,devices=2,"
-    "pictures=0"
-)
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
+OPTIONS = f"{SMALL},steps=4,checkpoint_every=2,log_every=1,episodes=4,shots=1+2,devices=2"
 # As the paper has it, with all that a head can do: the backbone runs in every step.
 WHOLE = (
     "keep=False,masked_support=True,priors=high+middle+contrast+density_ratio,reduction_dropout=0.5"

@@ -27,10 +27,12 @@ from apanet_jax.training.loop import train
 from apanet_jax.weights import pfenet
 from configs import folder, pascal
 from tests import reference_cases, trees
+from tests.small_backbone import OPTIONS
+
+pytestmark = pytest.mark.usefixtures("small_backbone")
 
 TINY = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=6,training.batch_size=2,"
-    "checkpoint_every=2,log_every=2,episodes=6,evaluation.batch_size=2,shots=1+2,devices=1,"
+    f"{OPTIONS},steps=6,checkpoint_every=2,log_every=2,episodes=6,shots=1+2,devices=1,"
     "validation_episodes=4,pictures=2"
 )
 
@@ -59,7 +61,7 @@ def test_a_run_leaves_what_scripts_and_people_read(prepared, tmp_path, capsys):
         >= {
             "dataset": "mine",
             "fold": 0,
-            "backbone": "efficientnet_lite0",
+            "backbone": "small",
             "episodes": 6,
             "seed": 321,
             "step": 6,

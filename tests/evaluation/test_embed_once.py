@@ -13,11 +13,11 @@ from apanet_jax.runs.run import RunMaker, make_run
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training.train_step import create_state, optimizer, poly_schedule
 from configs import folder
+from tests.small_backbone import OPTIONS
 
-TINY = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,evaluation.batch_size=8,shots=1+3,"
-    "keep=False,workers=0,weights=random"
-)
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
+TINY = f"{OPTIONS},evaluation.batch_size=8,shots=1+3,keep=False,workers=0"
 EPISODES = 21
 
 MASKED = "masked_support=True,priors=high,prior_scale=1.0"

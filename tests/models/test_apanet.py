@@ -1,5 +1,7 @@
 """The head against a literal PyTorch transcription of the paper's equations, gradients included."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tests.literal import (
     SIZE,
     Literal,
     assert_gradients_agree,
+    drawn,
     episode,
     explain_negatives,
 )
@@ -25,19 +28,35 @@ def head(**options):
 
 
 def parameters_of(module, inputs):
-    return module.init({"params": jax.random.key(0)}, *inputs[:3])["params"]
+    shapes = jax.eval_shape(module.init, {"params": jax.random.key(0)}, *inputs[:3])["params"]
+    return drawn(shapes)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(module, parameters, inputs, label=None, seed=0):
     keys = {"cluster": jax.random.key(seed), "dropout": jax.random.key(seed + 1)}
     return module.apply({"params": parameters}, *inputs[:3], label, train=True, rngs=keys)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def infer(module, parameters, query, support, support_labels):
+    return module.apply({"params": parameters}, query, support, support_labels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients_and_outputs(module, parameters, inputs):
+    def total(parameters):
+        outputs = run(module, parameters, inputs, inputs[3])
+        return losses(outputs, inputs[3], 0.4).total, outputs
+
+    return jax.grad(total, has_aux=True)(parameters)
 
 
 def test_class_specific_branch_follows_the_equations():
     inputs = episode()
     module = head(priors=("high", "middle"))
     parameters = parameters_of(module, inputs)
-    outputs = module.apply({"params": parameters}, *inputs[:3])
+    outputs = infer(module, parameters, *inputs[:3])
     assert outputs.agnostic_logits is None and outputs.clusters is None
     expected = Literal(parameters).specific(*inputs[:3], outputs.prior)
     np.testing.assert_allclose(outputs.logits, expected.detach(), atol=1e-5)
@@ -49,12 +68,7 @@ def test_both_branches_and_all_gradients_agree_with_torch(seed):
     label = inputs[3]
     module = head(num_clusters=2)
     parameters = parameters_of(module, inputs)
-
-    def total(parameters):
-        outputs = run(module, parameters, inputs, label)
-        return losses(outputs, label, 0.4).total, outputs
-
-    gradients, outputs = jax.grad(total, has_aux=True)(parameters)
+    gradients, outputs = gradients_and_outputs(module, parameters, inputs)
     literal = Literal(parameters)
     agnostic = explain_negatives(literal, inputs, outputs, 2)
     assert agnostic is not None
@@ -70,10 +84,11 @@ def test_shots_are_averaged():
     query, support, labels, _ = episode(shot=3)
     module = head()
     parameters = parameters_of(module, (query, support, labels))
-    together = module.apply({"params": parameters}, query, support, labels)
+    together = infer(module, parameters, query, support, labels)
     priors = [
-        module.apply(
-            {"params": parameters},
+        infer(
+            module,
+            parameters,
             query,
             ImageFeatures(support.middle[:, k : k + 1], support.high[:, k : k + 1]),
             labels[:, k : k + 1],
@@ -133,8 +148,8 @@ def test_inference_needs_no_query_label_and_no_random_numbers():
     inputs = episode()
     module = head(reduction_dropout=0.5, comparison_dropout=0.1)
     parameters = parameters_of(module, inputs)
-    first = module.apply({"params": parameters}, *inputs[:3]).logits
-    np.testing.assert_array_equal(first, module.apply({"params": parameters}, *inputs[:3]).logits)
+    first = infer(module, parameters, *inputs[:3]).logits
+    np.testing.assert_array_equal(first, infer(module, parameters, *inputs[:3]).logits)
 
 
 def test_a_head_that_looks_at_middle_features_alone_needs_no_others():
@@ -157,7 +172,7 @@ def test_a_block_s_prior_mask_looks_at_that_block_alone():
     alone = (query._replace(high=None), support._replace(high=None), labels)
     module = head(priors=("block3", "block4", "middle"), block4_channels=2, num_clusters=0)
     assert not module.clone(cluster_features="middle").needs_high
-    outputs = module.apply({"params": parameters_of(module, alone)}, *alone)
+    outputs = infer(module, parameters_of(module, alone), *alone)
     foreground = at_size(labels == 1, (SIZE, SIZE))
     for channel, block in enumerate((slice(2, None), slice(2), slice(None))):
         expected = prior_mask(query.middle[..., block], support.middle[..., block], foreground)

@@ -114,7 +114,7 @@ def networks():
     return theirs, parameters
 
 
-@pytest.mark.parametrize("height,width", [(65, 97), (64, 50)])
+@pytest.mark.parametrize("height,width", [pytest.param(65, 97, marks=pytest.mark.slow), (64, 50)])
 def test_every_block_agrees_with_pytorch(networks, height, width):
     theirs, parameters = networks
     images = np.random.default_rng(1).integers(0, 256, (2, height, width, 3), np.uint8)
@@ -142,6 +142,7 @@ def test_every_block_agrees_with_pytorch(networks, height, width):
         assert relative_error(ours, expected[number]) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name,stages", [("efficientnet_lite0", LITE0), ("efficientnet_lite2", LITE2)]
 )

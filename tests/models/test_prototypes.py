@@ -1,5 +1,7 @@
 """Several prototypes of a foreground and their allocation, position by position in NumPy."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,11 @@ import torch
 
 from apanet_jax.models.apanet import APANet, ImageFeatures, at_size
 from apanet_jax.models.prototypes import allocation, foreground_parts, over_shots, part_means
-from tests.literal import BATCH, CHANNELS, MIDDLE, SHOT, SIZE, Literal, episode
+from tests.literal import BATCH, CHANNELS, MIDDLE, SHOT, SIZE, Literal, drawn, episode
+
+
+def parameters_of(head, *inputs):
+    return drawn(jax.eval_shape(head.init, jax.random.key(0), *inputs)["params"])
 
 
 def kinds_of_position(rng, *shape, kinds=3):
@@ -87,13 +93,10 @@ def test_the_head_compares_each_position_with_the_prototypes_it_was_given(train)
     head = APANet(
         channels=CHANNELS, foreground_prototypes=2, reduction_dropout=0.0, comparison_dropout=0.0
     )
-    parameters = head.init(jax.random.key(0), query, support, labels)["params"]
+    parameters = parameters_of(head, query, support, labels)
     keys = {"cluster": jax.random.key(0), "dropout": jax.random.key(1)} if train else {}
-    outputs = head.apply(
-        {"params": parameters},
-        *(query, support, labels, label if train else None),
-        train=train,
-        rngs=keys,
+    outputs = jax.jit(functools.partial(head.apply, train=train))(
+        {"params": parameters}, *(query, support, labels, label if train else None), rngs=keys
     )
     literal = Literal(parameters)
     reduced = literal.reduce("reduce_support", of_support).detach().numpy()
@@ -116,6 +119,8 @@ def test_a_foreground_that_looks_the_same_everywhere_has_one_prototype_however_m
     support = ImageFeatures(np.ones_like(support.middle), support.high)
     inputs = query, support, labels
     one, three = (APANet(channels=CHANNELS, foreground_prototypes=n) for n in (1, 3))
-    parameters = one.init(jax.random.key(0), *inputs)["params"]
-    expected, found = (x.apply({"params": parameters}, *inputs).logits for x in (one, three))
+    parameters = parameters_of(one, *inputs)
+    expected, found = (
+        jax.jit(x.apply)({"params": parameters}, *inputs).logits for x in (one, three)
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -18,15 +18,11 @@ TOLERANCE = {jnp.float32: 1e-4, jnp.bfloat16: 0.1}
 """Largest deviation, over the largest magnitude of the expected array. bfloat16 is that of the
 backbone, the head computes in float32."""
 
-QUICK_SIDE = 300
-
 
 def _each_case():
     for case in reference_cases.cases():
         for dtype in TOLERANCE:
-            quick = case.side <= QUICK_SIDE and dtype == jnp.float32
-            marks = () if quick else pytest.mark.slow
-            yield pytest.param(case, dtype, id=f"{case.name}-{dtype.__name__}", marks=marks)
+            yield pytest.param(case, dtype, id=f"{case.name}-{dtype.__name__}")
 
 
 @functools.lru_cache(maxsize=1)
@@ -97,6 +93,7 @@ def test_there_are_cases():
     assert len(reference_cases.cases()) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "dtype"), _each_case())
 def test_agrees_with_pfenet(case, dtype):
     found = deviations(case, dtype)

@@ -76,6 +76,7 @@ def pictures(height, width):
     return np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_features_of_a_deep_stem_agree_with_pytorch():
     torch.manual_seed(0)
     theirs = with_random_norms(DeepStemResNet())

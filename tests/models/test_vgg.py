@@ -19,7 +19,10 @@ from tests.networks import normalised, relative_error, tensors_of
 ENDS = {"vgg16": (5, 10, 17, 24, 30), "vgg16_bn": (7, 14, 24, 34, 43)}
 
 
-@pytest.mark.parametrize("name,height,width", [("vgg16", 65, 38), ("vgg16_bn", 51, 41)])
+@pytest.mark.parametrize(
+    "name,height,width",
+    [("vgg16", 65, 38), pytest.param("vgg16_bn", 51, 41, marks=pytest.mark.slow)],
+)
 def test_every_layer_agrees_with_torchvision(name, height, width):
     torch.manual_seed(0)
     theirs = torchvision_models.ceil_mode_vgg(name)

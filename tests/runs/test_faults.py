@@ -30,12 +30,11 @@ from apanet_jax.training.checkpoints import Checkpoints
 from apanet_jax.training.loop import train
 from configs import folder
 from tests import trees
+from tests.small_backbone import OPTIONS
 
-TINY = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=4,training.batch_size=2,"
-    "checkpoint_every=2,log_every=2,episodes=4,evaluation.batch_size=2,shots=1,devices=1,"
-    "pictures=0"
-)
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
+TINY = f"{OPTIONS},steps=4,checkpoint_every=2,log_every=2,episodes=4,shots=1,devices=1"
 HOLDING = """
 import fcntl, sys
 file = open(sys.argv[1], "w")
@@ -47,7 +46,7 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def run(prepared):
+def run(prepared, small_backbone):
     run = make_run(folder.get_config(f"{TINY},records={prepared}"))
     run.data.keeper.of_training(run.records.split("train"))
     return run

@@ -15,16 +15,15 @@ from apanet_jax.runs.recount import verify
 from apanet_jax.runtime.errors import UserError
 from configs import folder
 from tests import trees
+from tests.small_backbone import OPTIONS
 
-TINY = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
-    "log_every=2,episodes=4,evaluation.batch_size=2,shots=1,devices=1,pictures=0,"
-    "write_episodes=True"
-)
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
+TINY = f"{OPTIONS},steps=4,log_every=2,episodes=4,shots=1,devices=1,write_episodes=True"
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
+def evaluated(tmp_path_factory, small_backbone):
     root = tmp_path_factory.mktemp("verify")
     records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
     config = folder.get_config(f"{TINY},records={root / 'records'}")

@@ -9,18 +9,18 @@ from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.runs import sweep
 from apanet_jax.training.checkpoints import Checkpoints
 from configs import folder
+from tests.small_backbone import OPTIONS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_backbone")]
 
 TINY = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=4,training.batch_size=2,"
-    "checkpoint_every=2,log_every=2,episodes=6,evaluation.batch_size=2,shots=1,devices=1,"
-    "validation_episodes=4,pictures=0"
+    f"{OPTIONS},steps=4,checkpoint_every=2,log_every=2,episodes=6,shots=1,devices=1,"
+    "validation_episodes=4"
 )
 
 
 @pytest.fixture(scope="module")
-def alone(prepared, tmp_path_factory):
+def alone(prepared, small_backbone, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone")
     sweep.run_all(config_of_sweep(prepared), workdir, "train")
     return workdir
@@ -84,9 +84,9 @@ def test_interrupted_ones_go_on(prepared, alone, tmp_path, monkeypatch):
 
 
 def test_one_seed_and_fold_share_their_batches(prepared, tmp_path):
-    options = "seeds=0,folds=0,side_by_side=True,keep=False,weights=random"
+    options = "seeds=0,folds=0,side_by_side=True,keep=False"
     sweep.run_all(config_of_sweep(prepared, options), tmp_path / "together", "train")
-    options = "seeds=0,folds=0,keep=False,weights=random"
+    options = "seeds=0,folds=0,keep=False"
     sweep.run_all(config_of_sweep(prepared, options), tmp_path / "alone", "train")
     for name in runs_below(tmp_path / "alone"):
         np.testing.assert_allclose(

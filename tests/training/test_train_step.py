@@ -12,6 +12,7 @@ from apanet_jax.models.network import Network
 from apanet_jax.runtime.devices import data_mesh, replicated
 from apanet_jax.training import train_step
 from apanet_jax.training.losses import cross_entropy, losses
+from tests.literal import drawn
 
 SIZE, LABEL, CHANNELS, HIGH = 5, 17, 6, 8
 
@@ -36,10 +37,11 @@ def episode_batch(batch=8, shot=1, seed=0):
 
 
 def initial(network, transformation, batch):
-    init = network.head.init(
-        {"params": jax.random.key(0)}, *network.embed_episode(None, batch), batch["support_labels"]
-    )
-    parameters = init["params"]
+    def init():
+        embedded = network.embed_episode(None, batch)
+        return network.head.init(jax.random.key(0), *embedded, batch["support_labels"])["params"]
+
+    parameters = drawn(jax.eval_shape(init))
     return train_step.TrainState(
         jnp.zeros((), jnp.int32), parameters, transformation.init(parameters)
     )
@@ -129,7 +131,11 @@ def test_optimizer_and_schedule_agree_with_torch():
 
 @pytest.mark.parametrize(
     ("devices", "comparison"),
-    [(2, "conv"), (4, "conv"), (8, "conv"), pytest.param(2, "fem", marks=pytest.mark.slow)],
+    [
+        (4, "conv"),
+        pytest.param(8, "conv", marks=pytest.mark.slow),
+        pytest.param(2, "fem", marks=pytest.mark.slow),
+    ],
 )
 def test_several_devices_make_the_same_step(devices, comparison):
     head = APANet(channels=4, num_clusters=2, comparison=comparison, pyramid_bins=(5, 3))
@@ -174,10 +180,10 @@ def test_heads_side_by_side_make_the_steps_of_each_alone(at_once, same_batch, de
     network = Network(None, APANet(channels=4, num_clusters=2))
     transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
     mesh = data_mesh(devices)
-    batches = [episode_batch(seed=0 if same_batch else head) for head in range(3)]
+    batches = [episode_batch(seed=0 if same_batch else head) for head in range(2)]
     states = [initial(network, transformation, batch) for batch in batches]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    keys, weights = [jax.random.key(head) for head in range(3)], [0.1, 0.5, 0.9]
+    keys, weights = [jax.random.key(head) for head in range(2)], [0.1, 0.9]
     expected = []
     for state, batch, key, weight in zip(states, batches, keys, weights, strict=True):
         state = jax.device_put(state, replicated(mesh))

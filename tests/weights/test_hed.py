@@ -74,11 +74,16 @@ def test_features_are_the_detector_s():
 
 def edge_probabilities(picture):
     """The detector's answer with our features below its side outputs, resized and fused."""
-    _, captured = backbones.create("vgg16").apply(
-        {"params": load_backbone("vgg16", "hed")},
-        picture[None],
-        capture_intermediates=lambda module, _: isinstance(module, Conv),
-    )
+
+    @jax.jit
+    def run(parameters, images):
+        return backbones.create("vgg16").apply(
+            {"params": parameters},
+            images,
+            capture_intermediates=lambda module, _: isinstance(module, Conv),
+        )
+
+    _, captured = run(load_backbone("vgg16", "hed"), picture[None])
     with h5py.File(find_weights("vgg16", "hed")) as file:
         shares, logits = (file[f"fuse/vars/{number}"][()] for number in (0, 1))
         for block, depth in enumerate(DEPTHS, start=1):
@@ -90,6 +95,7 @@ def edge_probabilities(picture):
     return np.asarray(jax.nn.sigmoid(logits))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
 def test_edges_are_found_where_a_photograph_has_strong_gradients(name):
     picture = load_sample_image(name)[:400:2, ::2]
