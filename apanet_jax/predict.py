@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from apanet_jax.inference.head_choice import AUTO, HEADS
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.prediction_job import FORMATS, prediction_job
 from apanet_jax.inference.support_folders import Support, folder_supports
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         [str(given_path(query)) for query in arguments.queries],
         arguments.output,
         source=arguments.workdir,
+        head=arguments.head,
         size=arguments.size,
         trained=not arguments.untrained,
         options=MaskOptions(arguments.threshold, arguments.smallest, arguments.only_found),
@@ -58,13 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_head_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which head is used: `source` and `size` of `apanet_jax.load`."""
+    """Adds the flags that say which head is used: those of `apanet_jax.load`."""
     parser.add_argument(
         "--workdir",
         type=given_path,
         metavar="DIR",
-        help="of a run that trained a head, or an exported head; default: the head that comes with "
-        "this package, trained on drawn images",
+        help="of a run that trained a head, or an exported head; default: what --head says",
+    )
+    parser.add_argument(
+        "--head",
+        choices=HEADS,
+        default=AUTO,
+        help="of those that come with this package: dinov2, DINOv2-S and no trained head; small, "
+        "EfficientNet-Lite0; drawn, a head on it trained on drawn images; auto (the default), "
+        "dinov2 where its weights are on this machine or can be downloaded, else small",
     )
     parser.add_argument(
         "--size",
@@ -72,6 +81,12 @@ def add_head_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="longer side to which images are resized (default: what the head was made for): a "
         "larger one shows smaller objects, and takes longer",
+    )
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="without a trained head: frozen features are compared with those of the supports' "
+        "foreground and background",
     )
 
 
@@ -120,12 +135,6 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=given_path, required=True, metavar="DIR", help="where the results go"
     )
     add_head_flags(parser)
-    parser.add_argument(
-        "--untrained",
-        action="store_true",
-        help="without a head: each position is compared with the supports' foreground and "
-        "background",
-    )
     parser.add_argument(
         "--threshold",
         type=float,

@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     serve(
         arguments.workdir,
-        arguments.size,
+        head=arguments.head,
+        size=arguments.size,
+        trained=not arguments.untrained,
         host=arguments.host,
         port=arguments.port,
         share=arguments.share,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from apanet_jax.inference.head_choice import HeadChoice
 from apanet_jax.runtime.errors import UserError
 
 _FOLDER = "GRADIO_TEMP_DIR"
@@ -14,12 +15,23 @@ _PROXIES = ("NO_PROXY", "no_proxy")
 _QUEUE, _VISITORS = 20, 50
 
 
-def serve(source: Path | None, size: int | None, *, host: str, port: int, share: bool) -> None:
+def serve(
+    source: Path | None,
+    *,
+    head: HeadChoice,
+    size: int | None,
+    trained: bool,
+    host: str,
+    port: int,
+    share: bool,
+) -> None:
     """Serves the page until a signal ends it.
 
     Args:
       source: of the head, see `segmenter.load`.
+      head: see `segmenter.load`.
       size: see `segmenter.load`.
+      trained: see `segmenter.load`.
       host: see `serving`.
       port: see `serving`.
       share: see `serving`.
@@ -36,7 +48,9 @@ def serve(source: Path | None, size: int | None, *, host: str, port: int, share:
     from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 
     keep_compiled(DIRECTORY)
-    with serving(load(source, size=size).matcher, host, port, share=share) as address:
+    with serving(
+        load(source, head=head, size=size, trained=trained).matcher, host, port, share=share
+    ) as address:
         print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
         threading.Event().wait()
 

@@ -29,8 +29,6 @@ class HeadMatcher:
       backbone_parameters: of the backbone.
     """
 
-    adapts = False
-
     def __init__(
         self,
         network: Network,
@@ -55,8 +53,12 @@ class HeadMatcher:
         self._last_block = jax.jit(network.masked_last_block)
         self._compare = _compiled_head(network.head.for_inference)
 
-    def decision(self, shots: int) -> Decision:
+    def calibrated(self, shots: int) -> Decision:
+        """Returns the decision that was calibrated for the nearest number of supports."""
         return nearest_decision(self._decisions, shots)
+
+    def decision(self, learned: tuple[ImageFeatures, UInt8[np.ndarray, "1 shots s s"]]) -> Decision:
+        return self.calibrated(learned[1].shape[1])
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> backbones.Features:
         return self._features(self.backbone_parameters, square[None])
@@ -72,6 +74,11 @@ class HeadMatcher:
     def margins(self, features, learned) -> Float[np.ndarray, "positions positions"]:
         query = self.network.of_images(features)
         return np.asarray(self._compare(self.parameters, query, *learned))
+
+    def log_odds(self, features, learned) -> Float[np.ndarray, "positions positions"]:
+        """Returns the log-odds that each position is of the class, if the image shows it."""
+        decision = self.decision(learned)
+        return (self.margins(features, learned) - decision.threshold) / decision.scale
 
     def high(self, features: backbones.Features) -> Float[np.ndarray, "positions positions c"]:
         """Returns an image's high-level features, which training clusters."""

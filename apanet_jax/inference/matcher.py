@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from apanet_jax.inference.geometry import Grid
+from apanet_jax.inference.geometry import Grid, Label
 from apanet_jax.inference.presence import Appearance, Decision
 
 
@@ -17,14 +17,9 @@ class Matcher(Protocol):
 
     Attributes:
       grid: the square that images are fitted into, and how the positions of its feature map lie.
-      adapts: whether the threshold is adapted to the supports, where there are several.
     """
 
     grid: Grid
-    adapts: bool
-
-    def decision(self, shots: int) -> Decision:
-        """Returns the thresholds for a number of supports, before they are adapted to these."""
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Any:
         """Returns the features of an image in its square (RGB, 0 to 255)."""
@@ -32,16 +27,16 @@ class Matcher(Protocol):
     def appearance(self, features: Any) -> Appearance:
         """Returns those of an image's features that tell whether an object is of a class."""
 
-    def learn(self, features: Sequence[Any], labels: Sequence[np.ndarray]) -> Any:
+    def learn(self, features: Sequence[Any], labels: Sequence[Label]) -> Any:
         """Returns a class, learned from supports' features and labels.
 
         Args:
           features: what `embed` returned, of each support.
           labels: `[size, size]` of each: 1 where the class is, 0 elsewhere, 255 outside or ignored.
-
-        Raises:
-          UserError: nothing can be learned from them.
         """
+
+    def decision(self, learned: Any) -> Decision:
+        """Returns how the margins of a learned class become an answer."""
 
     def margins(self, features: Any, learned: Any) -> Float[Array, "positions positions"]:
         """Returns an image's margins, one for each position of its feature map."""

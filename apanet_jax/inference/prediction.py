@@ -59,7 +59,7 @@ def predict(job: PredictionJob) -> int:
 
 def _fitted(job: PredictionJob) -> segmenter.Segmenter:
     """Returns a segmenter that has learned from the job's supports."""
-    empty = segmenter.load(job.source, size=job.size, trained=job.trained)
+    empty = segmenter.load(job.source, head=job.head, size=job.size, trained=job.trained)
     empty.options = job.options
     names, images, masks = zip(*job.supports, strict=True)
     return empty.fit(images, masks, None if names[0] is None else names)
@@ -96,7 +96,8 @@ def _results(
 def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]:
     decisions = zip(fitted.classes_, fitted.decisions_, strict=True)
     return {
-        "head": str(job.source or "general_head") if job.trained else None,
+        "head": fitted.head,
+        "trained": job.trained,
         "size": fitted.matcher.grid.size,
         "supports": [[name, str(image), str(mask)] for name, image, mask in job.supports],
         "classes": [{"name": name, **decision._asdict()} for name, decision in decisions],

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from apanet_jax.data.image_files import find_images
 from apanet_jax.data.masks import split_choice
+from apanet_jax.inference.head_choice import AUTO, HeadChoice, excluding
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.queries import Query, file_name, find_queries
 from apanet_jax.inference.support_folders import Support
@@ -32,7 +33,8 @@ class PredictionJob(NamedTuple):
       output: folder of the results.
       class_files: by the name of each class (None where there is one without a name), what stands
         for it in the names of files; see `class_files`.
-      source: of the head, see `segmenter.load`; None: the package's own.
+      source: of the head, see `segmenter.load`; None: one that comes with the package.
+      head: which of those, see `segmenter.load`.
       size: see `segmenter.load`.
       trained: see `segmenter.load`.
       options: which pixels the masks mark.
@@ -44,6 +46,7 @@ class PredictionJob(NamedTuple):
     output: Path
     class_files: dict[str, str]
     source: Path | None = None
+    head: HeadChoice = AUTO
     size: int | None = None
     trained: bool = True
     options: MaskOptions = DEFAULT_OPTIONS
@@ -56,6 +59,7 @@ def prediction_job(
     output: Path,
     *,
     source: Path | None = None,
+    head: HeadChoice = AUTO,
     size: int | None = None,
     trained: bool = True,
     options: MaskOptions = DEFAULT_OPTIONS,
@@ -69,6 +73,7 @@ def prediction_job(
       queries: files, folders and patterns.
       output: see `PredictionJob`.
       source: see `PredictionJob`.
+      head: see `PredictionJob`.
       size: see `PredictionJob`.
       trained: see `PredictionJob`.
       options: see `PredictionJob`.
@@ -88,8 +93,9 @@ def prediction_job(
             "some supports with a class and some without (--support and --class together): name "
             "every support's class, or none"
         )
-    if source and not trained:
-        raise UserError("--workdir and --untrained together: a head, or none; give one of them")
+    flags = {"source": "--workdir", "head": f"--head={head}", "untrained": "--untrained"}
+    if pair := excluding(source, head, trained=trained):
+        raise UserError(f"{' and '.join(flags[name] for name in pair)} together: give one of them")
     if not 0 < options.threshold < 1:
         raise UserError(f"--threshold={options.threshold:g}: expected a number between 0 and 1")
     if options.smallest < 0:
@@ -97,7 +103,9 @@ def prediction_job(
     files = class_files([support.name for support in supports])
     chosen = _formats(formats)
     found = find_queries(find_images(queries), every)
-    job = PredictionJob(supports, found, output, files, source, size, trained, options, chosen)
+    job = PredictionJob(
+        supports, found, output, files, source, head, size, trained, options, chosen
+    )
     _check_results(job)
     _check_writable(output)
     return job

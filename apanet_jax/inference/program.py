@@ -88,7 +88,7 @@ def log_odds(matcher: HeadMatcher, shots: int) -> Find:
     parameters, backbone_parameters = jax.device_get(
         (matcher.parameters, matcher.backbone_parameters)
     )
-    head, decision = network.head.for_inference, matcher.decision(shots)
+    head, decision = network.head.for_inference, matcher.calibrated(shots)
 
     def find(queries, supports, masks):
         # Together, so that the file holds the backbone once.
@@ -131,7 +131,7 @@ def check_program(program: bytes, matcher: HeadMatcher, shots: int) -> Differenc
     supports, masks = _drawn(shots, matcher.grid, first=max(_BATCHES))
     learned = matcher.learn([matcher.embed(x) for x in supports], list(masks))
     margins = np.stack([np.asarray(matcher.margins(matcher.embed(x), learned)) for x in queries])
-    decision, weights = matcher.decision(shots), pixel_weights(matcher.grid)
+    decision, weights = matcher.calibrated(shots), pixel_weights(matcher.grid)
     expected = (weights @ margins @ weights.T - decision.threshold) / decision.scale
     largest = 0.0
     for batch in _BATCHES:
@@ -150,7 +150,7 @@ def check_program(program: bytes, matcher: HeadMatcher, shots: int) -> Differenc
 def describe(program: bytes, matcher: HeadMatcher, shots: int, difference: Difference) -> str:
     """Returns what a model card says of a program, as Markdown."""
     read: Exported = deserialize(bytearray(program))
-    size, decision = matcher.grid.size, matcher.decision(shots)
+    size, decision = matcher.grid.size, matcher.calibrated(shots)
     return _SECTION.format(
         megabytes=len(program) / 1e6,
         platforms=", ".join(read.platforms),

@@ -16,14 +16,13 @@ from jaxtyping import Float, Int, UInt8
 
 from apanet_jax.data.transforms import IGNORE, fit_square
 from apanet_jax.inference.answer import Answer
+from apanet_jax.inference.bundled import open_matcher
 from apanet_jax.inference.geometry import label_shares, square_label, upsample
+from apanet_jax.inference.head_choice import AUTO, HeadChoice
 from apanet_jax.inference.inputs import Image, as_image, several, support_label
-from apanet_jax.inference.leave_one_out import adapted_decision
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision, likeness, support_appearance
-from apanet_jax.inference.prototype_matcher import PrototypeMatcher
-from apanet_jax.inference.saved_head import GENERAL_HEAD, open_head
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.runtime.errors import UserError
 
@@ -32,28 +31,30 @@ _MOST_CLASSES = 254
 
 
 def load(
-    source: str | os.PathLike | None = None, *, size: int | None = None, trained: bool = True
+    source: str | os.PathLike | None = None,
+    *,
+    head: HeadChoice = AUTO,
+    size: int | None = None,
+    trained: bool = True,
 ) -> "Segmenter":
     """Returns a segmenter that waits for its supports.
 
     Args:
       source: workdir of a run that trained a head, or a folder that `apanet_jax.export` wrote.
-        None: the head that comes with the package, trained on drawn images.
+        None: what comes with the package, see `head`.
+      head: which of those that come with the package, see `head_choice.HEADS`.
       size: longer side to which images are resized, in pixels. None: what the head's decision.json
-        says, else what it was trained at; 385 without a head.
-      trained: whether to use a head at all. False: matching with prototypes, which needs no
-        training.
+        says, else what it was trained at; without a head 518 for DINOv2-S, 385 for the small one.
+      trained: whether to use a head at all. False: frozen features alone, see `rules`.
 
     Raises:
-      UserError: there is no such head, or the weights are not installed.
+      UserError: there is no such head, the weights are not installed, or two choices exclude each
+        other.
     """
-    if source is not None and not trained:
-        raise UserError(f"a head ({source}) and trained=False: give one of them")
     if size is not None and size < _SMALLEST_SIZE:
         raise UserError(f"size {size}: expected at least {_SMALLEST_SIZE} pixels")
-    if not trained:
-        return Segmenter(PrototypeMatcher(size) if size else PrototypeMatcher())
-    return Segmenter(open_head(GENERAL_HEAD if source is None else Path(source)).matcher(size))
+    name, matcher = open_matcher(source and Path(source), head, size, trained=trained)
+    return Segmenter(matcher, head=name)
 
 
 class Segmenter:
@@ -62,14 +63,15 @@ class Segmenter:
     Attributes:
       matcher: how images are compared with supports.
       options: which pixels the masks mark; may be set at any time.
+      head: the name of the head or the features that the matcher uses, as `load` chose it.
       classes_: names of the classes, in the order in which they first came; [""] where the
         supports were given without.
       decisions_: thresholds of each class.
     """
 
-    def __init__(self, matcher: Matcher, options: MaskOptions = DEFAULT_OPTIONS):
+    def __init__(self, matcher: Matcher, options: MaskOptions = DEFAULT_OPTIONS, *, head: str = ""):
         """Makes a segmenter that has no supports yet."""
-        self.matcher, self.options = matcher, options
+        self.matcher, self.options, self.head = matcher, options, head
         self.classes_: list[str] = []
         self.decisions_: list[Decision] = []
 
@@ -119,7 +121,7 @@ class Segmenter:
             shares = zip(*(label_shares(x, self.matcher.grid) for x in labels), strict=True)
             of_features = [self.matcher.appearance(x) for x in features]
             appearances.append(support_appearance(of_features, *shares))
-            decisions.append(adapted_decision(self.matcher, features, labels))
+            decisions.append(self.matcher.decision(learned[-1]))
         self._learned, self._appearances = learned, appearances
         self.classes_, self.decisions_ = list(supports), decisions
         return self

@@ -17,19 +17,51 @@ def download(source: str) -> Path:
       UserError: the hub has no such file, wants a login or an agreement to terms first, or cannot
         be reached.
     """
-    repository, _, revision = source.removeprefix("hf:").partition("@")
-    if repository.count("/") != 1:
-        raise UserError(f"source {source!r}: expected hf:owner/name or hf:owner/name@revision")
+    repository, revision = _named(source)
     try:
         import huggingface_hub
     except ImportError:
         raise UserError(f"source {source}: run `pip install huggingface_hub`") from None
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision or None)
-        )
+        return Path(huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision))
     except Exception as error:  # Network, naming and permission errors have no common base.
         raise UserError(f"{_reason(source, repository, error)}; or give a file instead") from None
+
+
+def is_cached(source: str) -> bool:
+    """Returns whether a model's safetensors lie in the hub's cache; asks nobody."""
+    import huggingface_hub
+
+    repository, revision = _named(source)
+    found = huggingface_hub.try_to_load_from_cache(repository, HUB_FILE, revision=revision)
+    return isinstance(found, str)
+
+
+def size(source: str, seconds: float = 5.0) -> int:
+    """Returns how many bytes a model's safetensors have, which the hub is asked for.
+
+    Args:
+      source: see `download`.
+      seconds: after which the hub counts as out of reach.
+
+    Raises:
+      UserError: as `download`.
+    """
+    import huggingface_hub
+
+    repository, revision = _named(source)
+    url = huggingface_hub.hf_hub_url(repository, HUB_FILE, revision=revision)
+    try:
+        return huggingface_hub.get_hf_file_metadata(url, timeout=seconds).size or 0
+    except Exception as error:  # As in `download`.
+        raise UserError(_reason(source, repository, error)) from None
+
+
+def _named(source: str) -> tuple[str, str | None]:
+    repository, _, revision = source.removeprefix("hf:").partition("@")
+    if repository.count("/") != 1:
+        raise UserError(f"source {source!r}: expected hf:owner/name or hf:owner/name@revision")
+    return repository, revision or None
 
 
 def _reason(source: str, repository: str, error: Exception) -> str:

@@ -26,7 +26,9 @@ from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatche
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(segmenter, "load", lambda *_, **__: Segmenter(ColourMatcher()))
+    monkeypatch.setattr(
+        segmenter, "load", lambda *_, **__: Segmenter(ColourMatcher(), head="colours")
+    )
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     for name, colour, where in (("red", RED, LEFT), ("green", GREEN, LEFT)):
         image, mask = scene(colour, where)
@@ -63,7 +65,7 @@ def test_masks_probabilities_overlays_and_what_was_found(folder):
     np.testing.assert_array_equal(probability[mask == 255] >= 127, True)
     assert not np.array(Image.open(out / "without_mask.png")).any()
     results = json.loads((out / "results.json").read_text())
-    assert results["head"] == "general_head"
+    assert results["head"] == "colours" and results["trained"]
     rows = results["queries"]
     found, missed = (row["classes"][0] for row in rows)
     assert found["found"] and not missed["found"] and found["score"] > missed["score"]
@@ -74,19 +76,20 @@ def test_results_name_the_head(folder, monkeypatch):
     asked = []
 
     def load(*arguments, **named):
-        asked.append((arguments, named["trained"]))
-        return Segmenter(ColourMatcher())
+        asked.append((*arguments, named["head"], named["trained"]))
+        return Segmenter(ColourMatcher(), head="as opened")
 
     monkeypatch.setattr(segmenter, "load", load)
     out, support = folder / "out", ["--support", *given(folder), folder / "new"]
-    for options, head, trained in (
-        ([], "general_head", True),
-        (["--workdir", "mine"], "mine", True),
-        (["--untrained"], None, False),
+    for options, expected in (
+        ([], (None, "auto", True)),
+        (["--workdir", "mine"], (Path("mine"), "auto", True)),
+        (["--head=small", "--untrained"], (None, "small", False)),
     ):
         assert run(*options, *support, "--output", out) == 0
-        assert json.loads((out / "results.json").read_text())["head"] == head
-        assert asked.pop() == ((Path("mine") if head == "mine" else None,), trained)
+        results = json.loads((out / "results.json").read_text())
+        assert results["head"] == "as opened" and results["trained"] == expected[-1]
+        assert asked.pop() == expected
 
 
 def test_classes_have_masks_of_their_own_and_one_label_map(folder):
@@ -155,6 +158,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
         ([*support, "--class", "a", image, mask, new], "--support and --class"),
         ([*support, "--supports", folder / "none", new], "is no folder"),
         ([*support, "--workdir", folder, "--untrained", new], "--workdir and --untrained"),
+        ([*support, "--workdir", folder, "--head=small", new], "--workdir and --head=small"),
+        ([*support, "--head=drawn", "--untrained", new], "--head=drawn and --untrained"),
         (["--support", image, folder / "none.png", new], "no foreground"),
         (["--support", image, folder / "small.png", new], "must be of one size"),
         ([*support, *support, new], "given twice"),

@@ -117,7 +117,7 @@ def test_it_is_served_where_this_package_is_not(exported, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    segmenter = apanet_jax.load(size=SIZE)
+    segmenter = apanet_jax.load(head="drawn", size=SIZE)
     segmenter.fit(*zip(*(pictures[n] for n in range(SHOTS)), strict=True))
     expected = segmenter.predict([pictures[n][0] for n in range(SHOTS, len(pictures))])
     found = []

@@ -21,10 +21,9 @@ from configs import folder
 class ColourMatcher:
     """Finds the mean colour of the foreground: 1 less the distance, with no network."""
 
-    adapts = False
     grid = Grid(256, 32, 8)
 
-    def decision(self, shots):
+    def decision(self, learned):
         return Decision(0.0, 0.1)
 
     def embed(self, square):
@@ -122,15 +121,22 @@ def test_supports_that_cannot_be_used_are_refused():
 
 
 def test_one_source_of_a_matcher_at_a_time():
-    with pytest.raises(UserError, match="trained=False: give one"):
-        apanet_jax.load("mine", trained=False)
+    for given, message in (
+        ({"source": "mine", "trained": False}, r"a head \(mine\) and trained=False: give one"),
+        ({"source": "mine", "head": "small"}, r"a head \(mine\) and head='small': give one"),
+        ({"head": "drawn", "trained": False}, "head='drawn' and trained=False: give one"),
+        ({"head": "large"}, "head 'large': expected one of auto, small, dinov2, drawn"),
+    ):
+        with pytest.raises(UserError, match=message):
+            apanet_jax.load(**given)
     with pytest.raises(UserError, match="size 64: expected at least 65"):
         apanet_jax.load(size=64)
 
 
-def test_the_default_is_the_bundled_head():
-    matcher = apanet_jax.load().matcher
-    assert isinstance(matcher, HeadMatcher) and matcher.grid.size == 289
+def test_the_drawn_head_is_the_bundled_one_at_its_own_size():
+    segmenter = apanet_jax.load(head="drawn")
+    assert isinstance(segmenter.matcher, HeadMatcher) and segmenter.matcher.grid.size == 289
+    assert segmenter.head == "drawn"
 
 
 @pytest.mark.slow
@@ -158,8 +164,8 @@ def test_margins_of_stride_16_lie_where_the_network_s_do(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trained", [True, False])
-def test_drawn_things_are_seen_where_they_are(trained):
+@pytest.mark.parametrize(("head", "trained"), [("drawn", True), ("small", True), ("small", False)])
+def test_drawn_things_are_seen_where_they_are(head, trained):
     ious, shares = [], []
     # The head was trained on the things from number 5 on.
     for thing in (0, 1, 2, 3, 4) if trained else (0, 3, 7, 11):
@@ -169,7 +175,8 @@ def test_drawn_things_are_seen_where_they_are(trained):
         absent = [draw_image(rng, [c], 192)[0] for c in others[:4]]
         images, labels = zip(*drawn, strict=True)
         truths = [label == thing + 1 for label in labels]
-        segmenter = apanet_jax.load(size=193, trained=trained).fit(images[:5], truths[:5])
+        segmenter = apanet_jax.load(head=head, size=193, trained=trained)
+        segmenter.fit(images[:5], truths[:5])
         pairs = list(zip(segmenter.predict(images[5:]), truths[5:], strict=True))
         ious.append(sum((f & t).sum() for f, t in pairs) / sum((f | t).sum() for f, t in pairs))
         shares.append(np.mean([truth.mean() for _, truth in pairs]))

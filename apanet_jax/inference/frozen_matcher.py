@@ -1,0 +1,154 @@
+"""Matching by all positions of the supports in frozen features, which needs no training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, UInt8
+
+from apanet_jax.inference.geometry import Grid, Label, PositionMap, label_shares
+from apanet_jax.inference.head_matcher import HeadMatcher
+from apanet_jax.inference.leave_one_out import Fit, HeldOut, fit
+from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
+from apanet_jax.inference.regions import Regions, regions, smoothed
+from apanet_jax.inference.rules import (
+    SCALES,
+    USUAL,
+    SupportPositions,
+    ratio_margins,
+    support_positions,
+    without,
+)
+from apanet_jax.models.backbones import Features
+from apanet_jax.models.network import Parameters
+
+SMOOTHING = 0.5
+"""Share of its region's mean in a position's margin."""
+MOST_HELD_OUT = 8
+"""Supports that are left out in turn; all serve as supports."""
+
+HEAD = "head"
+
+
+class FrozenFeatures(NamedTuple):
+    """What is known of an image.
+
+    Attributes:
+      positions: which rules compare.
+      regions: of alike positions.
+      all: what the backbone gives, for a head.
+    """
+
+    positions: Float[Array, "rows columns channels"]
+    regions: Regions
+    all: Features
+
+
+class FrozenClass(NamedTuple):
+    """What was learned of a class.
+
+    Attributes:
+      supports: their positions.
+      of_head: what a head learned; None without a head.
+      fit: which rules the margin is made of, and its threshold.
+    """
+
+    supports: SupportPositions
+    of_head: Any
+    fit: Fit
+
+
+class FrozenMatcher:
+    """Finds a class by rules that compare a query's positions with those of the supports.
+
+    Each rule's margin is divided by its scale, and a part of it is the mean over the position's
+    region. Which rules make the margin of a class, and its threshold, are chosen on its supports:
+    see `leave_one_out.fit`. A trained head is one of the rules where there is one.
+
+    Attributes:
+      grid: see `Matcher`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        parameters: Parameters,
+        grid: Grid,
+        decisions: Mapping[int, Decision],
+        head: HeadMatcher | None = None,
+    ):
+        """Makes a matcher of a backbone with its parameters.
+
+        Args:
+          backbone: of `models.backbones`.
+          parameters: of the backbone.
+          grid: see `Matcher`.
+          decisions: calibrated, by the number of supports.
+          head: for the same backbone and grid; None: no head.
+        """
+        self.grid, self._decisions, self._head = grid, decisions, head
+        rules = (*SCALES, *[HEAD] * (head is not None))
+        self._mixtures = dict(zip(rules, np.eye(len(rules)), strict=True))
+        self._usual = USUAL
+        if head is not None:
+            self._usual = f"{USUAL} and {HEAD}"
+            self._mixtures[self._usual] = (self._mixtures[USUAL] + self._mixtures[HEAD]) / 2
+        self._parameters = jax.device_put(parameters)
+        self._apply = jax.jit(lambda parameters, x: backbone.apply({"params": parameters}, x))
+
+    def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> FrozenFeatures:
+        """See `Matcher.embed`."""
+        features = self._apply(self._parameters, square[None])
+        positions = features.block4[0]
+        return FrozenFeatures(positions, regions(np.asarray(positions)), features)
+
+    def appearance(self, features: FrozenFeatures) -> Appearance:
+        """See `Matcher.appearance`."""
+        return np.asarray(features.positions)
+
+    def decision(self, learned: FrozenClass) -> Decision:
+        """See `Matcher.decision`."""
+        shots = len(learned.supports.features) // self.grid.positions**2
+        return nearest_decision(self._decisions, shots)._replace(threshold=learned.fit.threshold)
+
+    def learn(self, features: Sequence[FrozenFeatures], labels: Sequence[Label]) -> FrozenClass:
+        """See `Matcher.learn`."""
+        supports = support_positions([x.positions for x in features], labels, self.grid)
+        held_out = [
+            self._held_out(features, labels, supports, left_out)
+            for left_out in range(min(len(features), MOST_HELD_OUT))
+            if len(features) > 1
+        ]
+        of_head = self._learned_by_head(features, labels)
+        return FrozenClass(supports, of_head, fit(held_out, self._mixtures, self._usual))
+
+    def margins(self, features: FrozenFeatures, learned: FrozenClass) -> PositionMap:
+        """See `Matcher.margins`."""
+        margins = self._margins(features, learned.supports, learned.of_head)
+        return np.tensordot(learned.fit.weights, margins, 1)
+
+    def high(self, features: FrozenFeatures) -> Float[np.ndarray, "rows columns channels"]:
+        """Returns an image's high-level features, see `Segmenter.clusters`."""
+        return np.asarray(features.all.block5[0])
+
+    def _held_out(self, features, labels, supports: SupportPositions, left_out: int) -> HeldOut:
+        """Returns a support, compared with the others."""
+        others = [i for i in range(len(features)) if i != left_out]
+        of_head = self._learned_by_head([features[i] for i in others], [labels[i] for i in others])
+        rest = without(supports, left_out, len(features))
+        margins = self._margins(features[left_out], rest, of_head)
+        return HeldOut(margins, *label_shares(labels[left_out], self.grid))
+
+    def _learned_by_head(self, features, labels) -> Any:
+        return self._head and self._head.learn([x.all for x in features], labels)
+
+    def _margins(
+        self, features: FrozenFeatures, supports: SupportPositions, of_head: Any
+    ) -> Float[np.ndarray, "rules rows columns"]:
+        margins = np.asarray(ratio_margins(features.positions, supports))
+        if self._head is not None:
+            of_head = self._head.log_odds(features.all, of_head)
+            margins = np.concatenate([margins, of_head[None]])
+        return smoothed(margins, features.regions, SMOOTHING)

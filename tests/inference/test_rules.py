@@ -1,0 +1,116 @@
+"""Rules of positions against NumPy, and the choice among them by leaving supports out."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import adjusted_rand_score
+
+from apanet_jax.inference.geometry import Grid, label_shares
+from apanet_jax.inference.leave_one_out import GAIN, THRESHOLDS, HeldOut, fit
+from apanet_jax.inference.regions import regions, smoothed
+from apanet_jax.inference.rules import (
+    BANDWIDTHS,
+    SCALES,
+    USUAL,
+    ratio_margins,
+    support_positions,
+    without,
+)
+
+GRID = Grid(33, 5, 8)
+
+
+def support(seed):
+    """Returns features `[5, 5, 6]` and a label with 1, 0 and 255."""
+    features = np.random.default_rng(seed).normal(size=(5, 5, 6)).astype(np.float32)
+    label = np.zeros((33, 33), np.uint8)
+    label[4:20, 6:25] = 1
+    label[28:] = 255
+    return features, label
+
+
+def test_the_density_ratio_is_that_of_weighted_mean_kernels():
+    supports, (query, _) = [support(1), support(2)], support(3)
+    margins = ratio_margins(query, support_positions(*zip(*supports, strict=True), GRID))
+    features = np.concatenate([x.reshape(-1, 6) for x, _ in supports])
+    shares = zip(*(label_shares(label, GRID) for _, label in supports), strict=True)
+    foreground, background = (np.concatenate([x.ravel() for x in y]) for y in shares)
+    cosines = 1 - cdist(query.reshape(-1, 6), features, "cosine")
+    for found, h, scale in zip(margins, BANDWIDTHS, SCALES.values(), strict=True):
+        kernel = np.exp(cosines / h)
+        means = [kernel @ x / x.sum() for x in (foreground, background)]
+        expected = h / scale * np.log(means[0] / means[1])
+        np.testing.assert_allclose(found.ravel(), expected, atol=1e-4)
+
+
+def test_a_support_that_is_left_out_counts_nowhere():
+    features, labels = zip(*[support(seed) for seed in (1, 2, 3)], strict=True)
+    others = support_positions(features[::2], labels[::2], GRID)
+    left = without(support_positions(features, labels, GRID), 1, 3)
+    found, expected = (np.asarray(ratio_margins(features[1], x)) for x in (left, others))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_regions_are_those_of_average_linkage():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 8))
+    features = (centres[rng.integers(4, size=(6, 7))] + 0.4 * rng.normal(size=(6, 7, 8))).astype(
+        "f"
+    )
+    peer = AgglomerativeClustering(
+        None, metric="cosine", linkage="average", distance_threshold=0.4
+    ).fit_predict(features.reshape(-1, 8))
+    found = regions(features, 0.4)
+    assert found.shape == (6, 7) and found.min() == 0
+    assert adjusted_rand_score(found.ravel(), peer) == 1
+
+
+def test_smoothing_moves_margins_towards_their_region_s_mean():
+    numbers = np.array([[0, 0, 1], [2, 1, 1]])
+    margins = np.array([[[1.0, 3.0, 0.0], [5.0, 3.0, 6.0]]])
+    half = smoothed(margins, numbers, 0.5)
+    np.testing.assert_allclose(half, [[[1.5, 2.5, 1.5], [5.0, 3.0, 4.5]]])
+    np.testing.assert_array_equal(smoothed(margins, numbers, 0.0), margins)
+    np.testing.assert_array_equal(smoothed(margins[0], numbers, 0.5), half[0])
+
+
+def held_out(*margins, seed=0):
+    """Returns an image whose left half is the class, with the margins of some rules."""
+    foreground = np.zeros((4, 6), np.float32)
+    foreground[:, :3] = 1
+    maps = [left * foreground + right * (1 - foreground) for left, right in margins]
+    return HeldOut(np.stack(maps), foreground, 1 - foreground)
+
+
+MIXTURES = {
+    "usual": np.array([1.0, 0.0]),
+    "other": np.array([0.0, 1.0]),
+    "both": np.array([0.5, 0.5]),
+}
+
+
+def test_the_usual_rule_is_taken_unless_another_is_better():
+    right, wrong, shifted = (1.0, -1.0), (-1.0, 1.0), (1.5, 0.6)
+    assert fit([], MIXTURES, "usual")[:3:2] == ("usual", 0)
+    same = fit([held_out(right, right)] * 3, MIXTURES, "usual")
+    assert same.name == "usual" and same.threshold == 0
+    assert same.ious == {"usual": 1, "other": 1, "both": 1}
+    other = fit([held_out(wrong, shifted)] * 3, MIXTURES, "usual")
+    assert other.name == "other" and other.weights.tolist() == [0, 1]
+    # The lowest threshold above the background's margin.
+    assert other.threshold == THRESHOLDS[THRESHOLDS >= 0.6][0]
+    assert other.ious["usual"] < 1 - GAIN and other.ious["other"] == 1
+
+
+def test_rules_that_err_at_different_places_are_mixed():
+    image = held_out((1.0, -1.0), (1.0, -1.0))
+    margins = image.margins.copy()
+    margins[0, 0], margins[1, 3] = -0.4, -0.4
+    margins[0, 1, 3:], margins[1, 2, 3:] = 0.6, 0.6
+    found = fit([image._replace(margins=margins)] * 2, MIXTURES, "usual")
+    assert found.name == "both" and found.ious["both"] == pytest.approx(1)
+
+
+def test_the_usual_rule_is_one_of_them():
+    assert USUAL in SCALES and len(SCALES) == len(BANDWIDTHS)
