@@ -80,7 +80,7 @@ def measure(
     parameters = _random_parameters(name, size)
     runs = {OURS: _ours(name, parameters, images, dtype)}
     try:
-        runs |= _theirs(VARIANTS[name], jax.device_get(parameters), images, dtype, compiled)
+        runs |= _theirs(VARIANTS[name], parameters, images, dtype, compiled)
     except ImportError as error:
         yield {"implementation": _TORCH, "missing": str(error)}
     found = {}
@@ -133,8 +133,18 @@ def device_rows(small: bool) -> Iterator[Row]:
 
 
 def _random_parameters(name: str, size: int):
-    image = jnp.zeros((1, size, size, 3), jnp.uint8)
-    return jax.jit(backbones.create(name).init)(jax.random.key(0), image)["params"]
+    # The modules' own initializers take minutes to compile.
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    shapes = jax.eval_shape(backbones.create(name).init, jax.random.key(0), image)["params"]
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        if leaf.ndim == 1:
+            return 0.05 * noise + ("scale" in path[-1].key)
+        return noise / np.float32(leaf.shape[0] ** 0.5)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def _ours(name, parameters, images, dtype) -> Callable[[], np.ndarray]:

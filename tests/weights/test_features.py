@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import apanet_jax
 from apanet_jax.models import backbones, dino
@@ -10,6 +11,7 @@ from apanet_jax.models.vit import Variant, ViT
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import features
 from apanet_jax.weights.load import load_backbone
+from tests.weights import test_vit_names
 
 TINY = Variant("a tiny ViT", 16, 3, 2, 24, registers=1, table_side=2)
 
@@ -84,6 +86,36 @@ def test_images_that_cannot_be_taken_are_refused(tiny, images, says):
     with pytest.raises(UserError, match=says) as raised:
         tiny.features(images, blocks=(1,))
     assert "\n" not in str(raised.value)
+
+
+WRONG_FILES = {
+    "missing blocks": r"not the weights of DINOv2 .*missing encoder\.layer\.1\.",
+    "another width": r"shape \[8, 3, 14, 14\], expected \[16, 3, 14, 14\]",
+    "a ResNet's": r"not the weights of DINOv2 .*unexpected .*conv1\.weight",
+    "a login page": "is a web page, perhaps one that asks for a login",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_FILES)
+def test_wrong_weights_are_refused_in_one_line(monkeypatch, tmp_path, kind):
+    path = tmp_path / "model.safetensors"
+    variant, found = test_vit_names.small("dinov2_vits14"), test_vit_names.tensors("hf")
+    if kind == "missing blocks":
+        found = {name: x for name, x in found.items() if not name.startswith("encoder.layer.1.")}
+    elif kind == "another width":
+        variant = variant._replace(width=16)
+    elif kind == "a ResNet's":
+        found = {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}
+        found |= {"layer1.0.bn1.weight": np.zeros(64, np.float32)}
+    save_file(found, path)
+    if kind == "a login page":
+        path.write_text("<!DOCTYPE html><title>Sign in</title>")
+    row = backbones.spec("dinov2_vits14")._replace(build=lambda dtype: ViT(variant, (1, 1, 2)))
+    monkeypatch.setitem(backbones.BACKBONES, "dinov2_vits14", row)
+    monkeypatch.setitem(dino.VARIANTS, "dinov2_vits14", variant)
+    with pytest.raises(UserError, match=WRONG_FILES[kind]) as raised:
+        apanet_jax.load_backbone("dinov2_vits14", str(path))
+    assert "\n" not in str(raised.value) and str(path) in str(raised.value)
 
 
 @pytest.mark.parametrize(
