@@ -20,6 +20,8 @@ ENDINGS = (
 )
 """Of the files that are taken for images in a folder, in lower case."""
 
+_VIDEO_ENDINGS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
+
 _LEFT_BEHIND = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 
 
@@ -73,7 +75,7 @@ def find_images(
             new = [file for file in files if file.suffix.lower() in ENDINGS]
             left_out.update(f.suffix.lower() or f.name for f in files if f not in set(new))
             if not new:
-                there = f", but {counted(left_out)}" if files else ""
+                there = f", but {counted(left_out)}{_of_videos(left_out)}" if files else ""
                 raise UserError(f"the folder {query} holds no image ({', '.join(ENDINGS)}){there}")
         elif path.exists():
             # Shells put what Windows leaves behind into the place of `photos/*`.
@@ -89,7 +91,8 @@ def find_images(
     if not found:
         raise UserError(f"{', '.join(map(os.fspath, queries))} holds no image")
     if left_out:
-        tell(f"left out, no images that are read: {counted(left_out)}")
+        named = _of_videos(left_out)
+        tell(f"left out, no images that are read: {counted(left_out)}{named}")
     return list(found)
 
 
@@ -128,6 +131,10 @@ def relative_parts(name: str) -> tuple[str, ...]:
     """
     parts = name.replace("\\", "/").split("/")
     return tuple(p for p in parts if p not in ("", ".", "..") and not p.endswith(":"))
+
+
+def _of_videos(kinds: Counter[str]) -> str:
+    return "; a video is taken where it is named itself" if set(kinds) & _VIDEO_ENDINGS else ""
 
 
 def _hidden(match: Path) -> bool:

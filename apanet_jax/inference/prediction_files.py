@@ -1,6 +1,7 @@
 """What `apanet_jax.predict` writes for each image: masks, probabilities, overlays, a sheet."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -137,23 +138,36 @@ def contact_sheet(
     """Returns a sheet: a row of supports, the queries below, and what colours and numbers mean.
 
     Args:
-      supports: the first ones are shown.
+      supports: the first ones of each class are shown.
       shown: captions and overlays of queries.
       class_names: in the order of their colours; one that is empty where there is one class.
     """
     given = []
-    for name, path, mask in supports[:_CONTACT_SUPPORTS]:
+    for name, path, mask in _of_each_class(supports)[:_CONTACT_SUPPORTS]:
         image = read_image(path)
         # What there is to warn of was said when the supports were learned.
         label = read_mask(mask, image, name, tell=lambda _: None)
         small, label = (thumbnail(x) for x in (image.image, label))
         shown_support = overlays.overlay(small, label == 1, overlays.GIVEN)
-        given.append((_lines("support", *([name] if name else []), path.name), shown_support))
+        given.append(
+            (_lines(f"support of {name}" if name else "support", path.name), shown_support)
+        )
     rows = [shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)]
     sheet = overlays.sheet([given, *rows], _SHEET_SIDE)
     width = max(sheet.shape[1], _LEGEND_WIDTH)
     sheet = np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0)), constant_values=255)
     return _png(np.concatenate([sheet, overlays.legend(_legend(class_names), width)]))
+
+
+def _of_each_class(supports: Sequence[Support]) -> list[Support]:
+    """Returns supports in turn: the first of each class, the second of each, and so on."""
+    seen = Counter[str | None]()
+    turns = []
+    for support in supports:
+        turns.append(seen[support.name])
+        seen[support.name] += 1
+    order = sorted(range(len(supports)), key=turns.__getitem__)
+    return [supports[i] for i in order]
 
 
 def _legend(class_names: Sequence[str]) -> list[tuple[tuple[int, int, int] | None, str]]:

@@ -115,7 +115,11 @@ def _images_in(query: Query, every: int) -> list[Query]:
     pages = tiff_pages(path)
     if len(pages) < 2:
         return [query._replace(georeference=read_georeference(path))]
-    return [Query(path, _of_frame(name, x), x, read_georeference(path, x)) for x in pages[::every]]
+    taken = pages[::every]
+    # Whoever writes a page's place writes the first one's too.
+    anywhere = read_georeference(path, taken[0]) is not None
+    places = [read_georeference(path, x) if anywhere else None for x in taken]
+    return [Query(path, _of_frame(name, x), x, y) for x, y in zip(taken, places, strict=True)]
 
 
 def _images_of(

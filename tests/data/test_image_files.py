@@ -134,3 +134,16 @@ def test_names_in_annotation_files_never_lead_out(name, parts):
 def test_names_that_are_not_utf8_can_be_printed():
     assert printable(os.fsdecode(b"caf\xe9")) == "caf\\udce9" and printable("café") == "café"
     assert is_left_behind("._x") and is_left_behind("THUMBS.DB") and not is_left_behind("x._jpg")
+
+
+def test_videos_in_folders_are_left_out_with_a_word_on_how_to_take_them(tmp_path):
+    for name in ("a.jpg", "clip.MOV"):
+        (tmp_path / name).write_bytes(b"")
+    said = []
+    assert names(find_images([str(tmp_path)], said.append), tmp_path) == ["a.jpg"]
+    assert said == [
+        "left out, no images that are read: 1 .mov; a video is taken where it is named itself"
+    ]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(UserError, match="but 1 .mov; a video is taken where it is named itself"):
+        find_images([str(tmp_path)])

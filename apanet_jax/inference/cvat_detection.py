@@ -1,0 +1,83 @@
+"""CVAT's automatic annotation with a few supports: a function module for `cvat-cli`.
+
+cvat-cli task auto-annotate TASK --function-module=apanet_jax.inference.cvat_detection \\
+    -p supports=str:DIR --allow-unmatched-labels
+
+It needs `cvat-cli`, whose library this module imports.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cvat_sdk.auto_annotation as cvat
+import numpy as np
+from cvat_sdk.masks import encode_mask
+from cvat_sdk.models import LabeledShapeRequest
+from PIL import Image
+
+from apanet_jax.inference import segmenter
+from apanet_jax.inference.formats.instances import Instance, instances
+from apanet_jax.inference.formats.polygons import close_polygon, joined, rings
+from apanet_jax.inference.mask_options import MaskOptions
+from apanet_jax.inference.support_folders import folder_supports
+
+NO_NAME = "object"
+"""The label of a class without a name."""
+
+
+class FewShotFunction:
+    """Finds in each image what a fitted segmenter's supports show; CVAT calls it.
+
+    Attributes:
+      spec: the labels, of the segmenter's classes.
+    """
+
+    def __init__(self, fitted: segmenter.Segmenter):
+        """Takes a segmenter whose `fit` was called."""
+        self._fitted = fitted
+        names = [name or NO_NAME for name in fitted.classes_]
+        labels = [cvat.label_spec(name, number, type="any") for number, name in enumerate(names)]
+        self.spec = cvat.DetectionFunctionSpec(labels=labels)
+
+    def detect(
+        self, context: cvat.DetectionFunctionContext, image: Image.Image
+    ) -> Sequence[LabeledShapeRequest]:
+        """Returns the connected parts of what is found, as masks or, where asked for, polygons."""
+        answer = next(self._fitted.answers([np.array(image.convert("RGB"))]))
+        size, least = (image.height, image.width), context.conf_threshold or 0
+        return [
+            _polygon(found) if context.conv_mask_to_poly else _mask(found, size)
+            for found in instances(answer.labels(), answer.scores, answer.probability_levels)
+            if found.score >= least
+        ]
+
+
+def create(
+    supports: str, workdir: str | None = None, size: int | None = None, smallest: int = 0
+) -> FewShotFunction:
+    """Returns the function that `cvat-cli` asks for, with the parameters given by `-p`.
+
+    Args:
+      supports: a folder, see `folder_supports`; a folder for each class, called like CVAT's label.
+      workdir: of a head, see `segmenter.load`.
+      size: longer side at which images are seen, see `segmenter.load`.
+      smallest: connected parts of fewer pixels are left out.
+
+    Raises:
+      UserError: the supports or the head cannot be used.
+    """
+    names, images, masks = zip(*folder_supports(Path(supports)), strict=True)
+    empty = segmenter.load(workdir, size=size)
+    empty.options = MaskOptions(smallest=smallest)
+    return FewShotFunction(empty.fit(images, masks, None if names[0] is None else names))
+
+
+def _mask(found: Instance, size: tuple[int, int]) -> LabeledShapeRequest:
+    return cvat.mask(found.class_index, encode_mask(found.full_mask(size)))
+
+
+def _polygon(found: Instance) -> LabeledShapeRequest:
+    polygon = close_polygon(found, with_holes=True)
+    if polygon is None:
+        polygon = joined(*rings(found.mask)) + (found.left, found.top)
+    return cvat.polygon(found.class_index, polygon.reshape(-1).astype(float).tolist())
