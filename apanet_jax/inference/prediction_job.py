@@ -38,6 +38,7 @@ class PredictionJob(NamedTuple):
       size: see `segmenter.load`.
       trained: see `segmenter.load`.
       options: which pixels the masks mark.
+      notes: lines that say which files in the queries' folders are no images that are read.
     """
 
     supports: Sequence[Support]
@@ -48,6 +49,7 @@ class PredictionJob(NamedTuple):
     size: int | None = None
     trained: bool = True
     options: MaskOptions = DEFAULT_OPTIONS
+    notes: Sequence[str] = ()
 
 
 def prediction_job(
@@ -91,10 +93,11 @@ def prediction_job(
     if options.smallest < 0:
         raise UserError(f"--smallest={options.smallest}: expected 0 pixels or more")
     files = class_files([support.name for support in supports])
-    named = named_queries(find_images(queries))
+    notes: list[str] = []
+    named = named_queries(find_images(queries, tell=notes.append))
     _check_results(supports, named, output, files)
     _check_writable(output)
-    return PredictionJob(supports, named, output, files, source, size, trained, options)
+    return PredictionJob(supports, named, output, files, source, size, trained, options, notes)
 
 
 def named_queries(paths: Sequence[Path]) -> list[Query]:
