@@ -210,7 +210,8 @@ def _of_images(
     tell: Callable[[str], None],
 ) -> Label:
     entry = image_called(file.images, image.path, path)
-    _check_size(entry.size, image, path)
+    size = entry.size or image.stored_size
+    _check_size(size, image, path)
     wanted = _chosen_label([outline.label for outline in entry.outlines], path, chosen, name)
     outlines = [outline for outline in entry.outlines if outline.label == wanted]
     crowd = "ignore"
@@ -220,7 +221,7 @@ def _of_images(
             f"{path} marks all that is labelled {wanted} in {entry.file_name} as crowds "
             "(iscrowd=1), as CVAT does with masks: it is taken as the foreground"
         )
-    return paint(outlines, {wanted: 1}, *entry.size, crowd=crowd)
+    return paint(outlines, {wanted: 1}, *size, crowd=crowd)
 
 
 def _chosen_label(labels: Sequence[str], path: Path, chosen: str | None, name: str | None) -> str:

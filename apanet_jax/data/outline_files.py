@@ -33,12 +33,12 @@ class CocoImage(NamedTuple):
 
     Attributes:
       file_name: as the file has it.
-      size: height and width.
+      size: height and width; None where the file does not say.
       outlines: of the objects in it, in the file's order.
     """
 
     file_name: str
-    size: Size
+    size: Size | None
     outlines: list[Outline]
 
 
@@ -80,11 +80,21 @@ def labelme_outlines(content: Mapping[str, Any]) -> tuple[Size | None, list[Outl
     """
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (whole(height), whole(width)) if height and width else None
-    outlines = [
-        Outline(str(shape["label"]), lambda h, w, shape=shape: shape_mask(shape, h, w))
-        for shape in content["shapes"]
-    ]
+    outlines = [labelme_outline(shape, number) for number, shape in enumerate(content["shapes"], 1)]
     return size, outlines
+
+
+def labelme_outline(shape: Mapping[str, Any], number: int) -> Outline:
+    """Returns the outline of one of LabelMe's shapes; what is wrong with it names the shape."""
+    label = str(shape["label"])
+
+    def draw(height: int, width: int):
+        try:
+            return shape_mask(shape, height, width)
+        except NOT_UNDERSTOOD as error:
+            raise BadOutline(f"shape {number}, {label}: {reason(error)}") from error
+
+    return Outline(label, draw)
 
 
 def coco_outlines(content: Mapping[str, Any]) -> CocoFile:
@@ -97,7 +107,9 @@ def coco_outlines(content: Mapping[str, Any]) -> CocoFile:
     """
     annotations = content["annotations"]
     names = {c["id"]: str(c["name"]) for c in content.get("categories") or ()}
-    used = {a["category_id"] for a in annotations}
+    used = {a.get("category_id") for a in annotations} - {None}
+    if annotations and not used:
+        raise KeyError("category_id")
     if not names:
         names = {number: str(number) for number in used}
     left_out = Counter[str]()
@@ -110,9 +122,9 @@ def coco_outlines(content: Mapping[str, Any]) -> CocoFile:
         raise ValueError(f"two categories that annotations name are called {twice!r}")
     outlines: dict[Any, list[Outline]] = {image["id"]: [] for image in content["images"]}
     for annotation in annotations:
-        if annotation["image_id"] not in outlines:
+        if annotation.get("image_id") not in outlines:
             left_out["annotations of no image"] += 1
-        elif annotation["category_id"] not in names:
+        elif annotation.get("category_id") not in names:
             left_out["annotations of no category"] += 1
         elif not annotation.get("segmentation"):
             left_out["boxes without an outline"] += 1
@@ -120,14 +132,19 @@ def coco_outlines(content: Mapping[str, Any]) -> CocoFile:
             outline = coco_outline(annotation, names[annotation["category_id"]])
             outlines[annotation["image_id"]].append(outline)
     images = [
-        CocoImage(
-            str(image["file_name"]),
-            (whole(image["height"]), whole(image["width"])),
-            outlines[image["id"]],
-        )
+        CocoImage(str(image["file_name"]), _coco_size(image), outlines[image["id"]])
         for image in content["images"]
     ]
     return CocoFile(images, list(names.values()), all_names, left_out)
+
+
+def _coco_size(image: Mapping[str, Any]) -> Size | None:
+    if not image.get("height") or not image.get("width"):
+        return None
+    try:
+        return whole(image["height"]), whole(image["width"])
+    except NOT_UNDERSTOOD as error:
+        raise BadOutline(f"the image {image['file_name']}: {reason(error)}") from error
 
 
 def coco_outline(annotation: Mapping[str, Any], label: str) -> Outline:
@@ -165,11 +182,13 @@ def image_called(images: Sequence[CocoImage], path: Path | None, file: Path) -> 
 
 
 def whole(number: Any) -> int:
-    """Returns a number of pixels, which some tools write as 40.0.
+    """Returns a number of pixels, which some tools write as 40.0, or as text.
 
     Raises:
       TypeError, ValueError: it is none.
     """
+    if isinstance(number, str) and number.strip().isdecimal():
+        number = int(number)
     if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
         raise ValueError(f"{number!r} is no number of pixels")
     return int(number)

@@ -68,14 +68,31 @@ def paint(
     Raises:
       NOT_UNDERSTOOD: an outline cannot be drawn.
     """
-    drawn = [(outline, outline.draw(height, width)) for outline in outlines]
+    drawn = [_Drawn(outline, *_cropped(outline.draw(height, width))) for outline in outlines]
     label = np.zeros((height, width), np.uint8)
-    for outline, covered in sorted(
-        drawn, key=lambda pair: (not pair[0].crowd, -np.count_nonzero(pair[1]))
+    for outline, place, covered in sorted(
+        drawn, key=lambda drawing: (not drawing.outline.crowd, -np.count_nonzero(drawing.covered))
     ):
         ignored = outline.crowd and crowd == "ignore"
-        label[covered] = IGNORE if ignored else ids[outline.label]
+        label[place][covered] = IGNORE if ignored else ids[outline.label]
     return label
+
+
+class _Drawn(NamedTuple):
+    """An outline's pixels: those of the rectangle `place` that are `covered`."""
+
+    outline: Outline
+    place: tuple[slice, slice]
+    covered: Mask
+
+
+def _cropped(covered: Mask) -> tuple[tuple[slice, slice], Mask]:
+    """Returns the rectangle round a mask's pixels, and these: large images have many objects."""
+    rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return (slice(0, 0), slice(0, 0)), covered[:0, :0].copy()
+    place = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return place, covered[place].copy()
 
 
 def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:

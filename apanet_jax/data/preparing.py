@@ -67,9 +67,16 @@ def prepare(source: Source, output: Path, choices: Choices) -> None:
         _print_bad(refused.report)
         raise
     _print_bad(report)
-    for note in report.notes:
-        print(printable(note))
     print(report_table(report, source, choices.shots, choices.min_area))
+    notes = list(report.notes)
+    if report.bad:
+        notes.append(
+            f"left out: {len(report.bad)} images that cannot be used, the first: {report.bad[0]}"
+        )
+    if notes:
+        print()
+    for note in notes:
+        print(printable(note))
     print(f"\nrecords: {printable(str(output))}")
 
 

@@ -96,7 +96,8 @@ class RecordSplit:
 
     def _damaged(self, index: int) -> str:
         return (
-            f"image {index} of {self.split} in {self.directory} cannot be read: make the records "
+            f"the image {self.names[index]} of {self.split} in {self.directory} cannot be read: "
+            "make the records "
             "again with python -m apanet_jax.prepare"
         )
 

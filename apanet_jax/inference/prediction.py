@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from apanet_jax.data.image_files import printable
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.annotation_files import AnnotationFiles
 from apanet_jax.inference.prediction_files import (
@@ -54,6 +55,8 @@ def predict(job: PredictionJob) -> int:
     found = sum(any(x["found"] for x in row.get("classes", ())) for row in rows)
     sheet = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
     print(f"found in {found} of {len(rows)} images; {sheet} shows them")
+    for note in job.notes:
+        print(printable(note))
     return _report_failures(rows)
 
 

@@ -39,6 +39,7 @@ class PredictionJob(NamedTuple):
       trained: see `segmenter.load`.
       options: which pixels the masks mark.
       formats: of `FORMATS`, in which the results are written.
+      notes: lines that say which files in the queries' folders are no images that are read.
     """
 
     supports: Sequence[Support]
@@ -51,6 +52,7 @@ class PredictionJob(NamedTuple):
     trained: bool = True
     options: MaskOptions = DEFAULT_OPTIONS
     formats: Sequence[str] = ("png",)
+    notes: Sequence[str] = ()
 
 
 def prediction_job(
@@ -102,9 +104,20 @@ def prediction_job(
         raise UserError(f"--smallest={options.smallest}: expected 0 pixels or more")
     files = class_files([support.name for support in supports])
     chosen = _formats(formats)
-    found = find_queries(find_images(queries), every)
+    notes: list[str] = []
+    images = find_images(queries, tell=notes.append)
     job = PredictionJob(
-        supports, found, output, files, source, head, size, trained, options, chosen
+        supports,
+        find_queries(images, every, tell=notes.append),
+        output,
+        files,
+        source,
+        head,
+        size,
+        trained,
+        options,
+        chosen,
+        notes,
     )
     _check_results(job)
     _check_writable(output)

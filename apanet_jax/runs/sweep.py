@@ -235,6 +235,9 @@ def _tell(
         print()
         for group in dict.fromkeys(part.group for part, _ in done):
             print(f"pictures: {workdir / group / 'pictures'}")
+    left_out = dict.fromkeys(line for _, run in done for line in run.data.left_out())
+    for line in left_out:
+        print(f"\n{line}")
 
 
 def _generate(config: ConfigDict, workdir: Path) -> None:

@@ -245,6 +245,15 @@ def test_a_damaged_image_among_good_ones_is_reported_at_the_end(folder, capsys):
     assert ["error" in row for row in rows] == [True, False, False]
 
 
+def test_what_was_left_out_is_said_at_the_end(folder, capsys):
+    for name in ("a.heic", "b.heic", "notes.txt", "._with.png"):
+        (folder / "new" / name).write_bytes(b"x")
+    assert run("--support", *given(folder), "--output", folder / "out", folder / "new") == 0
+    printed = capsys.readouterr()
+    last = printed.out.splitlines()[-1]
+    assert last == "left out, no images that are read: 2 .heic, 1 .txt" and not printed.err
+
+
 def test_names_of_results_are_told_apart(tmp_path):
     paths = [tmp_path / x for x in ("a/1.jpg", "b/1.jpg", "b/2.jpg", "c/3.jpg", "c/3.png")]
     names = [query.name for query in named_queries(paths)]

@@ -103,7 +103,11 @@ def test_bad_files_are_named_and_left_out_only_when_asked(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "val_001.jpg" in error and "--skip_bad" in error and not (tmp_path / "out").exists()
     assert run(*arguments, "--skip_bad") == 0
-    assert "val_001.jpg" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "val_001.jpg" in printed.err
+    *_, note, _, where = printed.out.splitlines()
+    assert note.startswith("left out: 1 images that cannot be used, the first: val val_001: ")
+    assert where == f"records: {tmp_path / 'out'}"
 
 
 def test_a_wrong_argument_is_one_line_and_no_traceback(tmp_path):

@@ -246,7 +246,7 @@ def test_a_coco_file_is_label_maps_with_classes_in_the_order_of_their_ids(tmp_pa
         ({"images": 3}, "not built like COCO's"),
         ({"categories": [{"id": 10}]}, "'name' is missing"),
         ({"categories": [{"id": 10, "name": "a"}, {"id": 20, "name": "a"}]}, "called 'a'"),
-        ({"images": [{"id": 0, "file_name": "a.jpg"}]}, "'height' is missing"),
+        ({"images": [{"id": 0, "height": 4, "width": 4}]}, "'file_name' is missing"),
         ({"images": [{"id": 0, "file_name": "a.jpg", "height": 4.5, "width": 4}]}, "4.5 is no"),
         ({"annotations": [{"image_id": 0}]}, "'category_id' is missing"),
         (

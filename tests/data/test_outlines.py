@@ -208,9 +208,10 @@ def test_sizes_may_be_whole_floats():
     assert coco_outlines(coco([annotation()], [image])).images[0].size == (40, 60)
     size, _ = labelme_outlines({"shapes": [], "imageHeight": 40.0, "imageWidth": 60})
     assert size == (40, 60)
-    for wrong in (40.5, "40", True, None, float("inf")):
+    for wrong in (40.5, "forty", "", True, None, float("inf")):
         with pytest.raises((ValueError, OverflowError)):
             whole(wrong)
+    assert whole(" 40 ") == 40
 
 
 def test_of_images_of_one_name_the_path_decides(tmp_path):
@@ -225,3 +226,76 @@ def test_of_images_of_one_name_the_path_decides(tmp_path):
         image_called(found, tmp_path / "1.jpg", tmp_path)
     with pytest.raises(UserError, match="0 images called '3.jpg'"):
         image_called(found, tmp_path / "3.jpg", tmp_path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(masks(), st.sampled_from("ab"), st.booleans()), max_size=6))
+def test_painting_is_that_of_whole_masks_one_over_the_other(drawn):
+    """Of each only the rectangle round it is kept: many objects of a large image fit in memory."""
+    size, ids = (30, 30), {"a": 1, "b": 2}
+    whole = []
+    for mask, label, crowd in drawn:
+        covered = np.zeros(size, bool)
+        covered[-mask.shape[0] :, : mask.shape[1]] = mask
+        whole.append((covered, label, crowd))
+    expected = np.zeros(size, np.uint8)
+    for covered, label, crowd in sorted(whole, key=lambda x: (not x[2], -x[0].sum())):
+        expected[covered] = 255 if crowd else ids[label]
+    outlines = [Outline(label, lambda h, w, c=c: c, crowd) for c, label, crowd in whole]
+    np.testing.assert_array_equal(paint(outlines, ids, *size), expected)
+
+
+def test_a_shape_that_cannot_be_drawn_is_named():
+    shapes = [
+        {"label": "beetle", "points": [[1, 1], [9, 1], [9, 9]]},
+        {"label": "leaf", "points": [[1, 1]], "shape_type": "point"},
+        {"label": "leaf"},
+    ]
+    _, outlines = labelme_outlines({"shapes": shapes})
+    assert outlines[0].draw(HEIGHT, WIDTH).any()
+    with pytest.raises(UserError, match="shape 2, leaf: a shape of type 'point' with 1 points"):
+        outlines[1].draw(HEIGHT, WIDTH)
+    with pytest.raises(UserError, match="shape 3, leaf: 'points' is missing"):
+        outlines[2].draw(HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ({}, None),
+        ({"height": None, "width": None}, None),
+        ({"height": 0, "width": 0}, None),
+        ({"height": "40", "width": " 60 "}, (40, 60)),
+        ({"height": 40.0, "width": 60}, (40, 60)),
+    ],
+)
+def test_sizes_that_coco_files_have_or_leave_out(size, expected):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", **size}],
+        "categories": [{"id": 1, "name": "x"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [BOX]}],
+    }
+    assert coco_outlines(content).images[0].size == expected
+
+
+def test_a_size_that_is_none_names_its_image():
+    images = [{"id": 1, "file_name": "a.jpg", "height": "tall", "width": 60}]
+    with pytest.raises(UserError, match="the image a.jpg: 'tall' is no number of pixels"):
+        coco_outlines({"images": images, "annotations": [], "categories": []})
+
+
+def test_annotations_without_an_image_or_a_category_are_counted():
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}],
+        "categories": [{"id": 1, "name": "x"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [BOX]},
+            {"id": 2, "category_id": 1, "segmentation": [BOX]},
+            {"id": 3, "image_id": None, "category_id": 1, "segmentation": [BOX]},
+            {"id": 4, "image_id": 1, "segmentation": [BOX]},
+            {"id": 5, "image_id": 1, "category_id": None, "segmentation": [BOX]},
+        ],
+    }
+    file = coco_outlines(content)
+    assert len(file.images[0].outlines) == 1 and file.class_names == ["x"]
+    assert file.left_out == {"annotations of no image": 2, "annotations of no category": 2}

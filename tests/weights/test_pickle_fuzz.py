@@ -29,19 +29,22 @@ MEMORY = 3 << 30
 SECONDS = 10
 """Of the processor for one program; most take under a millisecond."""
 
-NAMES = [
-    *torch_pickle.KNOWN,
+HARMLESS = [
     *(("collections", name) for name in ("Counter", "defaultdict", "deque")),
     ("argparse", "Namespace"),
     ("numpy._core.multiarray", "scalar"),
     ("numpy", "dtype"),
     ("__main__", "Config"),
-    ("os", "mkdir"),
-    ("os", "system"),
-    ("builtins", "eval"),
     ("__builtin__", "set"),
     ("functools", "partial"),
     ("apanet_jax.weights.torch_pickle", "read_torch"),
+]
+NAMES = [
+    *HARMLESS,
+    *torch_pickle.KNOWN,
+    ("os", "mkdir"),
+    ("os", "system"),
+    ("builtins", "eval"),
 ]
 
 
@@ -86,15 +89,17 @@ def drawn_instruction(rng):
 
 
 def storage(rng):
-    kind = rng.choice(["FloatStorage", "LongStorage", "uint16"])
-    count = rng.choice([b"K\2", b"K\3", b"K\3", b"J\xff\xff\xff\x7f", b"N"])
+    kind = "FloatStorage" if rng.random() < 0.95 else rng.choice(["LongStorage", "uint16"])
+    count = b"K\3" if rng.random() < 0.95 else rng.choice([b"K\2", b"J\xff\xff\xff\x7f", b"N"])
     parts = [text("storage"), f"ctorch\n{kind}\n".encode(), text("0"), text("cpu"), count]
     return b"(" + b"".join(parts) + b"tQ"
 
 
 def tensor(rng):
-    shape = rng.choice([b"K\2\x85", b"K\1K\2\x86", b"K\x05\x85", b")"])
-    strides = rng.choice([b"K\1\x85", b"K\2K\1\x86", b")"])
+    whole = [(b"K\2\x85", b"K\1\x85"), (b"K\1K\2\x86", b"K\2K\1\x86"), (b")", b")")]
+    shape, strides = rng.choice(whole)
+    if rng.random() < 0.05:
+        shape = rng.choice([b"K\x05\x85", b")", b"N"])
     call = rng.choice(["_rebuild_tensor_v2", "_rebuild_tensor"])
     return (
         f"ctorch._utils\n{call}\n(".encode() + storage(rng) + b"K\0" + shape + strides + b"\x89}tR"
@@ -103,7 +108,7 @@ def tensor(rng):
 
 def drawn_value(rng, depth=4):
     """Returns a program that mostly leaves one value, of any kind, on the stack."""
-    if rng.random() < 0.03:
+    if rng.random() < 0.005:
         return drawn_instruction(rng)
     if not depth:
         leaves = [b"N", b"K\7", b"\x88", text("a"), b"G" + bytes(8), b")", b"]", b"}", tensor(rng)]
@@ -112,27 +117,27 @@ def drawn_value(rng, depth=4):
     def some(most=3):
         return b"".join(drawn_value(rng, depth - 1) for _ in range(rng.randrange(most + 1)))
 
-    module, name = rng.choice(NAMES)
+    module, name = rng.choice(HARMLESS if rng.random() < 0.9 else NAMES)
     called, inner = f"c{module}\n{name}\n".encode(), drawn_value(rng, depth - 1)
-    key = rng.choice([text("b.weight"), text("model"), b"K\3", b"N", inner])
-    return rng.choice(
-        [
-            b"](" + some() + b"e",
-            b"(" + some() + b"t",
-            inner + b"2\x86" * rng.randrange(40),
-            b"}(" + key + inner + text("c") + inner + b"u",
-            b"(" + key + inner + b"d",
-            called + b"(" + some() + b"tR",
-            called + b"(" + some() + b"t\x81",
-            called + b")R" + b"(" + key + inner + b"u",
-            called + inner + b"b",
-            called + b")R}" + key + inner + b"sb",
-            b"(" + called + some() + b"o",
-            inner + b"q\1h\1\x86",
-            tensor(rng),
-            tensor(rng) + b"}b",
-        ]
-    )
+    key = rng.choice([text("b.weight"), text("model"), b"K\3", text("c"), inner])
+    # Made only where it is chosen: all of them would be endless.
+    ways = [
+        lambda: b"](" + some() + b"e",
+        lambda: b"(" + some() + b"t",
+        lambda: inner + b"2\x86" * rng.randrange(40),
+        lambda: b"}(" + key + inner + text("c") + inner + b"u",
+        lambda: b"(" + key + inner + b"d",
+        lambda: called + b"(" + some() + b"tR",
+        lambda: called + b"(" + some() + b"t\x81",
+        lambda: called + b")R" + b"(" + key + inner + b"u",
+        lambda: called + b")R" + inner + b"b",
+        lambda: called + b")R}" + key + inner + b"sb",
+        lambda: b"(" + called + some() + b"o",
+        lambda: inner + b"q\1h\1\x86",
+        lambda: tensor(rng),
+        lambda: tensor(rng) + (b"}b" if rng.random() < 0.1 else b""),
+    ]
+    return rng.choice(ways)()
 
 
 def drawn_program(rng):
