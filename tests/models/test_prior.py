@@ -15,7 +15,6 @@ from apanet_jax.models.prior import (
     prior_mask,
 )
 
-
 jitted_prior_mask = jax.jit(prior_mask)
 jitted_ways = jax.jit(_foreground_alone), jax.jit(_all_positions)
 
