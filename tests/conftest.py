@@ -36,7 +36,10 @@ ABSENT = "beside the project"
 
 
 def pytest_configure(config):
-    """Has `--cov` measure started processes too."""
+    """Has files start in their order, and `--cov` measure started processes too."""
+    # Not those with most tests first, where `--dist loadfile` has a worker take file after file:
+    # whole runs are few tests, and the last of them would keep one worker busy alone.
+    config.option.loadscopereorder = False
     # Commands that tests start, and workers that load images; not through the environment of
     # pytest's own workers, which measure themselves.
     own = hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None)
