@@ -1,6 +1,7 @@
 """What the tests of one session share: simulated devices, compiled programs, small records."""
 
 import atexit
+import functools
 import gc
 import itertools
 import os
@@ -35,7 +36,10 @@ ABSENT = "beside the project"
 
 
 def pytest_configure(config):
-    """Has `--cov` measure started processes too."""
+    """Has files start in their order, and `--cov` measure started processes too."""
+    # Not those with most tests first, where `--dist loadfile` has a worker take file after file:
+    # whole runs are few tests, and the last of them would keep one worker busy alone.
+    config.option.loadscopereorder = False
     # Commands that tests start, and workers that load images; not through the environment of
     # pytest's own workers, which measure themselves.
     own = hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None)
@@ -92,12 +96,26 @@ def compiled_as_for_users(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_programs():
-    """Runs of all tests share compiled functions as those of one command do: see `Programs`."""
-    from apanet_jax.runtime.programs import Programs
+    """Runs of all tests share compiled functions as those of one command do: see `Programs`.
 
-    shared = Programs()
+    The shapes of a backbone's parameters too, for which the whole of it is traced.
+    """
+    from apanet_jax.models import backbones
+    from apanet_jax.runtime.programs import Programs
+    from apanet_jax.weights import load
+
+    shared, parameter_shapes = Programs(), load.parameter_shapes
+
+    @functools.cache
+    def shapes_of(_row, name, stem):
+        return parameter_shapes(name, stem)
+
+    def shapes(name, stem="deep"):
+        return shapes_of(backbones.spec(name), name, stem)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("apanet_jax.runs.run.Programs", lambda: shared)
+        patch.setattr(load, "parameter_shapes", shapes)
         yield
 
 

@@ -1,6 +1,7 @@
 """A backbone that compiles in no time, for tests of everything around the network.
 
-Blocks 3, 4 and 5 are one convolution each, the first with a stride of 8.
+Blocks 3, 4 and 5 are one convolution each, the first with a stride of 8. In a process of its own,
+`python -m tests.small_backbone` is `python -m apanet_jax` with this backbone.
 """
 
 import contextlib
@@ -61,3 +62,10 @@ def added():
         patch.setitem(load.TABLES, NAME, _table)
         patch.setitem(load.DEFAULT_SOURCES, NAME, "random")
         yield
+
+
+if __name__ == "__main__":
+    from apanet_jax.__main__ import main
+
+    with added():
+        main()

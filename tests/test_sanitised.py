@@ -95,30 +95,6 @@ def calls(monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize(
-    ("options", "called"),
-    [
-        pytest.param("", {"make_step", "_compiled_parts", "_compiled_comparison"}, id="kept"),
-        pytest.param(
-            WHOLE,
-            {"make_step", "_compiled_backbone", "_compiled_parts", "_compiled_comparison"},
-            id="whole",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "embed_once=False",
-            {"make_step", "_compiled_count"},
-            id="plain",
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_a_step_moves_nothing_by_itself(prepared, tmp_path, calls, options, called):
-    run_once(prepared, tmp_path / "run", options)
-    assert set(calls) == called
-    assert calls["make_step"] == 4
-
-
 def test_the_guard_sees_what_is_moved_by_itself(prepared):
     run = make_run(folder.get_config(f"{OPTIONS},records={prepared}"))
     spread = batch_sharding(run.mesh)
@@ -150,24 +126,38 @@ def compilations():
 
 
 @pytest.mark.parametrize(
-    ("options", "programs"),
+    ("options", "called", "programs"),
     [
-        pytest.param("", {"_step": 1, "encode": 1, "pool": 1, "compare": 1}, id="kept"),
+        pytest.param(
+            "",
+            {"make_step", "_compiled_parts", "_compiled_comparison"},
+            {"_step": 1, "encode": 1, "pool": 1, "compare": 1},
+            id="kept",
+        ),
         pytest.param(
             WHOLE,
+            {"make_step", "_compiled_backbone", "_compiled_parts", "_compiled_comparison"},
             {"_step": 1, "encode": 1, "pool": 1, "compare": 1, "masked_last_block": 1},
             id="whole",
             marks=pytest.mark.slow,
         ),
         # A batch with two supports is another program than one with one.
         pytest.param(
-            "embed_once=False", {"_step": 1, "count": 2}, id="plain", marks=pytest.mark.slow
+            "embed_once=False",
+            {"make_step", "_compiled_count"},
+            {"_step": 1, "count": 2},
+            id="plain",
+            marks=pytest.mark.slow,
         ),
     ],
 )
-def test_a_run_compiles_each_program_once(prepared, tmp_path, options, programs):
+def test_a_step_moves_nothing_by_itself_and_each_program_is_compiled_once(
+    prepared, tmp_path, calls, options, called, programs
+):
     with compilations() as compiled:
         run_once(prepared, tmp_path / "run", options)
+    assert set(calls) == called
+    assert calls["make_step"] == 4
     assert {name: compiled[name] for name in programs} == programs
 
 

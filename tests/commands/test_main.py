@@ -285,7 +285,7 @@ def test_scored_episodes_are_left_as_a_list_that_can_be_scored_again(prepared, t
 def test_compiled_programs_are_kept_for_the_next_process(prepared, tmp_path):
     options = f"{TINY},records={prepared},steps=2,pictures=0,compilation_cache={tmp_path}/cache"
     config = f"--config=configs/folder.py:{options}"
-    command = [sys.executable, "-m", "apanet_jax.main", config]
+    command = [sys.executable, "-m", "tests.small_backbone", "train", config]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     written = []
     for name in ("first", "second"):

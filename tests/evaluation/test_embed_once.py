@@ -17,7 +17,7 @@ from tests.small_backbone import OPTIONS
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
 
-TINY = f"{OPTIONS},evaluation.batch_size=8,shots=1+3,keep=False,workers=0"
+TINY = f"{OPTIONS},training.batch_size=8,evaluation.batch_size=8,shots=1+3,keep=False,workers=0"
 EPISODES = 21
 
 MASKED = "masked_support=True,priors=high,prior_scale=1.0"

@@ -1,10 +1,8 @@
 """Records and tiny trained runs that the tests of the scripts share."""
 
-import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import pytest
 
 from apanet_jax.data import records
@@ -39,27 +37,6 @@ def tiny_records(tmp_path_factory) -> Path:
     return root / "records"
 
 
-@contextlib.contextmanager
-def few_optimizations():
-    """Nearly all the time would go into optimising programs that run once."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture
-def quick_compiling():
-    with few_optimizations():
-        yield
-
-
-@pytest.fixture(scope="module")
-def module_compiles_quickly():
-    with few_optimizations():
-        yield
-
-
 @pytest.fixture(scope="session")
 def sweep(tiny_records, tmp_path_factory) -> Sweep:
     workdir = tmp_path_factory.mktemp("sweep") / "runs"
@@ -76,10 +53,9 @@ def sweep(tiny_records, tmp_path_factory) -> Sweep:
     arguments = ("--table=tiny", "--folds=0", "--seeds=0,1", f"--workdir={workdir}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ablations.TABLES, "tiny", Table("", "tiny", rows))
-        with few_optimizations():
-            free = run_script(
-                "training_free", f"--config={config},folds=0,seeds=0", f"--workdir={workdir}"
-            )
-            done = run_script("ablations", f"--config={config}", *arguments)
+        free = run_script(
+            "training_free", f"--config={config},folds=0,seeds=0", f"--workdir={workdir}"
+        )
+        done = run_script("ablations", f"--config={config}", *arguments)
         assert free.returncode == 0, free.stderr
         yield Sweep(workdir, config, arguments, done)

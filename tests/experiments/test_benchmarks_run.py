@@ -12,7 +12,7 @@ from apanet_jax.runs import sweep
 from configs import coco, pascal
 from tests import trees
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_compiles_quickly")]
+pytestmark = pytest.mark.slow
 
 CONFIGS = {"pascal": pascal, "coco": coco, "coco_consecutive": coco}
 STEMS = {"pascal": "deep", "coco": "plain"}

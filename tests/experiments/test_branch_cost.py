@@ -12,7 +12,7 @@ SMALL = "image_size=33,channels=8,training.batch_size=2,evaluation.batch_size=2"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["folder:keep=True", "folder:keep=False"])
-def test_inference_is_one_program_whatever_the_clusters(tmp_path, config, quick_compiling):
+def test_inference_is_one_program_whatever_the_clusters(tmp_path, config):
     file = tmp_path / "cost.json"
     arguments = (f"--config={config},{SMALL}", "--clusters=0,3", "--repetitions=2")
     done = run_script("branch_cost", *arguments, f"--json={file}")

@@ -73,7 +73,7 @@ def test_supports_are_no_neighbours_of_queries():
 
 
 @pytest.mark.slow
-def test_a_folder_becomes_a_table(tmp_path, quick_compiling):
+def test_a_folder_becomes_a_table(tmp_path):
     tree = trees.folder_tree(tmp_path / "mine")
     options = ["--queries=1", "--min_area=20", "--size=65", f"--output={tmp_path / 'out.md'}"]
     done = run_script("own_pictures", f"--source={tree}", *options)

@@ -33,7 +33,7 @@ def test_the_pipeline_benchmark_writes_a_row_for_each(tiny_records, tmp_path):
 
 
 @pytest.mark.slow
-def test_both_paths_of_evaluation_count_the_same(tiny_records, tmp_path, quick_compiling):
+def test_both_paths_of_evaluation_count_the_same(tiny_records, tmp_path):
     done = run_script(
         "evaluation_benchmark",
         f"--config=folder:{SMALL},records={tiny_records},episodes=6,shots=1,keep=False",
@@ -49,7 +49,7 @@ def test_both_paths_of_evaluation_count_the_same(tiny_records, tmp_path, quick_c
 
 
 @pytest.mark.slow
-def test_heads_side_by_side_make_the_same_steps(tiny_records, tmp_path, quick_compiling):
+def test_heads_side_by_side_make_the_same_steps(tiny_records, tmp_path):
     done = run_script(
         "side_by_side_benchmark",
         f"--config=folder:{SMALL},records={tiny_records},shots=1,num_clusters=0",

@@ -1,8 +1,8 @@
 """The benchmarks' PyTorch network computes what ours computes, of the same parameters."""
 
 import functools
+import itertools
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -10,52 +10,31 @@ import torch
 
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
-from apanet_jax.models.layers import Features
 from apanet_jax.models.network import Network
-from apanet_jax.models.resnet import DEVIATION, MEAN
 from apanet_jax.runtime.devices import data_mesh
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.programs import Programs
 from apanet_jax.training import train_step
 from apanet_jax.weights.head import head_parameters
-from apanet_jax.weights.load import TABLES, parameter_shapes
-from apanet_jax.weights.mapping import Convolution, Table
+from apanet_jax.weights.load import parameter_shapes
 from experiments import harness
 from experiments.speed import torch_peer, training_benchmark
 from experiments.speed.torch_peer import STEM, TorchPeer, cosine_kmeans
 from tests.networks import relative_error, tensors_of
+from tests.small_backbone import CHANNELS
+from tests.small_backbone import NAME as SMALL
 
 SIZE, RATE = 33, 0.1
-SMALL = "small"
-"""A backbone of three convolutions, which `small_backbone` adds."""
 OPTIMIZER = train_step.optimizer(lambda count: RATE)
 NO_DROPOUT = {"reduction_dropout": 0.0, "comparison_dropout": 0.0}
-
-
-class ThreeConvolutions(nn.Module):
-    """Blocks 3, 4 and 5 of one convolution each, the first with a stride of 8."""
-
-    dtype: type = np.float32
-
-    def setup(self):
-        self.block3 = nn.Conv(8, (5, 5), 8, padding=2)
-        self.block4, self.block5 = nn.Conv(12, (1, 1)), nn.Conv(16, (1, 1))
-
-    def __call__(self, images):
-        block3 = nn.relu(self.block3((images - MEAN) / DEVIATION))
-        block4 = nn.relu(self.block4(block3))
-        return Features(block3, block4, self.last_block(block4))
-
-    def last_block(self, block4):
-        return nn.relu(self.block5(block4))
 
 
 class TheSameInTorch(torch.nn.Module):
     def __init__(self, _name):
         super().__init__()
         convolutions = (
-            torch.nn.Conv2d(3, 8, 5, 8, 2),
-            *(torch.nn.Conv2d(*channels, 1) for channels in ((8, 12), (12, 16))),
+            torch.nn.Conv2d(3, CHANNELS[0], 5, 8, 2),
+            *(torch.nn.Conv2d(*channels, 1) for channels in itertools.pairwise(CHANNELS)),
         )
         self.features = torch.nn.Sequential(
             *(layer for one in convolutions for layer in (one, torch.nn.ReLU()))
@@ -63,18 +42,11 @@ class TheSameInTorch(torch.nn.Module):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_backbone(module_compiles_quickly):
-    """Adds `SMALL`."""
-    rows = tuple(
-        Convolution((f"block{3 + place}",), f"features.{2 * place}", None) for place in range(3)
-    )
-    table = Table("three convolutions", rows, (), 1e-5, biased=True)
-    spec = backbones.BackboneSpec(ThreeConvolutions, (), 12, 8, 16)
+def small_in_torch(small_backbone):
+    """The small backbone has a peer too."""
+    make_vgg = torch_peer.ceil_mode_vgg
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(backbones.BACKBONES, SMALL, spec)
-        patch.setitem(TABLES, SMALL, lambda tensors, stem: table)
         patch.setitem(torch_peer.VGG_ENDS, SMALL, (2, 4, 6))
-        make_vgg = torch_peer.ceil_mode_vgg
         patch.setattr(
             torch_peer,
             "ceil_mode_vgg",

@@ -1,5 +1,6 @@
 """The prior mask against its definition, position by position."""
 
+import jax
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,9 @@ from apanet_jax.models.prior import (
     largest_cosine,
     prior_mask,
 )
+
+jitted_prior_mask = jax.jit(prior_mask)
+jitted_ways = jax.jit(_foreground_alone), jax.jit(_all_positions)
 
 
 def _by_hand(query, support, foreground):
@@ -53,7 +57,7 @@ def test_agrees_with_the_definition():
 def test_lies_between_0_and_1_and_reaches_both(seed):
     rng = np.random.default_rng(seed)
     query, support = rng.standard_normal((2, 1, 4, 4, 6)).astype(np.float32)
-    mask = prior_mask(query, support[:, None], np.ones((1, 1, 4, 4), np.float32))
+    mask = jitted_prior_mask(query, support[:, None], np.ones((1, 1, 4, 4), np.float32))
     assert mask.min() == 0 and mask.max() <= 1
     np.testing.assert_allclose(mask.max(), 1, atol=1e-3)
 
@@ -96,7 +100,7 @@ def test_the_foreground_alone_gives_what_all_positions_give(seed, share):
     expected = np.maximum(
         np.where(inside[:, None], np.einsum("bpc,bsc->bps", query, support), -np.inf).max(-1), 0
     )
-    for way in (_foreground_alone, _all_positions):
+    for way in jitted_ways:
         np.testing.assert_allclose(way(query, support, inside), expected, atol=1e-4)
 
 

@@ -13,7 +13,8 @@ from apanet_jax.models.resize import (
 )
 
 
-@settings(max_examples=30, deadline=None)
+# Each shape is compiled.
+@settings(max_examples=10, deadline=None)
 @given(st.tuples(*[st.integers(1, 17)] * 4), st.integers(0, 1000))
 def test_agrees_with_torch(sizes, seed):
     h, w, new_h, new_w = sizes
@@ -40,7 +41,8 @@ def test_two_steps_over_a_grid_that_holds_the_cells_equal_one():
     np.testing.assert_allclose(resize_bilinear(x, (500, 500)), detour, atol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+# Each shape is compiled.
+@settings(max_examples=10, deadline=None)
 @given(st.tuples(*[st.integers(1, 17)] * 4), st.integers(0, 1000))
 def test_adaptive_pooling_agrees_with_torch(sizes, seed):
     h, w, new_h, new_w = sizes

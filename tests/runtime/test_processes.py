@@ -18,13 +18,15 @@ from apanet_jax.runtime.compilation import make_deterministic
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training.loop import train
 from configs import folder
+from tests.small_backbone import OPTIONS
+
+pytestmark = pytest.mark.usefixtures("small_backbone")
 
 LOSSES_AGREE_TO = 1e-5
 """Relative: devices sum what belongs to a batch in another order."""
 
 TINY = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=6,training.batch_size=4,"
-    "checkpoint_every=2,log_every=1,episodes=7,evaluation.batch_size=2,shots=1+2,weights=random,"
+    f"{OPTIONS},steps=6,training.batch_size=4,checkpoint_every=2,log_every=1,episodes=7,shots=1+2,"
     "validation_episodes=5,every=4,pictures=1,views=1,write_episodes=True,compilation_cache="
 )
 
@@ -44,7 +46,8 @@ def start(prepared, workdir, processes=1, devices=1, options="", arguments=()):
     command = [
         sys.executable,
         "-m",
-        "apanet_jax.main",
+        "tests.small_backbone",
+        "train",
         f"--config=configs/folder.py:{TINY},records={prepared},{options}",
         f"--workdir={workdir}",
         *arguments,
