@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         head=arguments.head,
         size=arguments.size,
         trained=not arguments.untrained,
-        options=MaskOptions(arguments.threshold, arguments.smallest, arguments.only_found),
+        options=MaskOptions(
+            arguments.threshold, arguments.smallest, arguments.only_found, arguments.refine
+        ),
     )
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     from apanet_jax.inference.prediction import predict
@@ -142,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_OPTIONS.smallest,
         metavar="PIXELS",
         help="connected regions of a mask with fewer pixels are left out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--refine",
+        action="store_true",
+        help="masks follow the image's own edges (GrabCut); the probabilities stay as they are",
     )
     parser.add_argument(
         "--only-found",
