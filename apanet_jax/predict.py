@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         head=arguments.head,
         size=arguments.size,
         trained=not arguments.untrained,
-        options=MaskOptions(arguments.threshold, arguments.smallest, arguments.only_found),
+        options=MaskOptions(
+            arguments.threshold, arguments.smallest, arguments.only_found, arguments.refine
+        ),
         formats=arguments.format,
         every=arguments.every,
     )
@@ -148,6 +150,11 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_OPTIONS.smallest,
         metavar="PIXELS",
         help="connected regions of a mask with fewer pixels are left out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--refine",
+        action="store_true",
+        help="masks follow the image's own edges (GrabCut); the probabilities stay as they are",
     )
     parser.add_argument(
         "--only-found",

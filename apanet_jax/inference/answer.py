@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from apanet_jax.inference.geometry import Grid, PositionMap, upsampler
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions, without_specks
 from apanet_jax.inference.presence import Decision, peak
+from apanet_jax.inference.refinement import refined
 
 _STRIP = 1 << 22
 """Pixels that are computed at once: an image may have hundreds of millions."""
@@ -32,6 +33,7 @@ class Answer:
         image_size: tuple[int, int],
         grid: Grid,
         options: MaskOptions = DEFAULT_OPTIONS,
+        image: UInt8[np.ndarray, "height width 3"] | None = None,
     ):
         """Makes an answer of the margins of each class.
 
@@ -42,8 +44,10 @@ class Answer:
           image_size: height and width of the image.
           grid: of the square that the image was fitted into.
           options: which pixels the masks mark.
+          image: which masks are refined at the edges of, RGB.
         """
         self._decisions, self._size, self._options = decisions, image_size, options
+        self._image, self._refined = image, {}
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
         self.peaks, self.likenesses = np.array([peak(x) for x in margins]), np.array(likenesses)
         measures = zip(decisions, self.peaks, self.likenesses, strict=True)
@@ -58,8 +62,11 @@ class Answer:
         """Returns where a class is, if the image shows it: `found` is a guess of its own."""
         if self._options.only_found and not self.found[index]:
             return np.zeros(self._size, bool)
-        level = self._options.log_odds
-        mask = self._filled(bool, lambda rows: self._log_odds(index, rows) > level)
+        if self._options.refine and self._image is not None:
+            mask = self._refined_mask(index)
+        else:
+            level = self._options.log_odds
+            mask = self._filled(bool, lambda rows: self._log_odds(index, rows) > level)
         return without_specks(mask, self._options.smallest)
 
     def area(self, index: int) -> int:
@@ -98,6 +105,12 @@ class Answer:
                 mask = labels == index + 1
                 labels[mask & ~without_specks(mask, self._options.smallest)] = 0
         return labels
+
+    def _refined_mask(self, index: int) -> Bool[np.ndarray, "height width"]:
+        if index not in self._refined:
+            levels = self.probability_levels(index)
+            self._refined[index] = refined(levels, self._image, self._options.threshold)
+        return self._refined[index]
 
     def _margin(self, index: int, rows: slice) -> Float[np.ndarray, "rows width"]:
         return self._upsamplers[index](rows) - self._decisions[index].threshold

@@ -15,11 +15,13 @@ class MaskOptions(NamedTuple):
       threshold: those whose probability is above this, between 0 and 1.
       smallest: connected regions of fewer pixels are left out.
       only_found: whether a class that was not found has an empty mask.
+      refine: whether masks follow the image's edges, see `refinement.refined`; label maps do not.
     """
 
     threshold: float = 0.5
     smallest: int = 0
     only_found: bool = False
+    refine: bool = False
 
     @property
     def log_odds(self) -> float:

@@ -179,8 +179,8 @@ class Segmenter:
         """
         if not self.has_clusters:
             raise UserError("clusters are those of a head's features: load one, not trained=False")
-        features, size = self._embedded(given, "the image")
-        grid = self.matcher.grid
+        image, grid = as_image(given, "the image").image, self.matcher.grid
+        features, size = self.matcher.embed(self._square(image)), image.shape[:2]
         high = self.matcher.high(features)
         rows, columns = grid.inside(size)
         inside = np.zeros(high.shape[:2], np.float32)
@@ -208,8 +208,10 @@ class Segmenter:
         return found
 
     def _answer(self, given: Image, what: str) -> Answer:
-        features, size = self._embedded(given, what)
-        rows, columns = self.matcher.grid.inside(size)
+        image = as_image(given, what).image
+        features, size = self.matcher.embed(self._square(image)), image.shape[:2]
+        grid, options = self.matcher.grid, self.options
+        rows, columns = grid.inside(size)
         margins = [np.asarray(self.matcher.margins(features, x)) for x in self._learned]
         inside = [x[:rows, :columns].astype(np.float32) for x in margins]
         appearance = self.matcher.appearance(features)[:rows, :columns]
@@ -218,12 +220,8 @@ class Segmenter:
             likeness(supports, appearance, of_class, decision.threshold)
             for supports, of_class, decision in of_classes
         ]
-        return Answer(inside, likenesses, self.decisions_, size, self.matcher.grid, self.options)
-
-    def _embedded(self, given: Image, what: str) -> tuple[Any, tuple[int, int]]:
-        """Returns an image's features, and its height and width."""
-        image = as_image(given, what).image
-        return self.matcher.embed(self._square(image)), image.shape[:2]
+        seen = image if options.refine else None
+        return Answer(inside, likenesses, self.decisions_, size, grid, options, seen)
 
     def _square(self, image: np.ndarray) -> UInt8[np.ndarray, "size size 3"]:
         grid = self.matcher.grid

@@ -1,13 +1,16 @@
 """What `apanet_jax.load()` finds in images that its head was not trained for, and what it misses.
 
     python experiments/own_pictures/own_pictures.py --source=VOC_LAYOUT_DIR \
-        --output=FILE.md [--gap=30] [--size=289] [--shot=1,5] [--queries=10] [--method=head]
+        --output=FILE.md [--method=small,dinov2] [--shot=1,5,25] [--queries=10] [--gap=30] \
+        [--classes=cat,dog] [--split=val] [--size=385] [--features=DIR]
     python experiments/own_pictures/own_pictures.py --calibrate=apanet_jax/inference/heads/drawn
 
-The images are those of `val`: supports come from the first half of its list, queries from the
+The images are those of `--split`: supports come from the first half of its list, queries from the
 second, `--gap` names apart (the frames of a film). For each class the queries are some that show
-it, on `--min_area` pixels or more, and some without a pixel of it. FILE.md is the table; beside it,
-FILE.json has what was counted in each query.
+it, on `--min_area` pixels or more, and some without a pixel of it. A class without enough supports
+for a number of them is left out there, and named. FILE.md is the table; beside it, FILE.json has
+the names of the images that were drawn and what was counted in each query. A method is a head of
+`apanet_jax.load`, with "-untrained" behind it where no trained head is to be used.
 
 `--calibrate` predicts on drawn images of the classes that the head was not trained on, and writes
 what it needs to decide (`presence.Decision`) beside the head:
@@ -18,12 +21,15 @@ All are for the number of supports: with more of them margins are lower.
 """
 
 import argparse
+import hashlib
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import jax
 import numpy as np
 from jaxtyping import UInt8
 from sklearn.linear_model import LogisticRegression
@@ -44,7 +50,8 @@ from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 from experiments.harness import Row
 
-METHODS = ("head", "untrained")
+_UNTRAINED = "-untrained"
+METHODS = ("drawn", "small", "small-untrained", "dinov2")
 PIXELS = 300
 """Drawn from each image for the scale."""
 
@@ -57,7 +64,7 @@ class Task(NamedTuple):
 
     Attributes:
       class_id: 1 for the first.
-      supports: as many as the largest number of supports.
+      supports: as many as the largest number of supports, or all that there are.
       shown: queries that show the class.
       absent: queries without a pixel of it.
     """
@@ -72,15 +79,17 @@ class Prediction(NamedTuple):
     """What a segmenter predicts of a query.
 
     Attributes:
+      image: number of the query.
       shown: whether the query shows the class.
       score: how likely that is, see `segmenter.Answer`.
       peak: likewise.
       likeness: likewise.
       area: pixels of the class.
-      common: pixels of it above the threshold.
-      either: pixels of the class or above the threshold; ignored ones count nowhere.
+      common: pixels of it in the mask.
+      either: pixels of the class or in the mask; ignored ones count nowhere.
     """
 
+    image: int
     shown: bool
     score: float
     peak: float
@@ -102,14 +111,17 @@ def arguments() -> Parser:
     parser.add_argument("--source", **folder, help="a data set in the VOC layout; may be repeated")
     parser.add_argument("--output", type=Path, help="FILE.md; FILE.json comes beside it")
     parser.add_argument("--calibrate", type=Path, help="a head; its decision.json is written")
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="of the data set")
+    parser.add_argument("--classes", default="", help="names of those to find (all)")
+    parser.add_argument("--features", type=Path, help="keeps features here, for later runs")
     for name, default, meaning in (
-        ("size", "193,289,385", "of an image; the first for --calibrate"),
+        ("size", "0", "of an image; 0: the method's own; the first for --calibrate"),
         ("shot", "1,5", "numbers of supports"),
     ):
         several = {"type": harness.numbers, "default": default}
         parser.add_argument(f"--{name}", **several, help=f"{meaning} ({default})")
     parser.add_argument(
-        "--method", type=harness.some_of(METHODS), default=",".join(METHODS), help="with or without"
+        "--method", type=harness.some_of(METHODS), default=",".join(METHODS), help="which heads"
     )
     for name, default, meaning in (
         ("queries", 10, "of a class that show it, and as many that do not"),
@@ -136,31 +148,49 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[Row] = []
     for directory in given.source:
         source = FolderSource(directory)
-        images = read(source)
-        tasks = tasks_of(images, range(1, len(source.class_names) + 1), given)
+        names = sorted(source.names(given.split))
+        images = read(source, given.split)
+        tasks = tasks_of(images, class_ids(source, given.classes), given)
+        say_left_out(source, tasks, given)
         for size in given.size:
             for method in given.method:
-                rows += measure(source, method, size, images, tasks, given.shot)
+                segmenter = opened(method, size, given.features)
+                rows += measure(source, method, segmenter, names, images, tasks, given.shot)
                 write_json(given.output.with_suffix(".json"), rows)
                 write_bytes(given.output, table(rows).encode())
     print(table(rows))
 
 
-def read(source: Source) -> list[Labelled]:
-    """Returns the images of `val` with their label maps."""
+def class_ids(source: Source, names: str) -> list[int]:
+    """Returns the ids of classes by their names, separated by commas; of all where there are none.
+
+    Raises:
+      UserError: the source has no class of a name.
+    """
+    wanted = names.split(",") if names else source.class_names
+    if unknown := set(wanted) - set(source.class_names):
+        raise UserError(
+            f"--classes: {source.name} has no {', '.join(sorted(unknown))}: expected some of "
+            f"{', '.join(source.class_names)}"
+        )
+    return [source.class_names.index(name) + 1 for name in wanted]
+
+
+def read(source: Source, split: str) -> list[Labelled]:
+    """Returns the images of a split with their label maps."""
 
     def one(name: str) -> Labelled:
-        sample = source.read("val", name)
+        sample = source.read(split, name)
         image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
         return np.ascontiguousarray(image[..., ::-1]), sample.label
 
-    return [one(name) for name in sorted(source.names("val"))]
+    return [one(name) for name in sorted(source.names(split))]
 
 
 def tasks_of(
     images: Sequence[Labelled], class_ids: Sequence[int], given: argparse.Namespace
 ) -> list[Task]:
-    """Draws supports and queries of each class that has supports enough and a query.
+    """Draws supports and queries of each class that has the fewest supports asked for and a query.
 
     All classes go through the images in one random order, so that few images are predicted.
     """
@@ -174,19 +204,47 @@ def tasks_of(
         supports = [int(i) for i in first if area[i] >= given.min_area][:most]
         shown = [int(i) for i in second if area[i] >= given.min_area][: given.queries]
         absent = [int(i) for i in second if area[i] == 0][: given.queries]
-        if len(supports) == most and shown:
+        if len(supports) >= min(given.shot) and shown:
             tasks.append(Task(class_id, supports, shown, absent))
     return tasks
 
 
-def embedding_once(segmenter: Segmenter) -> Segmenter:
-    """Makes a segmenter embed every image once, however often it is given."""
+def say_left_out(source: Source, tasks: Sequence[Task], given: argparse.Namespace) -> None:
+    """Says on stderr which classes have not enough supports, for each number of them."""
+    for shot in given.shot:
+        enough = {x.class_id for x in tasks if len(x.supports) >= shot}
+        missing = [x for x in class_ids(source, given.classes) if x not in enough]
+        if missing:
+            names = ", ".join(source.class_names[x - 1] for x in missing)
+            print(f"{source.name}, {shot} supports: left out {names}", file=sys.stderr)
+
+
+def opened(method: str, size: int, folder: Path | None) -> Segmenter:
+    """Returns the segmenter of a method; see `embedding_once`."""
+    head, trained = method.removesuffix(_UNTRAINED), not method.endswith(_UNTRAINED)
+    segmenter = apanet_jax.load(head=head, size=size or None, trained=trained)
+    return embedding_once(segmenter, folder and folder / head)
+
+
+def embedding_once(segmenter: Segmenter, folder: Path | None = None) -> Segmenter:
+    """Makes a segmenter embed every image once, however often it is given.
+
+    Args:
+      segmenter: whose images these are.
+      folder: keeps the features for later runs; None: they are kept while this one lasts.
+    """
     embed, kept = segmenter.matcher.embed, {}
 
     def embed_once(square):
-        key = square.tobytes()
+        key = hashlib.sha256(square.tobytes()).hexdigest()
+        path = folder and folder / f"{key}.pickle"
+        if key not in kept and path and path.exists():
+            kept[key] = pickle.loads(path.read_bytes())
         if key not in kept:
-            kept[key] = embed(square)
+            kept[key] = jax.device_get(embed(square))
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(path, pickle.dumps(kept[key]))
         return kept[key]
 
     segmenter.matcher.embed = embed_once
@@ -216,32 +274,31 @@ def predictions(
     for number in task.shown + task.absent:
         image, label = images[number]
         (answer,) = segmenter.answers([image])
-        margin, truth = answer.margin(0), binary_label(label, task.class_id)
-        above, counted = margin > 0, truth != IGNORE
-        shown = number in task.shown
+        mask, truth = answer.mask(0), binary_label(label, task.class_id)
+        counted, shown = truth != IGNORE, number in task.shown
         if shown:
-            keep(margin, truth)
+            keep(answer.margin(0), truth)
         area = int(np.count_nonzero(truth == 1))
-        common = int(np.count_nonzero(above & (truth == 1)))
-        either = int(np.count_nonzero((above & counted) | (truth == 1)))
+        common = int(np.count_nonzero(mask & (truth == 1)))
+        either = int(np.count_nonzero((mask & counted) | (truth == 1)))
         signs = (float(x[0]) for x in (answer.scores, answer.peaks, answer.likenesses))
-        found.append(Prediction(shown, *signs, area, common, either))
+        found.append(Prediction(number, shown, *signs, area, common, either))
     return found
 
 
 def measure(
     source: Source,
     method: str,
-    size: int,
+    segmenter: Segmenter,
+    names: Sequence[str],
     images: Sequence[Labelled],
     tasks: Sequence[Task],
     shots: Sequence[int],
 ) -> list[Row]:
     """Returns a row for each class and number of supports."""
-    segmenter = embedding_once(apanet_jax.load(size=size, trained=method == "head"))
-    rows = []
+    size, rows = segmenter.matcher.grid.size, []
     for task in tasks:
-        for shot in shots:
+        for shot in (x for x in shots if x <= len(task.supports)):
             found = predictions(segmenter, images, task, shot)
             rows.append(
                 {
@@ -250,7 +307,10 @@ def measure(
                     "method": method,
                     "size": size,
                     "shot": shot,
-                    "queries": [x._asdict() | {"found": x.found} for x in found],
+                    "supports": [names[i] for i in task.supports[:shot]],
+                    "queries": [
+                        x._asdict() | {"image": names[x.image], "found": x.found} for x in found
+                    ],
                 }
             )
             if task is tasks[-1]:
@@ -262,13 +322,15 @@ def measure(
 def summary(rows: Sequence[Row]) -> dict[str, float]:
     """Returns the means over classes, in percent, of one method's rows at a size and a shot.
 
-    `miou` counts the queries that show the class, found or not; `miou_found` takes the mask for
-    empty where it was not found. A class that is in all images has no false ones. `roc` is the
-    area under the ROC curve of the scores of all classes' queries.
+    `mean_iou` is the mean over the queries that show the class, found or not; `miou` divides the
+    sum of their common pixels by that of their union; `miou_found` takes the mask for empty where
+    it was not found. A class that is in all images has no false ones. `roc` is the area under the
+    ROC curve of the scores of all classes' queries.
     """
-    miou, miou_found, found, false = [], [], [], []
+    mean_iou, miou, miou_found, found, false = [], [], [], [], []
     for row in rows:
         shown = [x for x in row["queries"] if x["shown"]]
+        mean_iou.append(np.mean([x["common"] / x["either"] for x in shown]))
         absent = [x["found"] for x in row["queries"] if not x["shown"]]
         either = sum(x["either"] for x in shown)
         miou.append(sum(x["common"] for x in shown) / either)
@@ -284,7 +346,8 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
     shown = [x["shown"] for x in queries]
     both = 0 < sum(shown) < len(shown)
     roc = roc_auc_score(shown, [x["score"] for x in queries]) if both else np.nan
-    means = {"miou": miou, "miou_found": miou_found, "found": found, "false": false, "roc": roc}
+    means = {"mean_iou": mean_iou, "miou": miou, "miou_found": miou_found, "found": found}
+    means |= {"false": false, "roc": roc}
     return {name: 100 * float(np.mean(values or [np.nan])) for name, values in means.items()}
 
 
@@ -293,28 +356,42 @@ def table(rows: Sequence[Row]) -> str:
     keys = ("source", "size", "shot", "method")
     lines = []
     for group in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        means = summary([row for row in rows if tuple(row[key] for key in keys) == group])
+        of_group = [row for row in rows if tuple(row[key] for key in keys) == group]
+        means = summary(of_group)
         numbers = ("–" if np.isnan(value) else f"{value:.1f}" for value in means.values())
-        lines.append([*group, *numbers])
-    heads = ("source", "size", "supports", "", "mIoU", "mIoU of what was found")
+        lines.append([*group, len(of_group), *numbers])
+    heads = (
+        "source",
+        "size",
+        "supports",
+        "",
+        "classes",
+        "mean IoU",
+        "mIoU",
+        "mIoU of what was found",
+    )
     heads += ("found where it is", "found where it is not")
     return harness.table((*heads, "area under the ROC curve of the scores"), lines)
 
 
 def calibrate(given: argparse.Namespace) -> Row:
     """Returns the content of a head's decision.json: see the module."""
-    size = given.size[0]
+    size = given.size[0] or None
     source = SyntheticSource(seed=1, train=0, val=given.drawn, size=400)
-    images = read(source)
-    class_ids = [source.class_names.index(name) + 1 for name in FOLDS[0]]
-    tasks = tasks_of(images, class_ids, given)
+    images = read(source, "val")
+    class_numbers = [source.class_names.index(name) + 1 for name in FOLDS[0]]
+    tasks = tasks_of(images, class_numbers, given)
     segmenter = embedding_once(apanet_jax.load(given.calibrate, size=size))
     decisions, errors = {}, {}
     for shot in given.shot:
         decision, found = _decision(segmenter, images, tasks, shot)
         decisions[shot] = decision._asdict()
         errors[shot] = _errors(decision, found)
-    return {"size": size, "decisions": decisions, "on drawn pictures": errors}
+    return {
+        "size": segmenter.matcher.grid.size,
+        "decisions": decisions,
+        "on drawn pictures": errors,
+    }
 
 
 def _decision(

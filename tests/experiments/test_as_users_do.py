@@ -38,12 +38,12 @@ def test_reliability(tmp_path):
 
 @pytest.mark.slow
 def test_own_pictures(tiny_records, tmp_path):
-    options = ("--queries=1", "--min_area=20", "--size=65", "--shot=1", "--method=untrained")
+    options = ("--queries=1", "--min_area=20", "--size=65", "--shot=1", "--method=small-untrained")
     output = tmp_path / "table.md"
     source = tiny_records.parent / "mine"
     done = run_as_user("own_pictures", f"--source={source}", *options, f"--output={output}")
     assert done.returncode == 0, done.stderr
-    assert output.read_text().count("| mine | 65 | 1 | untrained |") == 1
+    assert output.read_text().count("| mine | 65 | 1 | small-untrained |") == 1
 
 
 def test_the_drill_says_what_ended_differently():

@@ -25,20 +25,22 @@ def row(*predicted, method="head"):
 
 def test_shares_and_ious_are_counted_for_each_class_and_averaged():
     first = row(
-        Prediction(True, 0.9, 2.0, 0.1, 40, 30, 60),
-        Prediction(True, 0.1, 0.1, 0.1, 20, 10, 40),
-        Prediction(False, 0.8, 1.0, 0.1, 0, 0, 90),
-        Prediction(False, 0.0, 0.0, 0.1, 0, 0, 0),
+        Prediction(0, True, 0.9, 2.0, 0.1, 40, 30, 60),
+        Prediction(0, True, 0.1, 0.1, 0.1, 20, 10, 40),
+        Prediction(0, False, 0.8, 1.0, 0.1, 0, 0, 90),
+        Prediction(0, False, 0.0, 0.0, 0.1, 0, 0, 0),
     )
-    second = row(Prediction(True, 0.7, 1.0, 0.1, 10, 10, 10))
+    second = row(Prediction(0, True, 0.7, 1.0, 0.1, 10, 10, 10))
     means = summary([first, second])
     # What was found where the class is not counts in no IoU; what was missed counts with its area.
+    assert means["mean_iou"] == pytest.approx(100 * ((30 / 60 + 10 / 40) / 2 + 1) / 2)
     assert means["miou"] == pytest.approx(100 * (40 / 100 + 1) / 2)
     assert means["miou_found"] == pytest.approx(100 * (30 / 80 + 1) / 2)
     assert means["found"] == 75 and means["false"] == 50
     # Of the six pairs of an image with the class and one without, four are in order.
     assert means["roc"] == pytest.approx(100 * 4 / 6)
-    assert "| a | 65 | 1 | head | 70.0 | 68.8 | 75.0 | 50.0 | 66.7 |" in table([first, second])
+    expected = "| a | 65 | 1 | head | 2 | 68.8 | 70.0 | 68.8 | 75.0 | 50.0 | 66.7 |"
+    assert expected in table([first, second])
 
 
 def test_presence_is_the_likeliest_where_half_of_the_images_show_the_class():
@@ -46,7 +48,7 @@ def test_presence_is_the_likeliest_where_half_of_the_images_show_the_class():
     shown = rng.random(200) < 0.3
     peak, likeness = rng.normal(shown * 1.5), rng.normal(shown * 0.2)
     given = zip(shown, peak, likeness, strict=True)
-    predicted = [Prediction(bool(a), 0.0, float(b), float(c), 0, 0, 0) for a, b, c in given]
+    predicted = [Prediction(0, bool(a), 0.0, float(b), float(c), 0, 0, 0) for a, b, c in given]
     decision = Decision(0.0, 1.0, *presence_weights(predicted))
     found = np.array([decision.presence(x.peak, x.likeness) for x in predicted])
     # The likelihood is at its top where its derivatives by the three numbers are zero.
@@ -75,12 +77,20 @@ def test_supports_are_no_neighbours_of_queries():
 @pytest.mark.slow
 def test_a_folder_becomes_a_table(tmp_path):
     tree = trees.folder_tree(tmp_path / "mine")
-    options = ["--queries=1", "--min_area=20", "--size=65", f"--output={tmp_path / 'out.md'}"]
+    options = ["--queries=1", "--min_area=20", "--size=65", "--method=drawn,small"]
+    options += [f"--output={tmp_path / 'out.md'}", f"--features={tmp_path / 'features'}"]
     done = run_script("own_pictures", f"--source={tree}", *options)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.md").read_text().count("| mine | 65 |") == 4
     rows = json.loads((tmp_path / "out.json").read_text())
-    assert {row["method"] for row in rows} == {"head", "untrained"}
+    assert {row["method"] for row in rows} == {"drawn", "small"}
+    names = (tree / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
+    for row in rows:
+        queries = [x["image"] for x in row["queries"]]
+        assert len(row["supports"]) == row["shot"] and {*queries, *row["supports"]} <= {*names}
+        assert not {*queries} & {*row["supports"]}
+    again = run_script("own_pictures", f"--source={tree}", *options)
+    assert again.returncode == 0 and json.loads((tmp_path / "out.json").read_text()) == rows
 
 
 def test_bad_input_gets_one_line():
