@@ -1,6 +1,7 @@
 """The page itself: its layout, and what happens at each of a visitor's actions."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -16,6 +17,7 @@ from apanet_jax.demo.visit import (
     MOST_SUPPORTS,
     Support,
     Visit,
+    read_layers,
     shown_again,
     unpainted,
     wiped,
@@ -136,7 +138,7 @@ def _layout(samples: dict[str, Visit]) -> Components:
 
 
 def _editor() -> gr.ImageEditor:
-    return gr.ImageEditor(
+    editor = gr.ImageEditor(
         visible=False,
         show_label=False,
         buttons=[],
@@ -149,6 +151,40 @@ def _editor() -> gr.ImageEditor:
         ),
         elem_id="editor",
     )
+    # Gradio would decode whatever is sent, however much, and keep its file.
+    editor.preprocess = lambda sent: _editor_layers(sent, editor.blob_storage)
+    return editor
+
+
+def _editor_layers(sent: Any, blobs: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the layers that the editor sent, RGBA; the rest is not needed and not decoded.
+
+    Args:
+      sent: what Gradio hands over: layers in files, which are removed, or the id of blobs.
+      blobs: by id, what browsers sent before.
+
+    Raises:
+      gr.Error: it cannot be used.
+    """
+    if sent is not None and sent.id is not None:
+        sent = blobs.pop(sent.id, None)
+    if sent is None:
+        return None
+    try:
+        layers = read_layers([getattr(x, "path", x) for x in sent.layers or () if x is not None])
+    except UserError as error:
+        raise gr.Error(str(error)) from error
+    finally:
+        for image in (*(sent.layers or ()), sent.composite):
+            _remove_upload(getattr(image, "path", None))
+    return {"background": None, "layers": layers, "composite": None}
+
+
+def _remove_upload(path: str | None) -> None:
+    """Removes a file that was sent, if it lies where Gradio puts such files."""
+    folder = os.environ.get("GRADIO_TEMP_DIR")
+    if path and folder and Path(path).resolve().is_relative_to(Path(folder).resolve()):
+        Path(path).unlink(missing_ok=True)
 
 
 def _connect(on: Components, matcher: Matcher, samples: dict[str, Visit]) -> None:

@@ -57,7 +57,6 @@ def serving(matcher, host: str, port: int, *, share: bool = False) -> Iterator[s
     with _temporary_folder():
         from apanet_jax.demo import cards, page, visit
 
-        visit.bound_decoding()
         samples = {name: visit.drawn_sample(name) for name in visit.SAMPLES}
         blocks = page.build(matcher, samples).queue(max_size=_QUEUE)
         try:
