@@ -138,7 +138,7 @@ def _layout(samples: dict[str, Visit]) -> Components:
 
 
 def _editor() -> gr.ImageEditor:
-    editor = gr.ImageEditor(
+    return gr.ImageEditor(
         visible=False,
         show_label=False,
         buttons=[],
@@ -151,9 +151,21 @@ def _editor() -> gr.ImageEditor:
         ),
         elem_id="editor",
     )
-    # Gradio would decode whatever is sent, however much, and keep its file.
-    editor.preprocess = lambda sent: _editor_layers(sent, editor.blob_storage)
-    return editor
+
+
+@contextlib.contextmanager
+def bounded_editors() -> Iterator[None]:
+    """Has `_editor_layers` read what editors send while the block runs.
+
+    Gradio would decode whatever is sent, however much, and keep its files. It makes new editors of
+    the class for each visitor, so it is the class that changes.
+    """
+    before = gr.ImageEditor.preprocess
+    gr.ImageEditor.preprocess = lambda self, payload: _editor_layers(payload, self.blob_storage)
+    try:
+        yield
+    finally:
+        gr.ImageEditor.preprocess = before
 
 
 def _editor_layers(sent: Any, blobs: dict[str, Any]) -> dict[str, Any] | None:
