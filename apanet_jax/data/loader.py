@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 _AUGMENTATION = 4
 _ENDLESS = 1 << 40
+_SHARED_MEMORY_IS_FULL = ("exit code -7", "No space left on device")
+"""A worker that finds it full ends by SIGBUS; containers have 64 MB."""
 _PREFETCHED_BATCHES = 2
 
 
@@ -142,6 +144,8 @@ class EpisodeIterator:
             raise
         except Exception as error:
             reason = str(error)[:300] or type(error).__name__
+            if any(sign in str(error) for sign in _SHARED_MEMORY_IS_FULL):
+                reason += "; the shared memory, /dev/shm, is full: enlarge it, or pass workers=0"
             raise UserError(
                 f"loading batch {self._position} failed: {reason}; the same command goes on from "
                 "the newest checkpoint"

@@ -1,6 +1,7 @@
 """The page itself: its layout, and what happens at each of a visitor's actions."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -16,6 +17,7 @@ from apanet_jax.demo.visit import (
     MOST_SUPPORTS,
     Support,
     Visit,
+    read_layers,
     shown_again,
     unpainted,
     wiped,
@@ -149,6 +151,52 @@ def _editor() -> gr.ImageEditor:
         ),
         elem_id="editor",
     )
+
+
+@contextlib.contextmanager
+def bounded_editors() -> Iterator[None]:
+    """Has `_editor_layers` read what editors send while the block runs.
+
+    Gradio would decode whatever is sent, however much, and keep its files. It makes new editors of
+    the class for each visitor, so it is the class that changes.
+    """
+    before = gr.ImageEditor.preprocess
+    gr.ImageEditor.preprocess = lambda self, payload: _editor_layers(payload, self.blob_storage)
+    try:
+        yield
+    finally:
+        gr.ImageEditor.preprocess = before
+
+
+def _editor_layers(sent: Any, blobs: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the layers that the editor sent, RGBA; the rest is not needed and not decoded.
+
+    Args:
+      sent: what Gradio hands over: layers in files, which are removed, or the id of blobs.
+      blobs: by id, what browsers sent before.
+
+    Raises:
+      gr.Error: it cannot be used.
+    """
+    if sent is not None and sent.id is not None:
+        sent = blobs.pop(sent.id, None)
+    if sent is None:
+        return None
+    try:
+        layers = read_layers([getattr(x, "path", x) for x in sent.layers or () if x is not None])
+    except UserError as error:
+        raise gr.Error(str(error)) from error
+    finally:
+        for image in (*(sent.layers or ()), sent.composite):
+            _remove_upload(getattr(image, "path", None))
+    return {"background": None, "layers": layers, "composite": None}
+
+
+def _remove_upload(path: str | None) -> None:
+    """Removes a file that was sent, if it lies where Gradio puts such files."""
+    folder = os.environ.get("GRADIO_TEMP_DIR")
+    if path and folder and Path(path).resolve().is_relative_to(Path(folder).resolve()):
+        Path(path).unlink(missing_ok=True)
 
 
 def _connect(on: Components, matcher: Matcher, samples: dict[str, Visit]) -> None:

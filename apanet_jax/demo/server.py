@@ -68,10 +68,11 @@ def serving(matcher, host: str, port: int, *, share: bool = False) -> Iterator[s
     Raises:
       UserError: the address cannot be listened on, or cannot be reached.
     """
-    with _temporary_folder():
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(_temporary_folder())
         from apanet_jax.demo import cards, page, visit
 
-        visit.bound_decoding()
+        opened.enter_context(page.bounded_editors())
         samples = {name: visit.drawn_sample(name) for name in visit.SAMPLES}
         blocks = page.build(matcher, samples).queue(max_size=_QUEUE)
         try:

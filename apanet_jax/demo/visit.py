@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image as PILImage
 
-from apanet_jax.data.images import read_image
+from apanet_jax.data.images import decode_image, open_encoded, read_bytes
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
 from apanet_jax.inference.prediction_files import shrunk
 from apanet_jax.runtime.errors import UserError
@@ -26,6 +25,7 @@ SAMPLES = ("butterfly", "bottle", "bird")
 """Classes that the head of the package was not trained on, see configs/general.py."""
 _SAMPLE_SUPPORTS, _SAMPLE_QUERIES, _SAMPLE_SIDE = 3, 4, 320
 _PAINTED = 63
+_MOST_LAYERS, _PAINT_FORMATS = 4, ("PNG", "WEBP", "JPEG")
 
 Image = UInt8[np.ndarray, "height width 3"]
 Mask = Bool[np.ndarray, "height width"]
@@ -68,15 +68,6 @@ class Visit(NamedTuple):
     queries: tuple[Query, ...] = ()
 
 
-def bound_decoding() -> None:
-    """Has Pillow refuse images of more than `LARGEST_IMAGE` pixels, for the whole process.
-
-    What the editor sends is decoded by Gradio, before anything here can check it. Pillow itself
-    refuses twice its limit.
-    """
-    PILImage.MAX_IMAGE_PIXELS = LARGEST_IMAGE // 2
-
-
 def read_upload(path: Path) -> tuple[str, Image]:
     """Returns an uploaded image with its file's name, its longer side `LARGEST_SIDE` at most.
 
@@ -84,14 +75,37 @@ def read_upload(path: Path) -> tuple[str, Image]:
       UserError: it cannot be used; the message names the file without its folder.
     """
     try:
-        if path.exists() and (size := path.stat().st_size) > LARGEST_FILE:
-            raise UserError(
-                f"{path.name} has {size / 2**20:.0f} MB: {LARGEST_FILE // 2**20} at most, "
-                "make it smaller"
-            )
-        return path.name, shrunk(read_image(path, max_pixels=LARGEST_IMAGE).image, LARGEST_SIDE)
+        image = decode_image(_upload(path), path, max_pixels=LARGEST_IMAGE).image
+        return path.name, shrunk(image, LARGEST_SIDE)
     except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
+
+
+def read_layers(sent: Sequence[str | bytes]) -> list[UInt8[np.ndarray, "height width 4"]]:
+    """Returns the layers of paint that a visitor sent, as RGBA.
+
+    Args:
+      sent: image files, or their content.
+
+    Raises:
+      UserError: these are too many, or one is too large or no image.
+    """
+    _check_number(0, len(sent), _MOST_LAYERS, "layers of paint")
+    layers = []
+    for file in sent:
+        data = file if isinstance(file, bytes) else _upload(Path(file))
+        encoded = open_encoded(data, "the paint", max_pixels=LARGEST_IMAGE, formats=_PAINT_FORMATS)
+        layers.append(np.array(encoded.decode().convert("RGBA")))
+    return layers
+
+
+def _upload(path: Path) -> bytes:
+    if path.exists() and (size := path.stat().st_size) > LARGEST_FILE:
+        raise UserError(
+            f"{path.name} has {size / 2**20:.0f} MB: {LARGEST_FILE // 2**20} at most, make it "
+            "smaller"
+        )
+    return read_bytes(path)
 
 
 def with_supports(visit: Visit, paths: Sequence[Path]) -> Visit:

@@ -108,6 +108,10 @@ BAD_PICTURES = {
     ),
     "a smaller bomb": (lambda p: p.write_bytes(png_that_says(9000, 9000)), "9000x9000"),
     "GIF": (saving(Image.new("P", (80, 64)), "gif"), "GIF: expected JPEG or PNG"),
+    "TIFF": (saving(Image.new("RGB", (80, 64)), "tiff"), "TIFF: expected JPEG or PNG"),
+    "HEIC": (lambda p: p.write_bytes(b"\0\0\0\x18ftypheic" + bytes(99)), "but HEIC"),
+    "what macOS leaves": (lambda p: p.write_bytes(b"\0\5\x16\7" + bytes(99)), "no image"),
+    "JSON": (lambda p: p.write_text('{"shapes": []}'), "no image that can be read"),
     "EPS": (lambda p: p.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "train_0"),
     "another size": (saving(Image.new("RGB", (64, 64))), "64x64 pixels and its mask 80x64"),
     "turned, its mask is not": (
@@ -467,7 +471,34 @@ def reshaped(path, tensors):
     save_file(tensors | {name: tensors[name].reshape(-1).copy()}, path)
 
 
+def pickled(program):
+    """A checkpoint whose pickle is this program."""
+
+    def write(path, _):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02" + program + b".")
+
+    return write
+
+
+NESTED = b"K\x01" + b"2\x86" * 60
+"""A tuple in a tuple, sixty times, each twice: to hash it takes for ever."""
+
 BAD_WEIGHTS = {
+    "nested tuples as a key": ("w.pth", pickled(b"}" + NESTED + b"Ns"), "a key of type tuple"),
+    "changed defaults": (
+        "w.pth",
+        pickled(b"ctorch._utils\n_rebuild_tensor_v2\n}b"),
+        "changes what is no container",
+    ),
+    "a program to run": ("w.pth", pickled(b"cos\nsystem\nX\x02\0\0\0ls\x85R"), "os.system"),
+    "a whole model": ("w.pth", pickled(b"cnet\nModel\n)R"), "net.Model, perhaps a whole model"),
+    "an object for a tensor": (
+        "w.pth",
+        pickled(b"}X\x08\0\0\0a.weightcnumpy\nndarray\n)Rs"),
+        "a.weight is an object of type numpy.ndarray",
+    ),
+    "only numbers": ("w.pth", pickled(b"}X\x05\0\0\0epochK\x03s"), "no named tensors"),
     "empty": ("w.pth", lambda p, _: p.write_bytes(b""), "w.pth"),
     "text": ("w.pth", lambda p, _: p.write_text("hello"), "neither a zip archive nor"),
     "malicious": ("w.pth", lambda p, _: p.write_bytes(pickle.dumps(Malicious(), 2)), "mkdir"),

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -10,7 +11,9 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio
 import numpy as np
 import pytest
 from PIL import Image
@@ -99,6 +102,63 @@ def test_uploads_are_bounded_and_named_without_their_folder(tmp_path, monkeypatc
         visit.with_queries(Visit(), [good])
 
 
+def test_json_with_a_mask_in_it_is_no_image_and_is_not_decoded(tmp_path):
+    """A few kilobytes of JSON can hold a mask that says to have billions of pixels."""
+    content = io.BytesIO()
+    Image.new("1", (30000, 30000)).save(content, "PNG")
+    shape = {"label": "a", "points": [[0, 0]], "shape_type": "mask"}
+    shape["mask"] = base64.b64encode(content.getvalue()).decode()
+    for name in ("a.json", "a.png", "a.jpg"):
+        path = tmp_path / name
+        path.write_text(json.dumps({"shapes": [shape], "imageHeight": 9, "imageWidth": 9}))
+        for add in (visit.with_supports, visit.with_queries):
+            with pytest.raises(UserError, match=f"^{name} is no image that can be read"):
+                add(Visit(), [path])
+
+
+def png(image):
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def test_what_the_editor_sends_is_bounded_and_its_files_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+
+    def sent(*contents, number=None):
+        files = [tmp_path / "temporary" / f"{i}.png" for i in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
+        layers = [SimpleNamespace(path=str(file)) for file in files]
+        return SimpleNamespace(layers=layers, composite=None, background=None, id=number)
+
+    paint = Image.new("RGBA", (6, 4), (9, 9, 9, 255))
+    value = page._editor_layers(sent(png(paint)), {})
+    assert value["background"] is None and value["composite"] is None
+    np.testing.assert_array_equal(value["layers"], [np.array(paint)])
+    blobs = {"7": SimpleNamespace(layers=[png(paint), None], composite=png(paint))}
+    assert len(page._editor_layers(sent(number="7"), blobs)["layers"]) == 1 and not blobs
+    assert page._editor_layers(None, {}) is None
+    assert page._editor_layers(sent(number="gone"), {}) is None
+    for contents, says in (
+        ([png(paint)] * 5, "5 layers of paint: 4 at most"),
+        ([png(Image.new("1", (20000, 20000)))], "20000x20000 pixels, too many"),
+        ([b"%!PS-Adobe-3.0 EPSF-3.0"], "the paint is no image"),
+        ([b'{"shapes": []}'], "the paint is no image"),
+        ([bytes(visit.LARGEST_FILE + 1)], "20 at most"),
+        ([png(paint)[:-30]], "cut short or damaged"),
+    ):
+        with pytest.raises(gradio.Error, match=says):
+            page._editor_layers(sent(*contents), {})
+        assert not list((tmp_path / "temporary").iterdir())
+    outside = tmp_path / "mine.png"
+    outside.write_bytes(png(paint))
+    given = SimpleNamespace(layers=[SimpleNamespace(path=str(outside))], composite=None, id=None)
+    page._editor_layers(given, {})
+    assert outside.exists()
+
+
 def test_large_images_are_shrunk(tmp_path):
     path = tmp_path / "wide.jpg"
     Image.new("RGB", (2 * visit.LARGEST_SIDE, visit.LARGEST_SIDE)).save(path)
@@ -171,6 +231,8 @@ def test_a_visit_through_the_server(address, tmp_path):
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     assert not list(folder.rglob("q.png")) and not list(folder.rglob("notes.png"))
     *_, html = client.predict(paint, api_name="/find")
+    # Nothing that was sent is left: neither images nor what was painted.
+    assert not list(folder.rglob("*.png"))
     segmenter = Segmenter(ColourMatcher()).fit([image], [mask])
     np.testing.assert_array_equal(masks_in(html), segmenter.predict([query]))
     assert masks_in(html)[0].any()

@@ -120,3 +120,20 @@ def test_an_element_that_fails_says_why(workers):
         next(iterator)
         with pytest.raises(UserError, match="picture 3 is broken"):
             next(iterator)
+
+
+@pytest.mark.parametrize(
+    "says", ["a worker ended with exit code -7", "[Errno 28] No space left on device"]
+)
+def test_full_shared_memory_is_named(says):
+    def full():
+        raise RuntimeError(says)
+        yield
+
+    with batches(lambda index: {"a": np.int32(index)}, count=4, batch_size=2) as iterator:
+        iterator._iterator = full()
+        with pytest.raises(
+            UserError, match="/dev/shm, is full: enlarge it, or pass workers=0"
+        ) as told:
+            next(iterator)
+    assert "goes on from the newest checkpoint" in str(told.value)
