@@ -68,6 +68,9 @@ def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> Froze
         module, parameters = saved.network.backbone, saved.backbone_parameters
     else:
         head, module = None, backbones.create(frozen.backbone)
+        if backbones.spec(frozen.backbone).patch is not None:
+            # Rules use block 4 alone: what comes behind it is not computed.
+            module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
         parameters = load_backbone(frozen.backbone, default_source(frozen.backbone))
     return FrozenMatcher(module, parameters, grid, frozen.decisions, head)
 

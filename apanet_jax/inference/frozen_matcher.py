@@ -91,10 +91,9 @@ class FrozenMatcher:
         self.grid, self._decisions, self._head = grid, decisions, head
         rules = (*SCALES, *[HEAD] * (head is not None))
         self._mixtures = dict(zip(rules, np.eye(len(rules)), strict=True))
-        self._usual = USUAL
         if head is not None:
-            self._usual = f"{USUAL} and {HEAD}"
-            self._mixtures[self._usual] = (self._mixtures[USUAL] + self._mixtures[HEAD]) / 2
+            both = (self._mixtures[USUAL] + self._mixtures[HEAD]) / 2
+            self._mixtures[f"{USUAL} and {HEAD}"] = both
         self._parameters = jax.device_put(parameters)
         self._apply = jax.jit(lambda parameters, x: backbone.apply({"params": parameters}, x))
 
@@ -122,7 +121,7 @@ class FrozenMatcher:
             if len(features) > 1
         ]
         of_head = self._learned_by_head(features, labels)
-        return FrozenClass(supports, of_head, fit(held_out, self._mixtures, self._usual))
+        return FrozenClass(supports, of_head, fit(held_out, self._mixtures, USUAL))
 
     def margins(self, features: FrozenFeatures, learned: FrozenClass) -> PositionMap:
         """See `Matcher.margins`."""

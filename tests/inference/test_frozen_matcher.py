@@ -1,0 +1,87 @@
+"""The matcher of frozen features, on a backbone that sees colours, with and without a head."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apanet_jax.inference.frozen_matcher import HEAD, FrozenMatcher
+from apanet_jax.inference.geometry import Grid, label_shares
+from apanet_jax.inference.leave_one_out import THRESHOLDS
+from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.rules import SCALES, USUAL
+from apanet_jax.inference.segmenter import Segmenter
+from apanet_jax.models.backbones import Features
+from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
+
+GRID = Grid(64, 8, 8)
+DECISIONS = {1: Decision(0.0, 1.0, bias=1.0), 5: Decision(0.0, 2.0)}
+
+
+class Colours:
+    """A backbone whose features are the colours of every eighth pixel, less gray."""
+
+    def apply(self, variables, images):
+        features = images[:, ::8, ::8].astype(jnp.float32) / 127.5 - variables["params"]["gray"]
+        return Features(features, features, features)
+
+
+class KnownHead:
+    """A head that knows where the class is: in the middle of the square."""
+
+    def learn(self, features, labels):
+        return len(features)
+
+    def log_odds(self, features, learned):
+        margins = np.full((8, 8), -3.0, np.float32)
+        margins[2:6, 2:6] = 3.0
+        return margins
+
+
+def matcher(head=None):
+    return FrozenMatcher(Colours(), {"gray": np.full(3, 0.3)}, GRID, DECISIONS, head)
+
+
+def test_a_class_is_found_by_its_positions():
+    supports = [scene(RED, LEFT), scene(RED, RIGHT), scene(RED, np.s_[10:40, 40:90])]
+    query, truth = scene(RED, np.s_[30:75, 20:80])
+    segmenter = Segmenter(matcher()).fit(*zip(*supports, strict=True))
+    (found,) = segmenter.predict([query])
+    assert (found & truth).sum() / (found | truth).sum() > 0.7
+    other, _ = scene(GREEN, RIGHT)
+    assert segmenter.scores([query])[0, 0] > segmenter.scores([other])[0, 0]
+
+
+def test_the_decision_is_that_of_the_nearest_number_of_supports():
+    images, masks = zip(*[scene(RED, LEFT), scene(RED, RIGHT)], strict=True)
+    alone = Segmenter(matcher()).fit(images[:1], masks[:1])
+    assert alone.decisions_[0] == DECISIONS[1]
+    four = Segmenter(matcher()).fit(
+        [*images, images[0][::-1], images[1][::-1]], [*masks, masks[0][::-1], masks[1][::-1]]
+    )
+    decision = four.decisions_[0]
+    assert decision.threshold in THRESHOLDS
+    assert decision._replace(threshold=0.0) == DECISIONS[5]
+
+
+@pytest.mark.parametrize("useful", [True, False])
+def test_a_head_has_its_say_where_it_finds_the_supports(useful):
+    """Supports whose background has the object's colour are found by the head alone."""
+    made, features, labels = matcher(KnownHead()), [], []
+    for seed in range(3):
+        label = np.zeros((64, 64), np.uint8)
+        label[16:48, 16:48] = 1
+        rng = np.random.default_rng(seed)
+        square = rng.integers(0, 255, (64, 64, 3), np.uint8)
+        if not useful:
+            # The object is where the head finds nothing, and has a colour of its own.
+            label = np.zeros((64, 64), np.uint8)
+            label[:16, :32] = 1
+            square[:] = np.where(label[..., None] == 1, RED, GREEN)
+        features.append(made.embed(square))
+        labels.append(label)
+    learned = made.learn(features, labels)
+    assert (learned.fit.name == HEAD) == useful
+    assert set(learned.fit.ious) == {*SCALES, HEAD, f"{USUAL} and {HEAD}"}
+    margins = made.margins(features[0], learned) - made.decision(learned).threshold
+    foreground, _ = label_shares(labels[0], GRID)
+    assert ((margins > 0) == (foreground > 0.5)).mean() > 0.85
