@@ -33,9 +33,26 @@ class Frozen(NamedTuple):
     decisions: Mapping[int, Decision]
 
 
+# Decisions: experiments/results/own_photographs.md. A trained head on DINOv2-S goes into heads/, and its folder in the place of None.
 _FROZEN = {
-    SMALL: Frozen("efficientnet_lite0", 385, GENERAL_HEAD, {1: Decision(0.0, 1.0)}),
-    DINOV2: Frozen("dinov2_vits14", 518, None, {1: Decision(0.0, 1.0)}),
+    SMALL: Frozen(
+        "efficientnet_lite0",
+        385,
+        GENERAL_HEAD,
+        {
+            1: Decision(0.0, 2.689, bias=0.507, peak_weight=-0.121, likeness_weight=1.564),
+            5: Decision(0.0, 1.321, bias=-1.341, peak_weight=0.555, likeness_weight=8.208),
+        },
+    ),
+    DINOV2: Frozen(
+        "dinov2_vits14",
+        518,
+        None,
+        {
+            1: Decision(0.0, 3.151, bias=-0.401, peak_weight=0.036, likeness_weight=0.368),
+            5: Decision(0.0, 2.074, bias=-0.485, peak_weight=0.064, likeness_weight=3.476),
+        },
+    ),
 }
 
 
