@@ -445,7 +445,7 @@ def test_animations_say_what_is_left_out(folder, capsys):
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     out = folder / "out"
     assert run("--support", *given(folder), "--output", out, folder / "moving.gif") == 0
-    assert "all but the first frame of 1 animations" in capsys.readouterr().err
+    assert "all but the first frame of 1 animations" in capsys.readouterr().out
     assert "moving_mask.png" in files_in(out)
 
 

@@ -192,7 +192,7 @@ def test_deep_gray_images_are_trained_on_as_predict_shows_them(folder, tmp_path)
 def test_a_damaged_image_in_records_is_one_line(written, monkeypatch):
     damaged = {"name": b"a", "image": b"\xff\xd8\xffjunk", "label": b"junk"}
     monkeypatch.setattr(records, "open_split", lambda *_: [damaged])
-    with pytest.raises(UserError, match="image 0 of train in .* cannot be read"):
+    with pytest.raises(UserError, match="image train_000 of train in .* cannot be read"):
         written.split("train")[0]
 
 
