@@ -33,7 +33,8 @@ class Frozen(NamedTuple):
     decisions: Mapping[int, Decision]
 
 
-# Decisions: experiments/results/own_photographs.md. A trained head on DINOv2-S goes into heads/, and its folder in the place of None.
+# Decisions: experiments/results/own_photographs.md. A head on DINOv2-S that is trained later goes
+# into heads/, and its folder in the place of None.
 _FROZEN = {
     SMALL: Frozen(
         "efficientnet_lite0",
