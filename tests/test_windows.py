@@ -14,7 +14,11 @@ for name in ("fcntl", "grp", "pwd", "resource", "termios", "array_record"):
 for room in ("kernels", "models", "weights", "inference"):
     package = importlib.import_module("apanet_jax." + room)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as missing:
+            # Helpers for other tools import these tools; tests/tools.sh installs them.
+            assert missing.name.split(".")[0] in ("cvat_sdk", "supervision"), missing
 assert callable(importlib.import_module("apanet_jax").load)
 """
 
