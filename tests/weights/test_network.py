@@ -9,6 +9,7 @@ import pytest
 from apanet_jax.config.definitions import BackboneSettings, ModelSettings
 from apanet_jax.config.settings import default_config, typed, with_options
 from apanet_jax.models import backbones
+from apanet_jax.models.apanet import APANet
 from apanet_jax.models.vit import Variant, ViT
 from apanet_jax.runtime.devices import data_mesh
 from apanet_jax.runtime.errors import UserError
@@ -62,3 +63,11 @@ def test_positional_directions_are_taken_out_of_high_features_alone(settings):
     assert gone == 3
     with pytest.raises(UserError, match="16 positional directions of 16 channels"):
         load(debias=16)
+
+
+def test_a_head_s_own_defaults_are_those_of_the_settings():
+    settings, head = ModelSettings(), APANet()
+    # The settings' () stands for the levels of the data set.
+    shared = {field.name for field in dataclasses.fields(settings)} - {"pyramid_bins"}
+    for name in shared & {field.name for field in dataclasses.fields(head)}:
+        assert getattr(settings, name) == getattr(head, name), name
