@@ -58,11 +58,13 @@ def grid_of(backbone: str, size: int) -> Grid:
 
     Args:
       backbone: a name of `models.backbones.BACKBONES`.
-      size: side of the square, in pixels.
+      size: side of the square, in pixels; where the backbone has patches, the largest square of
+        whole patches within it is taken.
     """
     spec = backbones.spec(backbone)
     if spec.patch is not None:
-        return Grid(size, size // spec.patch, spec.patch, (spec.patch - 1) / 2)
+        patches = max(size // spec.patch, 1)
+        return Grid(patches * spec.patch, patches, spec.patch, (spec.patch - 1) / 2)
     return Grid(size, -(-size // spec.stride), spec.stride)
 
 

@@ -37,6 +37,7 @@ def test_patches_are_centred(monkeypatch):
     spec = backbones.spec("efficientnet_lite0")._replace(stride=14, patch=14)
     monkeypatch.setitem(backbones.BACKBONES, "patches", spec)
     assert grid_of("patches", 70) == PATCHES and grid_of("patches", 518).positions == 37
+    assert grid_of("patches", 83) == PATCHES and grid_of("patches", 5).size == 14
 
 
 @GRIDS
