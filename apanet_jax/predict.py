@@ -137,6 +137,26 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=given_path, required=True, metavar="DIR", help="where the results go"
     )
     add_head_flags(parser)
+    _add_mask_flags(parser)
+    parser.add_argument(
+        "--format",
+        default="png",
+        metavar="A,B,…",
+        help=f"what is written, of {','.join(FORMATS)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        metavar="N",
+        help="of videos and TIFF files with several pages, the first and every Nth frame after it "
+        "(default: all)",
+    )
+    parser.add_argument("queries", nargs="+", metavar="QUERY", help="images to segment")
+    return parser
+
+
+def _add_mask_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `MaskOptions`."""
     parser.add_argument(
         "--threshold",
         type=float,
@@ -162,21 +182,6 @@ def _parser() -> argparse.ArgumentParser:
         help="a class that was not found has an empty mask; otherwise the mask shows where it "
         "would be (label maps always leave out what was not found)",
     )
-    parser.add_argument(
-        "--format",
-        default="png",
-        metavar="A,B,…",
-        help=f"what is written, of {','.join(FORMATS)} (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--every",
-        type=int,
-        metavar="N",
-        help="of videos and TIFF files with several pages, the first and every Nth frame after it "
-        "(default: all)",
-    )
-    parser.add_argument("queries", nargs="+", metavar="QUERY", help="images to segment")
-    return parser
 
 
 if __name__ == "__main__":

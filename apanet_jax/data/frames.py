@@ -98,9 +98,11 @@ def tiff_pages(path: Path) -> list[int]:
 def is_animation(path: Path) -> bool:
     """Returns whether a file is a GIF or WebP with more than one frame."""
     kind = _ANIMATED.get(path.suffix.lower())
+    if kind is None:
+        return False
     try:
         with path.open("rb") as file:
-            return kind is not None and kind(file).is_animated
+            return kind(file).is_animated
     except Exception:  # A damaged file can raise nearly anything.
         return False
 

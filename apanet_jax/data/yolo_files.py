@@ -82,11 +82,6 @@ def yolo_names(path: Path) -> dict[int, str]:
     return {}
 
 
-def is_names_file(path: Path) -> bool:
-    """Returns whether a text file is called like one that holds names of classes."""
-    return path.name in _NAMES_IN
-
-
 _EXPECTED = "expected a class's number, and x y of three corners or more, as shares of the image"
 
 

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from apanet_jax.data.images import read_bytes
 from apanet_jax.inference.formats.coco import CocoFileWriter
 from apanet_jax.inference.formats.instance_table import InstanceTable
-from apanet_jax.inference.formats.instances import AnnotatedImage, instances
+from apanet_jax.inference.formats.instances import NO_NAME, AnnotatedImage, instances
 from apanet_jax.inference.formats.labelme import labelme_file
 from apanet_jax.inference.formats.yolo import yolo_data, yolo_labels
+from apanet_jax.inference.prediction_files import png
 from apanet_jax.inference.prediction_job import (
     FRAMES,
     LABELME,
@@ -28,9 +28,6 @@ from apanet_jax.runtime.atomic_files import json_bytes
 
 if TYPE_CHECKING:
     from apanet_jax.inference.answer import Answer
-
-NO_NAME = "object"
-"""What a class without a name is called where a format wants one."""
 
 
 class AnnotationFiles:
@@ -59,10 +56,12 @@ class AnnotationFiles:
             return
         found = instances(answer.labels(), answer.scores, answer.probability_levels)
         annotated = AnnotatedImage(self._file_name(query), image.shape[:2], found)
-        self._coco.add(annotated)
-        self._table.add(annotated)
+        if "coco" in formats:
+            self._coco.add(annotated)
+        if "csv" in formats:
+            self._table.add(annotated)
         if query.frame is not None and formats & {"coco", "labelme"}:
-            yield f"{FRAMES}/{query.name}.png", _png(image)
+            yield f"{FRAMES}/{query.name}.png", png(image)
         if "labelme" in formats:
             named = annotated._replace(file_name=self._from_labelme(query))
             content = json_bytes(labelme_file(named, self._class_names))
@@ -70,7 +69,7 @@ class AnnotationFiles:
         if "yolo" in formats:
             ending = yolo_ending(query)
             own = query.frame is None and ending == query.path.suffix.lower()
-            content = read_bytes(query.path) if own else _png(image)
+            content = read_bytes(query.path) if own else png(image)
             yield f"{YOLO}/images/{query.name}{ending}", content
             yield f"{YOLO}/labels/{query.name}.txt", yolo_labels(annotated).encode()
 
@@ -110,7 +109,3 @@ def _common_folder(paths: list[Path]) -> Path | None:
         return Path(os.path.commonpath([path.absolute().parent for path in paths]))
     except ValueError:
         return None
-
-
-def _png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()

@@ -16,13 +16,10 @@ from cvat_sdk.models import LabeledShapeRequest
 from PIL import Image
 
 from apanet_jax.inference import segmenter
-from apanet_jax.inference.formats.instances import Instance, instances
-from apanet_jax.inference.formats.polygons import close_polygon, joined, rings
+from apanet_jax.inference.formats.instances import NO_NAME, Instance, instances
+from apanet_jax.inference.formats.polygons import polygon_of
 from apanet_jax.inference.mask_options import MaskOptions
 from apanet_jax.inference.support_folders import folder_supports
-
-NO_NAME = "object"
-"""The label of a class without a name."""
 
 
 class FewShotFunction:
@@ -77,7 +74,4 @@ def _mask(found: Instance, size: tuple[int, int]) -> LabeledShapeRequest:
 
 
 def _polygon(found: Instance) -> LabeledShapeRequest:
-    polygon = close_polygon(found, with_holes=True)
-    if polygon is None:
-        polygon = joined(*rings(found.mask)) + (found.left, found.top)
-    return cvat.polygon(found.class_index, polygon.reshape(-1).astype(float).tolist())
+    return cvat.polygon(found.class_index, polygon_of(found).reshape(-1).astype(float).tolist())

@@ -1,6 +1,6 @@
 """Which rules find a class best, and at which threshold, by its own supports.
 
-Each support in turn is compared with the others; a single support's views are compared with it.
+Each support in turn is compared with the others.
 """
 
 from collections.abc import Mapping, Sequence

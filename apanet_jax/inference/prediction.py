@@ -20,9 +20,9 @@ from apanet_jax.inference.prediction_files import (
     result_row,
     thumbnail,
 )
-from apanet_jax.inference.prediction_job import CONTACT_SHEET, RESULTS, PredictionJob
+from apanet_jax.inference.prediction_job import PredictionJob
 from apanet_jax.inference.queries import read_queries
-from apanet_jax.inference.written_files import WrittenFiles
+from apanet_jax.inference.written_files import CONTACT_SHEET, RESULTS, WrittenFiles
 from apanet_jax.runtime.atomic_files import json_bytes
 from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 from apanet_jax.runtime.errors import UserError

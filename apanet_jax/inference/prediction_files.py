@@ -61,7 +61,7 @@ def contents(
     name, ending, place = query.name, map_ending(query), query.georeference
 
     def stored(values: np.ndarray) -> bytes:
-        return _png(values) if place is None else geotiff(values, place)
+        return png(values) if place is None else geotiff(values, place)
 
     for index, part in enumerate(class_files.values()):
         mask = answer.mask(index).view(np.uint8)
@@ -71,7 +71,7 @@ def contents(
         labels = _in_colours(answer.labels())
         content = _pil_png(labels) if place is None else geotiff(labels, place)
         yield f"{name}_labels{ending}", content
-    yield f"{name}_overlay.png", _png(overlay)
+    yield f"{name}_overlay.png", png(overlay)
 
 
 def result_row(
@@ -156,7 +156,7 @@ def contact_sheet(
     sheet = overlays.sheet([given, *rows], _SHEET_SIDE)
     width = max(sheet.shape[1], _LEGEND_WIDTH)
     sheet = np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0)), constant_values=255)
-    return _png(np.concatenate([sheet, overlays.legend(_legend(class_names), width)]))
+    return png(np.concatenate([sheet, overlays.legend(_legend(class_names), width)]))
 
 
 def _of_each_class(supports: Sequence[Support]) -> list[Support]:
@@ -198,7 +198,8 @@ def shrunk(values: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(values, size, interpolation=way)
 
 
-def _png(values: np.ndarray) -> bytes:
+def png(values: UInt8[np.ndarray, "height width *rgb"]) -> bytes:
+    """Returns a gray or RGB image as PNG."""
     stored = values[..., ::-1] if values.ndim == 3 else values
     return cv2.imencode(".png", stored)[1].tobytes()
 

@@ -12,11 +12,10 @@ from apanet_jax.inference.head_choice import AUTO, HeadChoice, excluding
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.queries import Query, file_name, find_queries
 from apanet_jax.inference.support_folders import Support
-from apanet_jax.inference.written_files import LIST, check_replaced
+from apanet_jax.inference.written_files import CONTACT_SHEET, LIST, RESULTS, check_replaced
 from apanet_jax.runtime.errors import UserError
 
 FORMATS = ("png", "coco", "labelme", "yolo", "csv")
-RESULTS, CONTACT_SHEET = "results.json", "contact.png"
 FRAMES, LABELME, YOLO = "frames", "labelme", "yolo"
 """Folders in the output."""
 OF_ALL = {"coco": "coco.json", "yolo": f"{YOLO}/data.yaml", "csv": "instances.csv"}

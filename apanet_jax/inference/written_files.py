@@ -15,8 +15,7 @@ from apanet_jax.inference.queries import file_name
 from apanet_jax.runtime.atomic_files import cannot_write, write_bytes
 from apanet_jax.runtime.errors import UserError
 
-LIST = "files.sha256"
-_EARLIER = "results.json"
+LIST, RESULTS, CONTACT_SHEET = "files.sha256", "results.json", "contact.png"
 
 
 def earlier_files(folder: Path) -> dict[str, str | None]:
@@ -31,7 +30,7 @@ def earlier_files(folder: Path) -> dict[str, str | None]:
         named: dict[str, str | None] = {name: digest for digest, name in pairs}
         named[LIST] = None
     else:
-        named = dict.fromkeys(_of_results(folder / _EARLIER))
+        named = dict.fromkeys(_of_results(folder / RESULTS))
     plain = {"/".join(relative_parts(name)): name for name in named}
     return {x: named[name] for x, name in plain.items() if x and (folder / x).is_file()}
 
@@ -84,7 +83,7 @@ class WrittenFiles:
             earlier = earlier_files(folder)
             # The results go first, so that they never describe other files than those beside them;
             # the list goes last.
-            for name in sorted(earlier, key=lambda name: (name == LIST, name != _EARLIER)):
+            for name in sorted(earlier, key=lambda name: (name == LIST, name != RESULTS)):
                 (folder / name).unlink()
             for parent in sorted({p for x in earlier for p in Path(x).parents}, reverse=True):
                 if parent.name:
@@ -123,4 +122,4 @@ def _of_results(path: Path) -> list[str]:
     for mask, class_name in masks:
         query = mask.removesuffix(f"_{file_name(class_name)}") if class_name else mask
         names += [f"{query}_labels.png", f"{query}_overlay.png"]
-    return [*names, "contact.png", path.name]
+    return [*names, CONTACT_SHEET, path.name]

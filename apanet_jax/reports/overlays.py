@@ -98,9 +98,9 @@ def legend(
     """
     line = text + 8
     lines = [
-        (colour if first else None, words, colour is not None)
+        (None if number else colour, words, colour is not None)
         for colour, sentence in entries
-        for first, words in _numbered(wrapped(sentence, width - 2 * _GAP - line, text))
+        for number, words in enumerate(wrapped(sentence, width - 2 * _GAP - line, text))
     ]
     canvas = Image.new("RGB", (width, line * len(lines) + 2 * _GAP), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(text)
@@ -130,11 +130,6 @@ def wrapped(words: str, width: int, text: int = 10) -> list[str]:
         lines.append(words[:count].rstrip())
         words = words[count:].lstrip()
     return lines or [""]
-
-
-def _numbered(lines: Sequence[str]) -> list[tuple[bool, str]]:
-    """Returns lines with whether each is the first."""
-    return [(number == 0, line) for number, line in enumerate(lines)]
 
 
 def _upwards(line: str, font: ImageFont.FreeTypeFont, length: int, height: int) -> Image.Image:

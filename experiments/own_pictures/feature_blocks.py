@@ -35,7 +35,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import apanet_jax
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.transforms import IGNORE, fit_square
+from apanet_jax.kernels.density_ratio import density_ratio
 from apanet_jax.models import backbones
+from apanet_jax.models.apanet import at_size
 from apanet_jax.models.debias import images_without_content, positional_basis, without_directions
 from apanet_jax.models.prior import largest_cosine
 from apanet_jax.runtime.errors import Parser, UserError
@@ -75,14 +77,8 @@ def read_square(source: FolderSource, name: str, size: int) -> tuple[np.ndarray,
 
 def shares(label: np.ndarray, class_id: int, shape: tuple[int, int]) -> np.ndarray:
     """Returns the shares of foreground and background at each position, `[2, positions]`."""
-    height, width = shape
     masks = np.stack([label == class_id, (label != class_id) & (label != IGNORE)])
-    rows, columns = (
-        np.arange(count + 1) * length // count
-        for count, length in zip((height, width), label.shape, strict=True)
-    )
-    sums = np.add.reduceat(np.add.reduceat(masks, rows[:-1], 1, int), columns[:-1], 2)
-    return (sums / (np.diff(rows)[:, None] * np.diff(columns))).reshape(2, -1)
+    return np.asarray(at_size(masks, shape, centred=True)).reshape(2, -1)
 
 
 @jax.jit
@@ -94,14 +90,9 @@ def compare(
     """Returns the prior and the ratio at each position of a query."""
     same = jnp.broadcast_to(query, (len(supports), *query.shape))
     prior = largest_cosine(same, supports, labels[:, 0] >= 0.5).mean(0)
-    unit = [x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (query, supports)]
-    cosine = unit[0] @ unit[1].reshape(-1, query.shape[-1]).T
-
-    def density(weights):
-        return jax.nn.logsumexp(cosine / BANDWIDTH, axis=-1, b=weights) - jnp.log(weights.sum())
-
     foreground, background = jnp.swapaxes(labels, 0, 1).reshape(2, -1)
-    return prior, density(foreground) - density(background)
+    flat = supports.reshape(-1, query.shape[-1])
+    return prior, density_ratio(query, flat, foreground, background, BANDWIDTH)
 
 
 def evaluate(

@@ -9,6 +9,9 @@ from jaxtyping import Bool, UInt8
 
 Label = UInt8[np.ndarray, "height width"]
 
+NO_NAME = "object"
+"""What a class without a name is called where a format or tool wants one."""
+
 
 class Instance(NamedTuple):
     """A connected part of a class in an image.

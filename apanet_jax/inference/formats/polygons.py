@@ -75,6 +75,17 @@ def close_polygon(instance: Instance, *, with_holes: bool) -> Ring | None:
     return None
 
 
+def polygon_of(instance: Instance) -> Ring:
+    """Returns an instance as one polygon, where nothing else can be stored.
+
+    It is the close one, or where there is none the outline along all edges, with ways to holes.
+    """
+    close = close_polygon(instance, with_holes=True)
+    if close is not None:
+        return close
+    return joined(*rings(instance.mask)) + (instance.left, instance.top)
+
+
 def _is_close(polygon: Ring, mask: Mask, *, exact: bool) -> bool:
     """Returns whether a polygon draws a mask to within a pixel, as COCO and as other tools draw it.
 

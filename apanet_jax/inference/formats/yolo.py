@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from apanet_jax.inference.formats.instances import AnnotatedImage
-from apanet_jax.inference.formats.polygons import close_polygon, joined, rings
+from apanet_jax.inference.formats.polygons import polygon_of
 
 
 def yolo_labels(image: AnnotatedImage) -> str:
@@ -16,10 +16,7 @@ def yolo_labels(image: AnnotatedImage) -> str:
     height, width = image.size
     lines = []
     for instance in image.instances:
-        polygon = close_polygon(instance, with_holes=True)
-        if polygon is None:
-            polygon = joined(*rings(instance.mask)) + (instance.left, instance.top)
-        shares = (polygon / (width, height)).reshape(-1)
+        shares = (polygon_of(instance) / (width, height)).reshape(-1)
         lines.append(" ".join([str(instance.class_index), *(f"{x:.6f}" for x in shares)]))
     return "".join(f"{line}\n" for line in lines)
 
