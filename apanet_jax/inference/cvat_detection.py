@@ -9,10 +9,7 @@ It needs `cvat-cli`, whose library this module imports.
 from collections.abc import Sequence
 from pathlib import Path
 
-import cvat_sdk.auto_annotation as cvat
 import numpy as np
-from cvat_sdk.masks import encode_mask
-from cvat_sdk.models import LabeledShapeRequest
 from PIL import Image
 
 from apanet_jax.inference import segmenter
@@ -20,6 +17,12 @@ from apanet_jax.inference.formats.instances import NO_NAME, Instance, instances
 from apanet_jax.inference.formats.polygons import polygon_of
 from apanet_jax.inference.mask_options import MaskOptions
 from apanet_jax.inference.support_folders import folder_supports
+from apanet_jax.runtime.errors import needs
+
+with needs("cvat-cli", "automatic annotation for CVAT"):
+    import cvat_sdk.auto_annotation as cvat
+    from cvat_sdk.masks import encode_mask
+    from cvat_sdk.models import LabeledShapeRequest
 
 
 class FewShotFunction:
