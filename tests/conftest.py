@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ ABSENT = "beside the project"
 def pytest_configure(config):
     """Has files start in their order, and `--cov` measure started processes too."""
     # Not those with most tests first, where `--dist loadfile` has a worker take file after file:
-    # whole runs are few tests, and the last of them would keep one worker busy alone.
+    # see `pytest_collection_modifyitems`.
     config.option.loadscopereorder = False
     # Commands that tests start, and workers that load images; not through the environment of
     # pytest's own workers, which measure themselves.
@@ -58,6 +59,12 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(
         f"skipped for lack of files in ../shared, which {shared}: {absent} tests"
     )
+
+
+def pytest_collection_modifyitems(items):
+    """Has files with many slow tests go first, so that both workers end at the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 MOST_MAPPINGS = 20_000

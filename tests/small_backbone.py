@@ -5,6 +5,7 @@ Blocks 3, 4 and 5 are one convolution each, the first with a stride of 8. In a p
 """
 
 import contextlib
+import sys
 
 import flax.linen as nn
 import numpy as np
@@ -66,6 +67,11 @@ def added():
 
 
 if __name__ == "__main__":
+    # TensorBoard's writer imports PyTorch where it is, which takes longer than a tiny run.
+    sys.modules["torch"] = None
+    import tensorboardX  # noqa: F401
+
+    del sys.modules["torch"]
     from apanet_jax.__main__ import main
 
     with added():
