@@ -13,7 +13,7 @@ from apanet_jax.inference import segmenter
 from apanet_jax.inference.queries import named_queries
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.reports import overlays
-from tests.commands.predicting import files_in, given, run
+from tests.commands.predicting import ALL_FORMATS, files_in, given, run
 from tests.inference.test_segmenter import LEFT, RED, RIGHT, ColourMatcher, scene
 
 
@@ -141,6 +141,22 @@ def test_names_of_results_are_told_apart(tmp_path):
     paths = [tmp_path / x for x in ("a/1.jpg", "b/1.jpg", "b/2.jpg", "c/3.jpg", "c/3.png")]
     names = [query.name for query in named_queries(paths)]
     assert names == ["a_1", "b_1", "2", "c_3.jpg", "c_3.png"]
+    alike = [query.name for query in named_queries([tmp_path / x for x in ("a b.jpg", "a_b.jpg")])]
+    assert len(set(alike)) == 2 and all(name.startswith("a_b_") for name in alike)
+
+
+def test_long_names_are_shortened_in_those_of_results(folder):
+    """They met the file system's limit in the middle of the work."""
+    long = ["ü" * 125, "ü" * 124 + "u"]
+    for name in long:
+        Image.fromarray(scene(RED, RIGHT)[0]).save(folder / f"{name}.png")
+    classes = [x for name in ("k" * 250, "k" * 249) for x in ("--class", name, *given(folder))]
+    queries = [folder / f"{name}.png" for name in long]
+    assert run(*classes, "--output", folder / "out", *queries, ALL_FORMATS) == 0
+    rows = json.loads((folder / "out" / "results.json").read_text())["queries"]
+    masks = [found["mask"] for row in rows for found in row["classes"]]
+    assert len(set(masks)) == 4 and all((folder / "out" / mask).exists() for mask in masks)
+    assert [row["query"] for row in rows] == [str(path) for path in queries]
 
 
 def test_animations_say_what_is_left_out(folder, capsys):
