@@ -242,7 +242,7 @@ def test_a_damaged_image_among_good_ones_is_reported_at_the_end(folder, capsys):
     assert run("--support", *given(folder), "--output", folder / "out", folder / "new") == 2
     assert "1 of 3 images" in capsys.readouterr().err
     rows = json.loads((folder / "out" / "results.json").read_text())["queries"]
-    assert ["error" in row for row in rows] == [True, False, False]
+    assert ["error" in row for row in rows] == [False, False, True]
 
 
 def test_what_was_left_out_is_said_at_the_end(folder, capsys):
@@ -380,7 +380,7 @@ def test_frames_of_videos_and_pages_of_tiff_files(folder, capsys):
     code = run("--support", *given(folder), "--output", out, *queries, "--every=3", ALL_FORMATS)
     assert code == 0
     rows = json.loads((out / "results.json").read_text())["queries"]
-    assert [(Path(row["query"]).name, row["frame"]) for row in rows] == [
+    assert sorted((Path(row["query"]).name, row["frame"]) for row in rows) == [
         *(("clip.avi", 0), ("clip.avi", 3), ("stack.tif", 0), ("stack.tif", 3)),
     ]
     for row in rows:
