@@ -193,6 +193,14 @@ class ModelSettings:
         "what stands in the prior masks' channels in the class-agnostic branch",
         rules.one_of("complement", "same", "zeros"),
     )
+    query_clusters: int = setting(
+        0,
+        "clusters of the query within which half of the logits is averaged when heads are scored "
+        "and used; 0: none",
+        rules.number(0),
+        of_result=False,
+        added=True,
+    )
     prior_scale: float = setting(1.0, "factor of the prior masks' channels", rules.number(0))
     stretch_prior: bool = setting(
         True,
@@ -344,6 +352,13 @@ class FeatureSettings:
 
     keep: bool = setting(False, "embed images once, then train on what was kept", rules.switch())
     views: int = setting(2, "augmented views of a training image", rules.number(1))
+    seed: int = setting(
+        -1,
+        "of the augmentation: runs of several seeds that share it embed the images once; -1: the "
+        "run's own",
+        rules.number(0, 2**31 - 1, or_value=-1),
+        added=True,
+    )
     directory: str = setting(
         "", 'where they are kept; "": beside the records', rules.text(), of_result=False
     )
