@@ -14,6 +14,9 @@ from apanet_jax.config.rules import Rule
 PRIORS = ("high", "middle", "block4", "block3", "contrast", "density_ratio")
 """Names of prior masks."""
 
+NO_FOLD = -1
+"""In place of a fold's number: no class is novel."""
+
 PASCAL_BINS, COCO_BINS = (60, 30, 15, 8), (1.0, 0.5, 0.25, 0.125)
 """Pyramid levels of PFENet's feature enrichment, by the data set that its tables are of."""
 
@@ -398,7 +401,11 @@ class Settings:
 
     seed: int = setting(0, "of the training", rules.number(0, 2**31 - 1))
     dataset: str = setting("", "its name in results.json", rules.text())
-    fold: int = setting(0, "whose classes are novel", rules.number(0))
+    fold: int = setting(
+        0,
+        "whose classes are novel; -1: none are, to train a head on all classes (--mode=train)",
+        rules.number(0, or_value=NO_FOLD),
+    )
     shot: int = setting(1, "supports of a training episode", rules.number(1))
     image_size: int = setting(
         473, "side of the square that the network sees, in pixels", rules.number(33)
