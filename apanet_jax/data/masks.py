@@ -35,7 +35,7 @@ from apanet_jax.data.outline_files import (
     read_json,
     reason,
 )
-from apanet_jax.data.outlines import NOT_UNDERSTOOD, Outline, paint
+from apanet_jax.data.outlines import NOT_UNDERSTOOD, Outline, label_name, paint
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.data.yolo_files import read_yolo, yolo_names
 from apanet_jax.runtime.errors import UserError
@@ -258,6 +258,7 @@ def _of_image(file: CocoFile, image: UprightImage, path: Path) -> _Outlines:
 def _chosen_label(labels: Sequence[str], path: Path, chosen: str | None, name: str | None) -> str:
     """Returns the label to take: as chosen, else the class's name, else the only one."""
     present = list(dict.fromkeys(labels))
+    chosen, name = (wanted and label_name(wanted) for wanted in (chosen, name))
     if not present:
         raise UserError(f"{path} has no outline for this image")
     if chosen is not None and chosen not in present:

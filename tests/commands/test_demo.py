@@ -14,15 +14,13 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import gradio
 import httpx
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from apanet_jax.demo import command, editor, finding, server, steps, uploads, visit
+from apanet_jax.demo import command, finding, server, steps, uploads, visit
 from apanet_jax.demo.visit import RUB_OUT, Query, Support, Visit
 from apanet_jax.inference.formats.instances import AnnotatedImage, instances
 from apanet_jax.inference.formats.labelme import labelme_file
@@ -31,6 +29,14 @@ from apanet_jax.runtime.errors import UserError
 from experiments.own_pictures.reverse_proxy import proxied
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 from tests.scripts import ROOT
+
+
+@pytest.fixture(scope="module")
+def editor():
+    """Gradio is imported where it is used: other processes that collect tests need not."""
+    from apanet_jax.demo import editor
+
+    return editor
 
 
 def saved(folder, name, colour=RED, where=LEFT):
@@ -149,7 +155,9 @@ def png(image):
     return content.getvalue()
 
 
-def test_what_the_editor_sends_is_bounded_and_its_files_are_removed(tmp_path, monkeypatch):
+def test_what_the_editor_sends_is_bounded_and_its_files_are_removed(editor, tmp_path, monkeypatch):
+    import gradio
+
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
@@ -316,6 +324,8 @@ def free_port():
 
 @pytest.mark.slow
 def test_a_visit_through_the_server(address, tmp_path):
+    from gradio_client import Client, handle_file
+
     client = Client(address, verbose=False, download_files=False)
     image, mask = scene(RED, LEFT)
     layer = tmp_path / "layer.png"
@@ -351,6 +361,8 @@ def test_a_visit_through_the_server(address, tmp_path):
 @pytest.mark.slow
 def test_behind_a_proxy_below_a_path_nothing_leads_out_of_it(tmp_path):
     """The proxy takes the path off; what the page asks for must have it."""
+    from gradio_client import Client, handle_file
+
     below, port = "/tools/segment", free_port()
     with (
         server.serving(ColourMatcher(), "127.0.0.1", port, root_path=below) as address,
