@@ -138,6 +138,8 @@ def _segmenting(matcher: Matcher) -> Callable[..., Iterator[list]]:
             check_complete(kept)
             for after, html in found(kept, matcher):
                 yield [*shown(after, repaint=False), html]
+            # The editor may lose its place while what is beside it changes.
+            yield [*shown(after), html]
         except UserError as error:
             yield [*shown(kept, problem=str(error), repaint=False), ""]
 

@@ -15,7 +15,7 @@ Labels = Int[np.ndarray, "*frames height width"]
 
 def found_labels(
     empty: Segmenter,
-    images: Shaped[np.ndarray, "*frames height width *rgb"],
+    images: Shaped[np.ndarray, "*shape"],
     drawn: Labels,
     shown: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Labels:

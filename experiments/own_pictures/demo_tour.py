@@ -192,6 +192,8 @@ def _mistake(page: Any, make: Callable[[], None]) -> None:
 def _find(page: Any, count: int) -> list[str]:
     """Presses the button; returns what is wrong with what appears."""
     begun = time.monotonic()
+    # What was found before is there until the first of the new.
+    page.evaluate("document.querySelectorAll('.cards').forEach(x => x.classList.remove('done'))")
     page.click("#find")
     page.wait_for_selector("#results .cards.done")
     print(f"{count} images in {time.monotonic() - begun:.1f} s")

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +17,7 @@ from apanet_jax.inference.napari_stack import found_labels
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import MissingTool, UserError
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
-
-
-def library(name, package):
-    """Returns a tool's module; without it the test is skipped, or fails where tools.sh runs it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        if package in os.environ.get("TOOLS_INSTALLED", "").split():
-            raise
-    pytest.skip(f"{package} is not installed here: tests/tools.sh installs it and runs this test")
+from tests.installed_tools import library
 
 
 @pytest.fixture
@@ -66,6 +56,13 @@ def test_cvat_gets_masks_that_its_sdk_decodes(fitted, tmp_path, monkeypatch):
     assert shape.type.value == "polygon" and len(shape.points) >= 6
     context.conf_threshold = 1.0
     assert not function.detect(context, Image.fromarray(image))
+    monkeypatch.setattr(segmenter, "load", lambda *_, **__: fitted)
+    again = cvat_detection.create(fitted="beetles.apanet", smallest=5)
+    assert [label.name for label in again.spec.labels] == ["beetle", "leaf"]
+    assert fitted.options.smallest == 5
+    for wrong in ({}, {"supports": "a", "fitted": "b"}, {"fitted": "b", "size": 99}):
+        with pytest.raises(UserError, match="expected -p supports"):
+            cvat_detection.create(**wrong)
 
 
 def test_supervision_gets_boxes_masks_and_scores(fitted):
