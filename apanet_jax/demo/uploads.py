@@ -34,6 +34,7 @@ LARGEST_IMAGE = 50_000_000
 LARGEST_SIDE = 1280
 """Pixels; images with a longer side are shrunk to it when they come in."""
 _MOST_MASKS = 60
+_EARLIER = "earlier"
 _NAMES = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")
 """Files that name YOLO's classes."""
 _MOST_LAYERS, _PAINT_FORMATS = 4, ("PNG", "WEBP", "JPEG")
@@ -58,7 +59,8 @@ def with_supports(visit: Visit, paths: Sequence[Path]) -> Visit:
         try:
             return _with_files(visit, files, Path(place))
         except UserError as error:
-            raise UserError(str(error).replace(f"{place}/", "")) from error
+            told = str(error).replace(f"{place}/{_EARLIER}/", "").replace(f"{place}/", "")
+            raise UserError(told) from error
 
 
 def with_queries(visit: Visit, paths: Sequence[Path]) -> Visit:
@@ -138,7 +140,7 @@ def _with_files(visit: Visit, files: Sequence[Path], place: Path) -> Visit:
     masks = [path for path in files if path.name not in _NAMES]
     # Of those before, which of the files could be masks of.
     waiting = unpainted(visit)
-    before = [place / visit.supports[number].name for number in waiting]
+    before = [place / _EARLIER / visit.supports[number].name for number in waiting]
     new = [path for path in without_masks([*before, *drawn], masks) if path not in before]
     check_number(len(visit.supports), len(new), MOST_SUPPORTS, "images that show the classes")
     masks = [path for path in masks if path not in new and path.suffix.lower() != ".yaml"]

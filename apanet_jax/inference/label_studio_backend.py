@@ -69,7 +69,7 @@ class FewShotBackend(LabelStudioMLBase):
         if isinstance(data, Mapping) and data.get("task"):
             tasks = [{**data["task"], "annotations": [data["annotation"]]}]
         for task in tasks:
-            file = support_folder() / f"{task['id']}.json"
+            file = support_folder() / f"{int(task['id'])}.json"
             if event == _REMOVED:
                 file.unlink(missing_ok=True)
             elif task.get("annotations"):

@@ -23,7 +23,7 @@ class FindWidget(Container):
 
     def __init__(self, viewer: "napari.Viewer"):
         """Makes the widget for a viewer."""
-        self._viewer = viewer
+        self._viewer, self._segmenter = viewer, None
         self._images = create_widget(label="images", annotation=napari.layers.Image)
         self._drawn = create_widget(label="drawn", annotation=napari.layers.Labels)
         self._told = Label(value="Draw on one frame or more, then find.")
@@ -44,8 +44,9 @@ class FindWidget(Container):
             raise UserError("expected a layer of images, and one of labels that you draw in")
         if drawn.name == FOUND:
             raise UserError(f"draw in another layer than {FOUND}, which is written to")
+        self._segmenter = self._segmenter or segmenter.load()
         found = found_labels(
-            segmenter.load(), np.asarray(images.data), np.asarray(drawn.data), progress
+            self._segmenter, np.asarray(images.data), np.asarray(drawn.data), progress
         )
         if FOUND in self._viewer.layers:
             self._viewer.layers[FOUND].data = found
