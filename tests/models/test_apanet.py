@@ -305,3 +305,30 @@ def test_background_like_the_supports_is_left_out_of_both_losses():
     unlimited = run(head(num_clusters=2), parameters, inputs, label)
     assert unlimited.resembling is None
     assert losses(unlimited, label, 0.0).total != losses(outputs, label, 0.0).total
+
+
+def test_half_of_the_logits_is_averaged_in_the_querys_clusters():
+    query, support, labels, _ = episode()
+    rng = np.random.default_rng(3)
+    kind = rng.integers(0, 3, query.middle.shape[:3])
+    channels = query.middle.shape[-1]
+    apart = 4 * np.eye(channels)[kind] + 0.05 * rng.standard_normal(query.middle.shape)
+    query = ImageFeatures(apart.astype(np.float32), query.high)
+    # Block 4 is all of the middle features here.
+    plain, smooth = (head(block4_channels=channels, query_clusters=n) for n in (0, 3))
+    parameters = parameters_of(plain, (query, support, labels))
+    logits = np.asarray(infer(plain, parameters, query, support, labels).logits)
+    expected = logits.copy()
+    for image in range(len(logits)):
+        for number in range(3):
+            inside = kind[image] == number
+            expected[image][inside] += logits[image][inside].mean(0)
+    found = infer(smooth, parameters, query, support, labels).logits
+    np.testing.assert_allclose(found, expected / 2, atol=1e-5)
+
+
+def test_training_does_not_average_logits_in_clusters():
+    inputs = episode()
+    parameters = parameters_of(head(), inputs)
+    plain, smooth = (run(head(query_clusters=n), parameters, inputs, inputs[3]) for n in (0, 3))
+    np.testing.assert_array_equal(plain.logits, smooth.logits)
