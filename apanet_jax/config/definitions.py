@@ -317,6 +317,25 @@ class EvaluationSettings:
     memory_gigabytes: float = _evaluation(
         8.0, "room for them in memory; more of them go to disk", rules.number(0)
     )
+    disk_gigabytes: float = _evaluation(
+        30.0,
+        "room for them on disk, where so much is free; what has no room is embedded again",
+        rules.number(0),
+        added=True,
+    )
+    stored: str = _evaluation(
+        "computed",
+        'type that they are kept and compared in: "computed", as the backbone gives them, '
+        '"bfloat16" or "float16"',
+        rules.one_of("computed", "bfloat16", "float16"),
+        added=True,
+    )
+    once_on_accelerators: bool = _evaluation(
+        False,
+        "whether embed_once holds on accelerators too, where it was not measured",
+        rules.switch(),
+        added=True,
+    )
     resize: str = _evaluation(
         "two_step",
         "of logits to the label's size: \"two_step\", to the network's input size and then to the "
@@ -361,6 +380,9 @@ class FeatureSettings:
         "run's own",
         rules.number(0, 2**31 - 1, or_value=-1),
         added=True,
+    )
+    batch_size: int = setting(
+        8, "images embedded together", rules.number(1), of_result=False, added=True
     )
     directory: str = setting(
         "", 'where they are kept; "": beside the records', rules.text(), of_result=False

@@ -57,7 +57,7 @@ def test_options_that_cannot_be_set_are_refused(options, says):
 @pytest.mark.parametrize(
     "options",
     [
-        "fold=-1",
+        "fold=-2",
         "shot=0",
         "backbone=resnet18",
         "agnostic_weight=1.5",

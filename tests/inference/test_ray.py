@@ -12,13 +12,14 @@ from PIL import Image
 
 import apanet_jax
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
+from tests.installed_tools import library
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "own_pictures" / "segment_shards.py"
 
 
 @pytest.mark.slow
 def test_two_workers_find_what_one_process_finds(tmp_path):
-    pytest.importorskip("ray.data", reason="ray is not installed")
+    library("ray.data", "ray")
     supports = [scene(RED, LEFT), scene(RED, RIGHT)]
     made = apanet_jax.load(head="drawn", size=65).fit(*zip(*supports, strict=True))
     made.save(tmp_path / "red.apanet")
