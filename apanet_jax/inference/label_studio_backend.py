@@ -54,18 +54,19 @@ class FewShotBackend(LabelStudioMLBase):
         tag, fitted = self._tag(), self._segmenter()
         return [self._prediction(task, tag, fitted) for task in tasks]
 
-    def fit(self, tasks: Any = (), data: Any = None, **given: Any) -> dict[str, Any]:
+    def fit(
+        self, tasks: Any = (), data: Any = None, event: str | None = None, **_: Any
+    ) -> dict[str, Any]:
         """Keeps saved annotations as supports.
 
         Args:
-          tasks: annotated ones; or, as `label-studio-ml` 2 calls it, the name of an event.
+          tasks: annotated ones; or the name of an event, which `label-studio-ml` 2 puts first.
           data: of the event, with `task` and `annotation`.
-          given: `event` and `data`, as `label-studio-ml` 1 calls it.
+          event: its name, as `label-studio-ml` 1 says it.
         """
         if isinstance(tasks, str):
-            given, tasks = {"event": tasks, "data": data}, ()
-        event, data = given.get("event"), given.get("data") or {}
-        if data.get("task"):
+            event, tasks = tasks, ()
+        if isinstance(data, Mapping) and data.get("task"):
             tasks = [{**data["task"], "annotations": [data["annotation"]]}]
         for task in tasks:
             file = support_folder() / f"{task['id']}.json"

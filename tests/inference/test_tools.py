@@ -240,7 +240,8 @@ def test_ultralytics_reads_yolo_labels_as_the_same_masks(tmp_path):
     "module", ["cvat_detection", "supervision_detections", "label_studio_backend", "napari_widget"]
 )
 def test_a_tool_that_is_missing_is_one_line(module, monkeypatch):
-    for name in ("cvat_sdk", "supervision", "label_studio_ml", "napari"):
+    tools = ("cvat_sdk", "supervision", "label_studio_ml", "napari")
+    for name in [*tools, *(x for x in sys.modules if x.split(".")[0] in tools)]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"apanet_jax.inference.{module}", raising=False)
     with pytest.raises(MissingTool, match="is not installed .*: pip install ") as told:
