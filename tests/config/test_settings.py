@@ -47,7 +47,7 @@ def test_options_set_fields(options, path, value):
         ("num_cluster=1", "did you mean 'model.num_clusters'"),
         ("fold=two", "expected int"),
         ("fold=1.5", "expected int"),
-        ("batch_size=4", "evaluation.batch_size or training.batch_size"),
+        ("batch_size=4", "evaluation.batch_size or features.batch_size or training.batch_size"),
         ("crop=1", "expected bool"),
     ],
 )
@@ -59,7 +59,7 @@ def test_options_that_cannot_be_set_are_refused(options, says):
 @pytest.mark.parametrize(
     "options",
     [
-        "fold=-1",
+        "fold=-2",
         "shot=0",
         "backbone=resnet18",
         "agnostic_weight=1.5",
