@@ -27,6 +27,7 @@ from apanet_jax.inference.formats.labelme import labelme_file
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
 from experiments.own_pictures.reverse_proxy import proxied
+from tests.commands.test_bad_input import png_that_says
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 from tests.scripts import ROOT
 
@@ -125,10 +126,8 @@ def test_uploads_are_bounded_and_named_without_their_folder(tmp_path, monkeypatc
 
 def test_json_with_a_mask_in_it_is_no_image_and_is_not_decoded(tmp_path):
     """A few kilobytes of JSON can hold a mask that says to have billions of pixels."""
-    content = io.BytesIO()
-    Image.new("1", (30000, 30000)).save(content, "PNG")
     shape = {"label": "a", "points": [[0, 0]], "shape_type": "mask"}
-    shape["mask"] = base64.b64encode(content.getvalue()).decode()
+    shape["mask"] = base64.b64encode(png_that_says(60000, 60000)).decode()
     for name in ("a.json", "a.png", "a.jpg"):
         path = tmp_path / name
         path.write_text(json.dumps({"shapes": [shape], "imageHeight": 9, "imageWidth": 9}))
@@ -178,7 +177,7 @@ def test_what_the_editor_sends_is_bounded_and_its_files_are_removed(editor, tmp_
     assert editor.editor_layers(sent(number="gone"), {}) is None
     for contents, says in (
         ([png(paint)] * 5, "5 layers of paint: 4 at most"),
-        ([png(Image.new("1", (20000, 20000)))], "20000x20000 pixels, too many"),
+        ([png_that_says(20000, 20000)], "20000x20000 pixels, too many"),
         ([b"%!PS-Adobe-3.0 EPSF-3.0"], "the paint is no image"),
         ([b'{"shapes": []}'], "the paint is no image"),
         ([bytes(uploads.LARGEST_FILE + 1)], "20 at most"),
