@@ -134,10 +134,10 @@ def _segmenting(matcher: Matcher) -> Callable[..., Iterator[list]]:
         kept = with_painted(visit, editor)
         try:
             check_complete(kept)
-            for after, html in found(kept, matcher):
-                yield [*shown(after, repaint=False), html]
-            # The editor may lose its place while what is beside it changes.
-            yield [*shown(after), html]
+            for number, (after, html) in enumerate(found(kept, matcher), 1):
+                # The editor may lose its place while what is beside it changes.
+                last = number == len(kept.queries)
+                yield [*shown(after, repaint=last), html]
         except UserError as error:
             yield [*shown(kept, problem=str(error), repaint=False), ""]
 
