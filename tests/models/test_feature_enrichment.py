@@ -100,16 +100,15 @@ def test_both_branches_and_all_gradients_agree_with_torch():
     module = head(num_clusters=2)
     parameters = parameters_of(module, inputs)
 
-    # The inputs are no constants: XLA would compute much of the program while it compiles it.
     @jax.jit
-    def gradients_and_outputs(parameters, inputs):
+    def gradients_and_outputs(parameters):
         def total(parameters):
             outputs = train(module, parameters, inputs)
-            return losses(outputs, inputs[3], 0.4, level_weight=0.7).total, outputs
+            return losses(outputs, label, 0.4, level_weight=0.7).total, outputs
 
         return jax.grad(total, has_aux=True)(parameters)
 
-    gradients, outputs = gradients_and_outputs(parameters, inputs)
+    gradients, outputs = gradients_and_outputs(parameters)
     literal = LiteralEnrichment(parameters)
     specific = literal.specific(*inputs[:3], outputs.prior)
     agnostic = explain_negatives(literal, inputs, outputs, 2, logits_of=lambda both: both[0])
