@@ -4,12 +4,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 import numpy as np
 
 from apanet_jax.demo.cards import legend, tinted
+from apanet_jax.demo.components import Components
 from apanet_jax.demo.finding import found
 from apanet_jax.demo.steps import check_complete, next_steps
 from apanet_jax.demo.uploads import with_mask, with_queries, with_supports
@@ -29,16 +30,13 @@ from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.prediction_files import shrunk
 from apanet_jax.runtime.errors import UserError
 
-if TYPE_CHECKING:
-    from apanet_jax.demo.page import Components
-
 _THUMBNAIL_SIDE = 160
 _RUB_OUT = "rub out"
 
 Change = Callable[..., Visit]
 
 
-def connect(on: "Components", matcher: Matcher, samples: dict[str, Visit]) -> None:
+def connect(on: Components, matcher: Matcher, samples: dict[str, Visit]) -> None:
     """Says what happens at each of a visitor's actions."""
     inputs, outputs = [on.visit, on.editor], on.shown
     # Gradio's sign of progress stays on the editor now and then, and takes the paint off it.

@@ -1,10 +1,9 @@
 """The page's layout: its components, and where they stand."""
 
-from typing import NamedTuple
-
 import gradio as gr
 
 from apanet_jax.demo import events
+from apanet_jax.demo.components import Components
 from apanet_jax.demo.editor import bounded_editors, editor
 from apanet_jax.demo.style import CSS, THEME
 from apanet_jax.demo.visit import LONGEST_NAME, MOST_QUERIES, MOST_SUPPORTS, Visit
@@ -17,35 +16,6 @@ _FORGET_AFTER = 3600
 _UPLOADS_KEPT, _SWEEP_EVERY = 600, 60
 """Seconds for which Gradio keeps the files it serves, and between looking for older ones."""
 _COLUMNS = 5
-
-
-class Components(NamedTuple):
-    """The parts of the page that change, and those that a visitor acts on."""
-
-    visit: gr.State
-    supports: gr.File
-    classes: gr.Radio
-    new_class: gr.Textbox
-    legend: gr.HTML
-    to_paint: gr.HTML
-    editor: gr.ImageEditor
-    chosen: gr.Gallery
-    changes: gr.Row
-    queries: gr.File
-    searched: gr.Gallery
-    to_do: gr.HTML
-    results: gr.HTML
-    wipe: gr.Button
-    remove: gr.Button
-    mask: gr.UploadButton
-    find: gr.Button
-    clear: gr.Button
-    samples: dict[str, gr.Button]
-
-    @property
-    def shown(self) -> list[gr.blocks.Block]:
-        """What `events.shown` gives values for, in its order."""
-        return list(self[:12])
 
 
 def build(matcher: Matcher, samples: dict[str, Visit]) -> gr.Blocks:

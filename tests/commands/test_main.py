@@ -17,6 +17,7 @@ from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.evaluation.protocol import count_episodes, make_count
+from apanet_jax.inference.exported_head import export
 from apanet_jax.models import backbones
 from apanet_jax.models.network import Network
 from apanet_jax.runs import sweep
@@ -332,3 +333,24 @@ def test_compiled_programs_are_kept_for_the_next_process(prepared, tmp_path):
     assert written[0] == written[1]
     results = [(tmp_path / name / "results.json").read_text() for name in ("first", "second")]
     assert results[0] == results[1]
+
+
+def test_a_head_is_trained_on_all_classes(prepared, tmp_path):
+    config = config_of(prepared, "fold=-1,pictures=0")
+    for mode in ("train_and_evaluate", "evaluate"):
+        with pytest.raises(UserError, match="fold=-1 has no novel class to score: .*--mode=train"):
+            sweep.run_all(config, tmp_path / "run", mode)
+    assert not (tmp_path / "run").exists()
+    sweep.run_all(config, tmp_path / "run", "train")
+    run = make_run(config)
+    assert set(run.data.base.supports) == {1, 2, 3, 4}
+    export(tmp_path / "run", tmp_path / "head")
+    assert "all classes" in (tmp_path / "head" / "README.md").read_text()
+
+
+def test_runs_of_several_seeds_share_kept_features(prepared):
+    first, second, own = (
+        make_run(config_of(prepared, options)).data.keeper.seed
+        for options in ("seed=1,features.seed=0", "seed=2,features.seed=0", "seed=2")
+    )
+    assert (first, second, own) == (0, 0, 2)
