@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         formats=arguments.format,
         every=arguments.every,
+        negatives=[str(given_path(image)) for image in arguments.negative],
     )
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     from apanet_jax.inference.prediction import predict
@@ -132,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
         dest="classes",
         metavar=("NAME", "IMAGE", "MASK"),
         help="a support of a class with a name, where there are several classes",
+    )
+    parser.add_argument(
+        "--negative",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="an image, a folder or a pattern in quotes that shows none of the classes; repeat it "
+        "for others. What is in it is background, and it tells what is not to be found",
     )
     parser.add_argument(
         "--output", type=given_path, required=True, metavar="DIR", help="where the results go"

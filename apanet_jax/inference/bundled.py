@@ -10,6 +10,7 @@ from apanet_jax.inference.geometry import grid_of
 from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, HEADS, SMALL, excluding
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.prototypes import load_prototypes
 from apanet_jax.inference.saved_head import GENERAL_HEAD, open_head
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
@@ -25,12 +26,14 @@ class Frozen(NamedTuple):
       size: longer side of the images, in pixels.
       head: folder of a head that was trained on the backbone; None: there is none yet.
       decisions: by the number of supports.
+      prototypes: whether they were fitted with the general prototypes.
     """
 
     backbone: str
     size: int
     head: Path | None
     decisions: Mapping[int, Decision]
+    prototypes: bool = False
 
 
 # Decisions: experiments/results/own_photographs.md. A head on DINOv2-S that is trained later goes
@@ -90,7 +93,8 @@ def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> Froze
             # Rules use block 4 alone: what comes behind it is not computed.
             module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
         parameters = load_backbone(frozen.backbone, default_source(frozen.backbone))
-    return FrozenMatcher(module, parameters, grid, frozen.decisions, head)
+    prototypes = load_prototypes(frozen.backbone) if frozen.prototypes else None
+    return FrozenMatcher(module, parameters, grid, frozen.decisions, head, prototypes)
 
 
 def _best_at_hand() -> str:

@@ -65,7 +65,8 @@ def _fitted(job: PredictionJob) -> segmenter.Segmenter:
     empty = segmenter.load(job.source, head=job.head, size=job.size, trained=job.trained)
     empty.options = job.options
     names, images, masks = zip(*job.supports, strict=True)
-    return empty.fit(images, masks, None if names[0] is None else names)
+    classes = None if names[0] is None else names
+    return empty.fit(images, masks, classes, negatives=job.negatives)
 
 
 def _results(
@@ -103,6 +104,7 @@ def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]
         "trained": job.trained,
         "size": fitted.matcher.grid.size,
         "supports": [[name, str(image), str(mask)] for name, image, mask in job.supports],
+        "negatives": [str(image) for image in job.negatives],
         "classes": [{"name": name, **decision._asdict()} for name, decision in decisions],
     }
 

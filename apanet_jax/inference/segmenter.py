@@ -17,12 +17,17 @@ from jaxtyping import Float, Int, UInt8
 from apanet_jax.data.transforms import IGNORE, fit_square
 from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.bundled import open_matcher
+from apanet_jax.inference.calibration import calibrated, negative_label
 from apanet_jax.inference.geometry import label_shares, square_label, upsample
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
 from apanet_jax.inference.inputs import Image, as_image, several, support_label
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import Decision, likeness, support_appearance
+from apanet_jax.inference.presence import (
+    Decision,
+    likeness,
+    support_appearance,
+)
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.runtime.errors import UserError
 
@@ -80,6 +85,7 @@ class Segmenter:
         images: Iterable[Image],
         masks: Iterable[Any],
         classes: Iterable[str] | None = None,
+        negatives: Iterable[Image] = (),
     ) -> "Segmenter":
         """Learns from supports.
 
@@ -90,6 +96,8 @@ class Segmenter:
           masks: an array `[H, W]` for each: true, 1 or 255 where the class is, 0 elsewhere (255
             beside 1 is ignored); or a PIL image of such values; or a file, see `masks.read_mask`.
           classes: the name of each support's class; None: they all show the same.
+          negatives: images that show none of the classes: what is in them is background, and
+            whether an image shows a class is fitted to them.
 
         Returns:
           itself.
@@ -111,17 +119,19 @@ class Segmenter:
         if len(supports) > _MOST_CLASSES:
             raise UserError(f"{len(supports)} classes: a label map holds {_MOST_CLASSES} at most")
         embedded: dict[bytes, Any] = {}
+        blanks = self._blanks(negatives, supports)
         learned, appearances, decisions = [], [], []
         for of_class in supports.values():
-            for square in of_class:
+            for square in (*of_class, *blanks):
                 if square not in embedded:
                     embedded[square] = self.matcher.embed(_image_of(square, self.matcher.grid.size))
             features, labels = [embedded[x] for x in of_class], list(of_class.values())
-            learned.append(self.matcher.learn(features, labels))
+            with_blanks = [*features, *(embedded[x] for x in blanks)], [*labels, *blanks.values()]
+            learned.append(self.matcher.learn(*with_blanks))
             shares = zip(*(label_shares(x, self.matcher.grid) for x in labels), strict=True)
             of_features = [self.matcher.appearance(x) for x in features]
-            appearances.append(support_appearance(of_features, *shares))
-            decisions.append(self.matcher.decision(learned[-1]))
+            appearances.append(support_appearance(of_features, *shares, self.matcher.prototypes))
+            decisions.append(calibrated(self.matcher, learned[-1], *with_blanks))
         self._learned, self._appearances = learned, appearances
         self.classes_, self.decisions_ = list(supports), decisions
         return self
@@ -207,6 +217,22 @@ class Segmenter:
             of_class[square] = label
         return found
 
+    def _blanks(
+        self, negatives: Iterable[Image], supports: dict[str, dict[bytes, Any]]
+    ) -> dict[bytes, UInt8[np.ndarray, "size size"]]:
+        """Returns the labels of negatives by the bytes of their squares."""
+        found, shown = {}, {square for of_class in supports.values() for square in of_class}
+        for number, given in enumerate(several(negatives, "images", of_one=3), 1):
+            what = str(given) if isinstance(given, str | os.PathLike) else f"negative {number}"
+            image = as_image(given, what).image
+            square = self._square(image).tobytes()
+            if square in shown:
+                raise UserError(f"{what} is a support too: a negative shows none of the classes")
+            if square in found:
+                raise UserError(f"{what} is given twice as a negative")
+            found[square] = negative_label(image.shape[:2], self.matcher.grid)
+        return found
+
     def _answer(self, given: Image, what: str) -> Answer:
         image = as_image(given, what).image
         features, size = self.matcher.embed(self._square(image)), image.shape[:2]
@@ -214,6 +240,9 @@ class Segmenter:
         rows, columns = grid.inside(size)
         margins = [np.asarray(self.matcher.margins(features, x)) for x in self._learned]
         inside = [x[:rows, :columns].astype(np.float32) for x in margins]
+        densities = self.matcher.densities(features, self._learned) if len(inside) > 1 else None
+        if densities is not None:
+            densities = [x[:rows, :columns] for x in densities]
         appearance = self.matcher.appearance(features)[:rows, :columns]
         of_classes = zip(self._appearances, inside, self.decisions_, strict=True)
         likenesses = [
@@ -221,7 +250,16 @@ class Segmenter:
             for supports, of_class, decision in of_classes
         ]
         seen = image if options.refine else None
-        return Answer(inside, likenesses, self.decisions_, size, grid, options, seen)
+        return Answer(
+            inside,
+            likenesses,
+            self.decisions_,
+            size,
+            grid,
+            options,
+            seen,
+            densities=densities,
+        )
 
     def _square(self, image: np.ndarray) -> UInt8[np.ndarray, "size size 3"]:
         grid = self.matcher.grid

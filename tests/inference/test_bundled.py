@@ -1,9 +1,13 @@
 """Which of the package's matchers is opened: no test here loads large weights or asks a network."""
 
+import numpy as np
 import pytest
+from sklearn.preprocessing import normalize
 
 from apanet_jax.inference import bundled
 from apanet_jax.inference.head_choice import DINOV2, SMALL
+from apanet_jax.inference.prototypes import DIRECTORY, Prototypes, load_prototypes
+from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 
 
@@ -51,3 +55,21 @@ def test_auto_takes_the_small_network_with_one_line_without_a_hub(opened, monkey
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "the small network is used" in line
     assert choose("small") == SMALL and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", [DINOV2, SMALL])
+def test_each_backbone_has_its_prototypes(head):
+    backbone = bundled._FROZEN[head].backbone
+    found = load_prototypes(backbone)
+    channels = backbones.spec(backbone).block4_channels
+    assert found.mean.shape == (channels,) and found.centres.shape == (128, channels)
+    np.testing.assert_allclose(np.linalg.norm(found.centres, axis=1), 1, atol=1e-5)
+    assert (DIRECTORY / f"{backbone}.npz").stat().st_size < 110_000
+
+
+def test_centring_takes_the_mean_of_unit_vectors_away():
+    rng = np.random.default_rng(0)
+    features, mean = rng.normal(size=(3, 4, 6)), rng.normal(size=6).astype(np.float32) / 10
+    found = Prototypes(mean, np.eye(6)).centred(features)
+    expected = normalize(normalize(features.reshape(-1, 6)) - mean).reshape(3, 4, 6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
