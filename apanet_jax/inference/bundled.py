@@ -53,9 +53,10 @@ _FROZEN = {
         518,
         None,
         {
-            1: Decision(0.0, 3.151, bias=-0.401, peak_weight=0.036, likeness_weight=0.368),
-            5: Decision(0.0, 2.074, bias=-0.485, peak_weight=0.064, likeness_weight=3.476),
+            1: Decision(0.0, 3.151, bias=0.355, peak_weight=0.0, likeness_weight=2.642),
+            5: Decision(0.0, 2.074, bias=3.933, peak_weight=0.0, likeness_weight=9.639),
         },
+        prototypes=True,
     ),
 }
 

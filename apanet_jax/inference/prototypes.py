@@ -36,7 +36,7 @@ def load_prototypes(backbone: str) -> Prototypes:
     """Returns the prototypes that come with the package for a backbone.
 
     Args:
-      backbone: "dinov2_vits14" or "efficientnet_lite0".
+      backbone: "dinov2_vits14".
     """
     with np.load(DIRECTORY / f"{backbone}.npz") as arrays:
         mean, centres = (np.asarray(arrays[name], np.float32) for name in ("mean", "centres"))

@@ -57,9 +57,8 @@ def test_auto_takes_the_small_network_with_one_line_without_a_hub(opened, monkey
     assert choose("small") == SMALL and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("head", [DINOV2, SMALL])
-def test_each_backbone_has_its_prototypes(head):
-    backbone = bundled._FROZEN[head].backbone
+@pytest.mark.parametrize("backbone", [x.backbone for x in bundled._FROZEN.values() if x.prototypes])
+def test_prototypes_come_with_the_backbones_that_use_them(backbone):
     found = load_prototypes(backbone)
     channels = backbones.spec(backbone).block4_channels
     assert found.mean.shape == (channels,) and found.centres.shape == (128, channels)
