@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         every=arguments.every,
         fitted=arguments.fitted,
         save=arguments.save,
+        negatives=[str(given_path(image)) for image in arguments.negative],
     )
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     from apanet_jax.inference.prediction import predict
@@ -145,6 +146,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a segmenter that --save wrote, with its supports; those given beside it are added, "
         "and a mask of an image that it has takes the place of the old one",
+    )
+    parser.add_argument(
+        "--negative",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="an image, a folder or a pattern in quotes that shows none of the classes; repeat it "
+        "for others. What is in it is background, and it tells what is not to be found",
     )
     parser.add_argument(
         "--save",

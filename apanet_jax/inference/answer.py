@@ -37,6 +37,8 @@ class Answer:
         grid: Grid,
         options: MaskOptions = DEFAULT_OPTIONS,
         image: UInt8[np.ndarray, "height width 3"] | None = None,
+        *,
+        densities: Sequence[PositionMap] | None = None,
     ):
         """Makes an answer of the margins of each class.
 
@@ -48,10 +50,13 @@ class Answer:
           grid: of the square that the image was fitted into.
           options: which pixels the masks mark.
           image: which masks are refined at the edges of, RGB.
+          densities: of each class, at the same positions: by which the classes compare, see
+            `Matcher.densities`; None: by their log-odds.
         """
         self._decisions, self._size, self._options = decisions, image_size, options
         self._image, self._refined = image, {}
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
+        self._ranks = [upsampler(x, image_size, grid) for x in densities or ()]
         self.peaks, self.likenesses = np.array([peak(x) for x in margins]), np.array(likenesses)
         measures = zip(decisions, self.peaks, self.likenesses, strict=True)
         self.scores = np.array([decision.presence(*pair) for decision, *pair in measures])
@@ -98,22 +103,26 @@ class Answer:
         )
 
     def labels(self) -> UInt8[np.ndarray, "height width"]:
-        """Returns a label map: 1 + the most probable class, 0 where none is in its mask.
+        """Returns a label map: 1 + the class of each pixel, 0 where none is in its mask.
 
-        Log-odds of different classes compare, margins do not. A class that was not found has no
-        pixel.
+        Where several classes claim a pixel, it is of the densest where densities are known, else
+        of the most probable: log-odds of different classes compare, margins do not. A class that
+        was not found has no pixel.
         """
         candidates = np.flatnonzero(self.found)
         labels = np.zeros(self._size, np.uint8)
         if not len(candidates):
             return labels
 
-        def most_probable(rows: slice) -> UInt8[np.ndarray, "height width"]:
+        def chosen(rows: slice) -> UInt8[np.ndarray, "height width"]:
             log_odds = np.stack([self._log_odds(index, rows) for index in candidates])
-            best = (candidates + 1).astype(np.uint8)[log_odds.argmax(0)]
-            return np.where(log_odds.max(0) > self._options.log_odds, best, np.uint8(0))
+            marked, ranks = log_odds > self._options.log_odds, log_odds
+            if self._ranks:
+                ranks = np.stack([self._ranks[index](rows) for index in candidates])
+            best = np.where(marked, ranks, -np.inf).argmax(0)
+            return np.where(marked.any(0), (candidates + 1).astype(np.uint8)[best], np.uint8(0))
 
-        labels = self._filled(np.uint8, most_probable)
+        labels = self._filled(np.uint8, chosen)
         if self._options.smallest:
             for index in candidates:
                 mask = labels == index + 1

@@ -10,6 +10,7 @@ from apanet_jax.inference.geometry import grid_of
 from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, HEADS, SMALL, excluding
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.prototypes import load_prototypes
 from apanet_jax.inference.saved_head import FOLDER, GENERAL_HEAD, OtherWeights, SavedHead, open_head
 from apanet_jax.inference.saved_segmenter import HeadSource
 from apanet_jax.models import backbones
@@ -26,12 +27,14 @@ class Frozen(NamedTuple):
       size: longer side of the images, in pixels.
       head: folder of a head that was trained on the backbone.
       decisions: by the number of supports.
+      prototypes: whether they were fitted with the general prototypes.
     """
 
     backbone: str
     size: int
     head: Path
     decisions: Mapping[int, Decision]
+    prototypes: bool = False
 
 
 # Decisions: experiments/results/own_photographs.md.
@@ -50,9 +53,10 @@ _FROZEN = {
         518,
         FOLDER / DINOV2,
         {
-            1: Decision(0.0, 3.151, bias=-0.401, peak_weight=0.036, likeness_weight=0.368),
-            5: Decision(0.0, 2.074, bias=-0.485, peak_weight=0.064, likeness_weight=3.476),
+            1: Decision(0.0, 3.151, bias=0.355, peak_weight=0.0, likeness_weight=2.642),
+            5: Decision(0.0, 2.074, bias=3.933, peak_weight=0.0, likeness_weight=9.639),
         },
+        prototypes=True,
     ),
 }
 
@@ -143,7 +147,8 @@ def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> Froze
     if backbones.spec(frozen.backbone).patch and not (head and head.network.head.needs_high):
         # Rules use block 4 and the head no more than block 3: what comes behind is not computed.
         module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
-    return FrozenMatcher(module, parameters, grid, frozen.decisions, head)
+    prototypes = load_prototypes(frozen.backbone) if frozen.prototypes else None
+    return FrozenMatcher(module, parameters, grid, frozen.decisions, head, prototypes)
 
 
 def _trained_head(folder: Path) -> SavedHead | None:

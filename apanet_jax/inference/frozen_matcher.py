@@ -9,15 +9,17 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
-from apanet_jax.inference.geometry import Grid, Label, PositionMap, label_shares
+from apanet_jax.inference.geometry import Grid, Label, PositionMap, label_shares, shown
 from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.leave_one_out import Fit, HeldOut, fit
 from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
+from apanet_jax.inference.prototypes import Prototypes
 from apanet_jax.inference.regions import Regions, regions, smoothed
 from apanet_jax.inference.rules import (
     SCALES,
     USUAL,
     SupportPositions,
+    foreground_density,
     ratio_margins,
     support_positions,
     without,
@@ -56,11 +58,13 @@ class FrozenClass(NamedTuple):
       supports: their positions.
       of_head: what a head learned; None without a head.
       fit: which rules the margin is made of, and its threshold.
+      shots: how many supports there are; negatives follow them.
     """
 
     supports: SupportPositions
     of_head: Any
     fit: Fit
+    shots: int
 
 
 class FrozenMatcher:
@@ -81,6 +85,7 @@ class FrozenMatcher:
         grid: Grid,
         decisions: Mapping[int, Decision],
         head: HeadMatcher | None = None,
+        prototypes: Prototypes | None = None,
     ):
         """Makes a matcher of a backbone with its parameters.
 
@@ -90,8 +95,10 @@ class FrozenMatcher:
           grid: see `Matcher`.
           decisions: calibrated, by the number of supports.
           head: for the same backbone and grid; None: no head.
+          prototypes: of the same backbone; None: whether a class is there is told without.
         """
         self.grid, self._decisions, self._head = grid, decisions, head
+        self._prototypes = prototypes
         rules = (*SCALES, *[HEAD] * (head is not None))
         self._mixtures = dict(zip(rules, np.eye(len(rules)), strict=True))
         if head is not None:
@@ -108,12 +115,18 @@ class FrozenMatcher:
 
     def appearance(self, features: FrozenFeatures) -> Appearance:
         """See `Matcher.appearance`."""
-        return np.asarray(features.positions)
+        positions = np.asarray(features.positions)
+        return self._prototypes.centred(positions) if self._prototypes else positions
+
+    @property
+    def prototypes(self) -> Float[np.ndarray, "prototypes channels"] | None:
+        """See `Matcher.prototypes`."""
+        return self._prototypes and self._prototypes.centres
 
     def decision(self, learned: FrozenClass) -> Decision:
         """See `Matcher.decision`."""
-        shots = len(learned.supports.features) // self.grid.positions**2
-        return nearest_decision(self._decisions, shots)._replace(threshold=learned.fit.threshold)
+        decision = nearest_decision(self._decisions, learned.shots)
+        return decision._replace(threshold=learned.fit.threshold)
 
     def learn(
         self,
@@ -121,17 +134,24 @@ class FrozenMatcher:
         labels: Sequence[Label],
         chosen: Mapping[str, Any] | None = None,
     ) -> FrozenClass:
-        """See `Matcher.learn`."""
+        """See `Matcher.learn`; all positions of negatives are background."""
+        shots = len(shown(features, labels)[0])
         supports = support_positions([x.positions for x in features], labels, self.grid)
         of_head = self._learned_by_head(features, labels)
         if chosen is not None:
-            return FrozenClass(supports, of_head, self._fit_of(chosen))
+            return FrozenClass(supports, of_head, self._fit_of(chosen), shots)
         held_out = [
             self._held_out(features, labels, supports, left_out)
-            for left_out in range(min(len(features), MOST_HELD_OUT))
-            if len(features) > 1
+            for left_out in range(min(shots, MOST_HELD_OUT))
+            if shots > 1
         ]
-        return FrozenClass(supports, of_head, fit(held_out, self._mixtures, USUAL))
+        return FrozenClass(supports, of_head, fit(held_out, self._mixtures, USUAL), shots)
+
+    def without(self, learned: FrozenClass, index: int) -> FrozenClass:
+        """See `Matcher.without`."""
+        rest = without(learned.supports, index, self._images(learned.supports))
+        of_head = self._head and self._head.without(learned.of_head, index)
+        return learned._replace(supports=rest, of_head=of_head)
 
     def chosen(self, learned: FrozenClass) -> dict[str, Any]:
         """See `Matcher.chosen`: the fit without its weights, which its name says."""
@@ -162,6 +182,13 @@ class FrozenMatcher:
         margins = self._margins(features, learned.supports, learned.of_head)
         return np.tensordot(learned.fit.weights, margins, 1)
 
+    def densities(
+        self, features: FrozenFeatures, learned: Sequence[FrozenClass]
+    ) -> Float[np.ndarray, "classes rows columns"]:
+        """See `Matcher.densities`."""
+        found = [foreground_density(features.positions, x.supports) for x in learned]
+        return smoothed(np.stack(found), features.regions, SMOOTHING)
+
     def high(self, features: FrozenFeatures) -> Float[np.ndarray, "rows columns channels"]:
         """Returns an image's high-level features, see `Segmenter.clusters`."""
         return np.asarray(features.all.block5[0])
@@ -170,7 +197,7 @@ class FrozenMatcher:
         """Returns a support, compared with the others."""
         others = [i for i in range(len(features)) if i != left_out]
         of_head = self._learned_by_head([features[i] for i in others], [labels[i] for i in others])
-        rest = without(supports, left_out, len(features))
+        rest = without(supports, left_out, self._images(supports))
         margins = self._margins(features[left_out], rest, of_head)
         return HeldOut(margins, *label_shares(labels[left_out], self.grid))
 
@@ -183,6 +210,9 @@ class FrozenMatcher:
                 f"{', '.join(self._mixtures)}: fit the supports again"
             )
         return Fit(name, self._mixtures[name], chosen["threshold"], chosen["ious"])
+
+    def _images(self, supports: SupportPositions) -> int:
+        return len(supports.features) // self.grid.positions**2
 
     def _learned_by_head(self, features, labels) -> Any:
         return self._head and self._head.learn([x.all for x in features], labels)

@@ -4,8 +4,8 @@ An image is fitted into the top left of a square (`data.transforms.fit_square`),
 is square too. A `Grid` says on which pixels of that square the positions are centred.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -131,6 +131,15 @@ def label_shares(label: Label, grid: Grid) -> tuple[PositionMap, PositionMap]:
       Two maps in [0, 1].
     """
     return _shares(label == 1, grid), _shares(label == 0, grid)
+
+
+def shown(
+    images: Sequence[Any], labels: Sequence[Label]
+) -> tuple[tuple[Any, ...], tuple[Label, ...]]:
+    """Returns those of several images, or of their features, whose labels have foreground."""
+    pairs = zip(images, labels, strict=True)
+    kept = [(image, label) for image, label in pairs if (label == 1).any()]
+    return tuple(zip(*kept, strict=True)) if kept else ((), ())
 
 
 def square_label(label: Label, grid: Grid) -> UInt8[np.ndarray, "size size"]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from apanet_jax.data.transforms import IGNORE, fit_square
+from apanet_jax.inference.calibration import negative_label
 from apanet_jax.inference.geometry import Grid, square_label
 from apanet_jax.inference.inputs import Image, as_image, several, support_label
 from apanet_jax.runtime.errors import UserError
@@ -68,6 +69,25 @@ def given_supports(
             label = _joined(of_class[key].label, label)
             files = (*of_class[key].files, *files)
         of_class[key] = Support(square, label, image.image.shape[:2], files)
+    return found
+
+
+def given_negatives(images: Iterable[Image], grid: Grid) -> dict[bytes, Support]:
+    """Returns images that show no class by the bytes of their squares, not yet embedded.
+
+    Raises:
+      UserError: one cannot be used, or is given twice.
+    """
+    found: dict[bytes, Support] = {}
+    for number, given in enumerate(several(images, "negatives", of_one=3), 1):
+        what = str(given) if isinstance(given, str | os.PathLike) else f"negative {number}"
+        image = as_image(given, what).image
+        square, size = square_image(image, grid), image.shape[:2]
+        key = square.tobytes()
+        if key in found:
+            raise UserError(f"{what} is given twice as a negative")
+        label = negative_label(size, grid)
+        found[key] = Support(square, label, size, ((_path(given), ""),))
     return found
 
 

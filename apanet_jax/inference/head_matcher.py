@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apanet_jax.inference.geometry import Grid
+from apanet_jax.inference.geometry import Grid, shown
 from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet, ImageFeatures
@@ -30,6 +30,8 @@ class HeadMatcher:
       parameters: of the head.
       backbone_parameters: of the backbone.
     """
+
+    prototypes = None
 
     def __init__(
         self,
@@ -71,6 +73,8 @@ class HeadMatcher:
     def learn(
         self, features, labels, chosen=None
     ) -> tuple[ImageFeatures, UInt8[np.ndarray, "1 shots s s"]]:
+        """See `Matcher.learn`; a head has no use for negatives."""
+        features, labels = shown(features, labels)
         parts = [self._support(x, label) for x, label in zip(features, labels, strict=True)]
         support = jax.tree.map(lambda *x: jnp.concatenate(x)[None], *parts)
         return support, np.stack(labels)[None]
@@ -92,9 +96,20 @@ class HeadMatcher:
         parts = {"backbone": self.backbone_parameters, "head": self.parameters}
         return {name: fingerprint(x) for name, x in parts.items()}
 
+    def without(self, learned, index: int) -> tuple[ImageFeatures, np.ndarray]:
+        support, labels = learned
+        shots = labels.shape[1]
+        if index >= shots or shots == 1:
+            return learned
+        others = np.arange(shots) != index
+        return jax.tree.map(lambda x: x[:, others], support), labels[:, others]
+
     def margins(self, features, learned) -> Float[np.ndarray, "positions positions"]:
         query = self.network.of_images(features)
         return np.asarray(self._compare(self.parameters, query, *learned))
+
+    def densities(self, features, learned) -> None:
+        return None
 
     def log_odds(self, features, learned) -> Float[np.ndarray, "positions positions"]:
         """Returns the log-odds that each position is of the class, if the image shows it."""

@@ -17,9 +17,11 @@ class Matcher(Protocol):
 
     Attributes:
       grid: the square that images are fitted into, and how the positions of its feature map lie.
+      prototypes: of general prototypes, to which appearances are compared as well; None: none.
     """
 
     grid: Grid
+    prototypes: Float[np.ndarray, "prototypes channels"] | None
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Any:
         """Returns the features of an image in its square (RGB, 0 to 255)."""
@@ -38,6 +40,8 @@ class Matcher(Protocol):
         Args:
           features: what `embed` returned, of each support.
           labels: `[size, size]` of each: 1 where the class is, 0 elsewhere, 255 outside or ignored.
+            One without a 1 is a negative's, an image that does not show the class; they follow the
+            supports.
           chosen: what `chosen` returned of a class learned from the same; None: it is chosen.
 
         Raises:
@@ -59,8 +63,19 @@ class Matcher(Protocol):
         They are of the "backbone", and of the "head" where there is one.
         """
 
+    def without(self, learned: Any, index: int) -> Any:
+        """Returns what was learned, as if one of the supports and negatives had not been given."""
+
     def decision(self, learned: Any) -> Decision:
         """Returns how the margins of a learned class become an answer."""
 
     def margins(self, features: Any, learned: Any) -> Float[Array, "positions positions"]:
         """Returns an image's margins, one for each position of its feature map."""
+
+    def densities(
+        self, features: Any, learned: Sequence[Any]
+    ) -> Float[np.ndarray, "classes positions positions"] | None:
+        """Returns how well each position of an image goes with each class, on one scale for all.
+
+        None: no such scale is known, and margins have to do.
+        """

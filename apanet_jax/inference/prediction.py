@@ -81,9 +81,10 @@ def _fitted(job: PredictionJob) -> segmenter.Segmenter:
         made = segmenter.load(job.fitted)
     made.options = job.options
     if not job.supports:
-        return made
+        return made.partial_fit([], [], negatives=job.negatives) if job.negatives else made
     names, images, masks = zip(*job.supports, strict=True)
-    return made.partial_fit(images, masks, None if names[0] is None else names)
+    classes = None if names[0] is None else names
+    return made.partial_fit(images, masks, classes, negatives=job.negatives)
 
 
 def _counted_supports(fitted: segmenter.Segmenter) -> str:
@@ -148,6 +149,7 @@ def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]
         "trained": job.trained if fitted.source is None else fitted.source.trained,
         "size": fitted.matcher.grid.size,
         "supports": supports,
+        "negatives": [str(image) for image in job.negatives],
         "classes": [{"name": name, **decision._asdict()} for name, decision in decisions],
     }
 

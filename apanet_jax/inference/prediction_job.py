@@ -17,6 +17,7 @@ from apanet_jax.inference.written_files import CONTACT_SHEET, LIST, RESULTS, che
 from apanet_jax.runtime.errors import UserError
 
 FORMATS = ("png", "coco", "labelme", "yolo", "csv")
+MOST_NEGATIVES = 50
 FRAMES, LABELME, YOLO = "frames", "labelme", "yolo"
 """Folders in the output."""
 OF_ALL = {"coco": "coco.json", "yolo": f"{YOLO}/data.yaml", "csv": "instances.csv"}
@@ -42,6 +43,7 @@ class PredictionJob(NamedTuple):
       notes: lines that say which files in the queries' folders are no images that are read.
       fitted: a saved segmenter that learns from the supports too; None: they are all.
       save: the file that the segmenter is saved as; None: it is not.
+      negatives: images that show none of the classes.
     """
 
     supports: Sequence[Support]
@@ -57,6 +59,7 @@ class PredictionJob(NamedTuple):
     notes: Sequence[str] = ()
     fitted: Path | None = None
     save: Path | None = None
+    negatives: Sequence[Path] = ()
 
 
 def prediction_job(
@@ -73,6 +76,7 @@ def prediction_job(
     every: int | None = None,
     fitted: Path | None = None,
     save: Path | None = None,
+    negatives: Sequence[str] = (),
 ) -> PredictionJob:
     """Returns the job, once it is known that its files can be opened and its results written.
 
@@ -89,6 +93,7 @@ def prediction_job(
       every: see `find_queries`.
       fitted: see `PredictionJob`.
       save: see `PredictionJob`.
+      negatives: files, folders and patterns, see `PredictionJob`.
 
     Raises:
       UserError: there are no supports or no queries, a query is no image, a result would replace a
@@ -123,6 +128,7 @@ def prediction_job(
         notes,
         fitted,
         save,
+        _negatives(negatives, notes),
     )
     if output is not None:
         _check_results(job)
@@ -247,6 +253,18 @@ def yolo_ending(query: Query) -> str:
     return ending if query.frame is None and ending in _YOLO_ENDINGS else ".png"
 
 
+def _negatives(given: Sequence[str], notes: list[str]) -> list[Path]:
+    if not given:
+        return []
+    found = find_images(given, tell=notes.append)
+    if len(found) > MOST_NEGATIVES:
+        raise UserError(
+            f"--negative: {len(found)} images, expected {MOST_NEGATIVES} at most: each query is "
+            "compared with all of them"
+        )
+    return found
+
+
 def _formats(text: str) -> tuple[str, ...]:
     chosen = [name.strip().lower() for name in text.split(",") if name.strip()]
     unknown = [name for name in chosen if name not in FORMATS]
@@ -258,7 +276,7 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _check_results(job: PredictionJob) -> None:
     """Refuses results that would take the place of a given file, of each other or of others."""
-    given = {query.path.resolve() for query in job.queries}
+    given = {path.resolve() for path in (*(x.path for x in job.queries), *job.negatives)}
     for _, image, mask in job.supports:
         given |= {image.resolve(), split_choice(mask)[0].resolve()}
     results = [n for q in job.queries for n in file_names(q, job.class_files, job.formats)]

@@ -15,6 +15,12 @@ from apanet_jax.inference.geometry import PositionMap
 
 PEAK_QUANTILE = 0.99
 _LEAST_SPREAD = 0.5
+ALIKE_PROTOTYPES = 0.02, 0.1
+"""Which share of the general prototypes, from the most alike on, what was found is compared with.
+
+The very first may be of the class itself."""
+SIMILARITY_SHARE = 0.5
+"""Of the supports' similarity: that much more alike to them is expected."""
 
 Appearance = Float[np.ndarray, "rows columns channels"]
 """Features whose mean over an object tells its class; those of block 4 for a head."""
@@ -41,8 +47,12 @@ class Decision(NamedTuple):
 
     def presence(self, peak: float, likeness: float) -> float:
         """Returns the probability that an image shows the class, if half of the images do."""
+        return float(_sigmoid(self.log_odds(peak, likeness)))
+
+    def log_odds(self, peak: float, likeness: float) -> float:
+        """Returns the log-odds of `presence`."""
         log_odds = self.bias + self.peak_weight * (peak - self.threshold)
-        return float(_sigmoid(log_odds + self.likeness_weight * likeness))
+        return log_odds + self.likeness_weight * likeness
 
     def probability(self, margin: np.ndarray) -> np.ndarray:
         """Returns the probability that pixels are of the class, if their image shows it."""
@@ -61,16 +71,19 @@ class SupportAppearance(NamedTuple):
       foregrounds: the unit mean features of each support's foreground.
       similarity: the mean cosine of two supports' foregrounds; with one support, the cosine of its
         foreground to its background.
+      prototypes: unit vectors of what else there is, see `prototypes`; None: none are known.
     """
 
     foregrounds: Float[np.ndarray, "shots channels"]
     similarity: float
+    prototypes: Float[np.ndarray, "prototypes channels"] | None = None
 
 
 def support_appearance(
     appearances: Sequence[Appearance],
     foregrounds: Sequence[PositionMap],
     backgrounds: Sequence[PositionMap],
+    prototypes: Float[np.ndarray, "prototypes channels"] | None = None,
 ) -> SupportAppearance:
     """Returns how a class appears in its supports.
 
@@ -78,12 +91,14 @@ def support_appearance(
       appearances: features of each support.
       foregrounds: which share of each position is the class, see `geometry.label_shares`.
       backgrounds: which share of each position is background.
+      prototypes: see `SupportAppearance`.
     """
     means = np.stack([_mean(*pair) for pair in zip(appearances, foregrounds, strict=True)])
     if len(means) == 1:
-        return SupportAppearance(means, float(means[0] @ _mean(appearances[0], backgrounds[0])))
-    cosines = means @ means.T
-    return SupportAppearance(means, float(cosines[np.triu_indices(len(means), 1)].mean()))
+        similarity = float(means[0] @ _mean(appearances[0], backgrounds[0]))
+    else:
+        similarity = float((means @ means.T)[np.triu_indices(len(means), 1)].mean())
+    return SupportAppearance(means, similarity, prototypes)
 
 
 def peak(margins: PositionMap) -> float:
@@ -101,6 +116,11 @@ def likeness(
     the likeness is (c - s) / (1 - s), but no more than twice c - s, where the supports hardly
     differ. So 0 is as similar as the supports are to each other, and 1 is equal to them.
 
+    With general prototypes it is c - p - `SIMILARITY_SHARE` s instead, where p is the mean cosine
+    to the prototypes that are most like what was found (`ALIKE_PROTOTYPES`), and s counts where
+    there are several supports: what resembles the supports no more than many other things is no
+    sign of the class. Speaker verification knows this as normalisation by a cohort.
+
     Args:
       supports: how the class appears.
       appearance: features of the image.
@@ -110,6 +130,11 @@ def likeness(
     marked = margins > min(threshold, peak(margins))
     found = _mean(appearance, marked | (margins == margins.max()))
     cosine = float((supports.foregrounds @ found).mean())
+    if supports.prototypes is not None:
+        cosines = np.sort(supports.prototypes @ found)[::-1]
+        first, last = (int(share * len(cosines)) for share in ALIKE_PROTOTYPES)
+        expected = SIMILARITY_SHARE * supports.similarity if len(supports.foregrounds) > 1 else 0.0
+        return cosine - float(cosines[first : max(last, first + 1)].mean()) - expected
     return (cosine - supports.similarity) / max(1 - supports.similarity, _LEAST_SPREAD)
 
 

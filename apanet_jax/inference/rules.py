@@ -21,6 +21,7 @@ largest, the mean cosine to all of them."""
 SCALES = {f"density ratio {h:g}": 0.05 for h in BANDWIDTHS}
 """What a rule's margin is divided by."""
 USUAL = "density ratio 0.2"
+USUAL_BANDWIDTH = 0.2
 
 
 class SupportPositions(NamedTuple):
@@ -55,16 +56,16 @@ def support_positions(
     return SupportPositions(flat, jnp.asarray(foreground), jnp.asarray(background))
 
 
-def without(supports: SupportPositions, index: int, shots: int) -> SupportPositions:
-    """Returns the positions with one support's weights at 0, so that the shapes are the same.
+def without(supports: SupportPositions, index: int, images: int) -> SupportPositions:
+    """Returns the positions with one image's weights at 0, so that the shapes are the same.
 
     Args:
-      supports: positions of `shots` supports of equal size.
-      index: of the support that is left out.
-      shots: number of supports.
+      supports: positions of images of equal size, supports and negatives.
+      index: of the image that is left out.
+      images: number of them.
     """
-    others = np.arange(shots) != index
-    weights = np.repeat(others, len(supports.foreground) // shots).astype(np.float32)
+    others = np.arange(images) != index
+    weights = np.repeat(others, len(supports.foreground) // images).astype(np.float32)
     return SupportPositions(
         supports.features, supports.foreground * weights, supports.background * weights
     )
@@ -84,3 +85,21 @@ def ratio_margins(
     ratios = density_ratio(flat, *supports, bandwidth=widths) * widths
     ratios = ratios / jnp.asarray([*SCALES.values()])
     return jnp.moveaxis(ratios, -1, 0).reshape(-1, *query.shape[:2])
+
+
+@jax.jit
+def foreground_density(
+    query: Float[Array, "rows columns channels"], supports: SupportPositions
+) -> Float[Array, "rows columns"]:
+    """Returns how dense the supports' foreground is around each position, as a margin.
+
+    h log(sum_p f_p exp(cos(q, s_p) / h) / sum_p f_p), with h = `USUAL_BANDWIDTH`, on the scale of
+    the margins of the density ratio: the margin by one class's foreground against another's is the
+    difference of the two. Unlike margins, densities of different classes compare.
+    """
+    # A vector of norm 0 has cosine 0 to everything, so that the density of the other side is 1.
+    features = jnp.concatenate([supports.features, jnp.zeros_like(supports.features[:1])])
+    sides = (jnp.pad(supports.foreground, (0, 1)), jnp.zeros(len(features)).at[-1].set(1.0))
+    flat = query.reshape(-1, query.shape[-1])
+    density = density_ratio(flat, features, *sides, bandwidth=USUAL_BANDWIDTH)
+    return (density * USUAL_BANDWIDTH / SCALES[USUAL]).reshape(query.shape[:2])

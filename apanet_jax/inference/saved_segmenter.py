@@ -45,14 +45,14 @@ class SavedSupport(NamedTuple):
     """A support of a class.
 
     Attributes:
-      class_name: "" where it has none.
+      class_name: "" where it has none; None: it is a negative.
       image: number of its image, of `Contents.images`.
       size: height and width of the image as it was given.
       files: image and mask of each mask that was given; "" for what was no file.
       label: `[size, size]` uint8 in the matcher's square, see `geometry.square_label`.
     """
 
-    class_name: str
+    class_name: str | None
     image: int
     size: tuple[int, int]
     files: tuple[tuple[str, str], ...]

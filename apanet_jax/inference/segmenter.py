@@ -19,8 +19,14 @@ from jaxtyping import Float, Int
 from apanet_jax.inference import saved_segmenter
 from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.bundled import open_matcher, reopen_matcher
+from apanet_jax.inference.calibration import calibrated
 from apanet_jax.inference.geometry import label_shares, upsample
-from apanet_jax.inference.given_supports import Support, given_supports, square_image
+from apanet_jax.inference.given_supports import (
+    Support,
+    given_negatives,
+    given_supports,
+    square_image,
+)
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
 from apanet_jax.inference.inputs import Image, as_image, several
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
@@ -141,8 +147,9 @@ class Segmenter:
           source: see `Segmenter`.
         """
         self.matcher, self.options, self.head, self.source = matcher, options, head, source
-        # By the bytes of the supports' squares.
+        # By the bytes of their squares.
         self._supports: dict[str, dict[bytes, Support]] = {}
+        self._negatives: dict[bytes, Support] = {}
         self._learned: dict[str, LearnedClass] = {}
 
     @property
@@ -162,6 +169,7 @@ class Segmenter:
         images: Iterable[Image],
         masks: Iterable[Any],
         classes: Iterable[str] | None = None,
+        negatives: Iterable[Image] = (),
     ) -> "Segmenter":
         """Learns from supports.
 
@@ -172,6 +180,8 @@ class Segmenter:
           masks: an array `[H, W]` for each: true, 1 or 255 where the class is, 0 elsewhere (255
             beside 1 is ignored); or a PIL image of such values; or a file, see `masks.read_mask`.
           classes: the name of each support's class; None: they all show the same.
+          negatives: images that show none of the classes: what is in them is background, and
+            whether an image shows a class is fitted to them.
 
         Returns:
           itself.
@@ -179,13 +189,15 @@ class Segmenter:
         Raises:
           UserError: something cannot be used; nothing has been learned then.
         """
-        return self._fit({}, given_supports(images, masks, classes, self.matcher.grid))
+        given = given_supports(images, masks, classes, self.matcher.grid)
+        return self._fit({}, given, given_negatives(negatives, self.matcher.grid))
 
     def partial_fit(
         self,
         images: Iterable[Image],
         masks: Iterable[Any],
         classes: Iterable[str] | None = None,
+        negatives: Iterable[Image] = (),
     ) -> "Segmenter":
         """Learns from further supports besides those that it has; embeds the new images alone.
 
@@ -196,6 +208,7 @@ class Segmenter:
           images: see `fit`.
           masks: see `fit`.
           classes: see `fit`; some may be new, but the first supports had a class or these have not.
+          negatives: see `fit`; with some of them there may be no new supports.
 
         Returns:
           itself.
@@ -203,6 +216,11 @@ class Segmenter:
         Raises:
           UserError: something cannot be used; nothing has been learned then.
         """
+        blanks = given_negatives(negatives, self.matcher.grid)
+        images, masks = several(images, "images", of_one=3), several(masks, "masks", of_one=2)
+        images, masks = list(images), list(masks)
+        if blanks and self._supports and not images and not masks:
+            return self._fit(self._supports, {}, self._negatives | blanks)
         given = given_supports(images, masks, classes, self.matcher.grid)
         if self._supports and ("" in self._supports) != ("" in given):
             had, have = ("no class", "one") if "" in self._supports else ("a class", "none")
@@ -210,7 +228,7 @@ class Segmenter:
                 f"the supports so far have {had}, the new ones have {have}: name every support's "
                 "class, or none"
             )
-        return self._fit(self._supports, given)
+        return self._fit(self._supports, given, self._negatives | blanks)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the segmenter into one file, which `load` opens again with the same answers.
@@ -232,11 +250,12 @@ class Segmenter:
         """
         if self.source is None:
             raise UserError("a segmenter that did not come from apanet_jax.load cannot be saved")
-        squares = [square for x in self._supports.values() for square in x]
+        kept = {**self._supports, **({None: self._negatives} if self._negatives else {})}
+        squares = [square for x in kept.values() for square in x]
         numbers = {square: n for n, square in enumerate(dict.fromkeys(squares))}
         images: dict[bytes, SavedImage] = {}
         supports = []
-        for name, of_class in self._supports.items():
+        for name, of_class in kept.items():
             for square, support in of_class.items():
                 if square not in images:
                     stored = self.matcher.stored(support.features)
@@ -324,37 +343,57 @@ class Segmenter:
         return np.argmax([upsample(clusters == k, size, grid) for k in range(number)], 0)
 
     def _fit(
-        self, before: Mapping[str, dict[bytes, Support]], given: Mapping[str, dict[bytes, Support]]
+        self,
+        before: Mapping[str, dict[bytes, Support]],
+        given: Mapping[str, dict[bytes, Support]],
+        negatives: Mapping[bytes, Support],
     ) -> "Segmenter":
-        """Learns the classes of which supports are given, and keeps the others."""
+        """Learns the classes of which supports are given, and keeps the others.
+
+        All of them are learned where the negatives are others than before.
+        """
         names = list(dict.fromkeys([*before, *given]))
         if len(names) > _MOST_CLASSES:
             raise UserError(f"{len(names)} classes: a label map holds {_MOST_CLASSES} at most")
-        embedded = {key: x.features for y in before.values() for key, x in y.items()}
         supports = {name: before.get(name, {}) | given.get(name, {}) for name in names}
-        for of_class in supports.values():
-            for key, support in of_class.items():
+        for number, (key, negative) in enumerate(negatives.items(), 1):
+            if any(key in of_class for of_class in supports.values()):
+                what = negative.files[0][0] or f"negative {number}"
+                raise UserError(f"{what} is a support too: a negative shows none of the classes")
+        earlier = (*before.values(), self._negatives)
+        embedded = {key: x.features for y in earlier for key, x in y.items()}
+        negatives = dict(negatives)
+        for images in (*supports.values(), negatives):
+            for key, support in images.items():
                 if key not in embedded:
                     embedded[key] = self.matcher.embed(support.square)
-                of_class[key] = support._replace(features=embedded[key])
+                images[key] = support._replace(features=embedded[key])
+        anew = names if negatives.keys() != self._negatives.keys() else given
         learned = {
-            name: self._learn(list(supports[name].values()))
-            if name in given
+            name: self._learn(supports[name].values(), negatives.values())
+            if name in anew
             else self._learned[name]
             for name in names
         }
-        self._supports, self._learned = supports, learned
+        self._supports, self._negatives, self._learned = supports, negatives, learned
         return self
 
     def _learn(
-        self, supports: Iterable[Support], chosen: Mapping[str, Any] | None = None
+        self,
+        supports: Iterable[Support],
+        negatives: Iterable[Support],
+        chosen: Mapping[str, Any] | None = None,
     ) -> LearnedClass:
         """Returns a class; see `Matcher.learn`."""
-        features, labels = [x.features for x in supports], [x.label for x in supports]
+        supports, grid = list(supports), self.matcher.grid
+        given = [*supports, *negatives]
+        features, labels = [x.features for x in given], [x.label for x in given]
         learned = self.matcher.learn(features, labels, chosen)
-        shares = zip(*(label_shares(x, self.matcher.grid) for x in labels), strict=True)
-        appearance = support_appearance([self.matcher.appearance(x) for x in features], *shares)
-        return LearnedClass(learned, appearance, self.matcher.decision(learned))
+        shares = zip(*(label_shares(x.label, grid) for x in supports), strict=True)
+        appearances = [self.matcher.appearance(x.features) for x in supports]
+        appearance = support_appearance(appearances, *shares, self.matcher.prototypes)
+        decision = calibrated(self.matcher, learned, features, labels)
+        return LearnedClass(learned, appearance, decision)
 
     def _restore(self, contents: Contents) -> None:
         """Takes the supports of a saved segmenter, with what was chosen by them."""
@@ -362,9 +401,10 @@ class Segmenter:
         for name, image, size, files, label in contents.supports:
             square = contents.images[image].square
             support = Support(square, label, size, files, features[image])
-            self._supports.setdefault(name, {})[square.tobytes()] = support
+            images = self._negatives if name is None else self._supports.setdefault(name, {})
+            images[square.tobytes()] = support
         self._learned = {
-            name: self._learn(list(self._supports[name].values()), chosen)
+            name: self._learn(self._supports[name].values(), self._negatives.values(), chosen)
             for name, chosen in contents.classes.items()
         }
 
@@ -376,10 +416,24 @@ class Segmenter:
         classes = self._learned.values()
         margins = [np.asarray(self.matcher.margins(features, x.learned)) for x in classes]
         inside = [x[:rows, :columns].astype(np.float32) for x in margins]
+        densities = None
+        if len(inside) > 1:
+            densities = self.matcher.densities(features, [x.learned for x in classes])
+        if densities is not None:
+            densities = [x[:rows, :columns] for x in densities]
         appearance = self.matcher.appearance(features)[:rows, :columns]
         likenesses = [
             likeness(x.appearance, appearance, of_class, x.decision.threshold)
             for x, of_class in zip(classes, inside, strict=True)
         ]
         seen = image if options.refine else None
-        return Answer(inside, likenesses, self.decisions_, size, grid, options, seen)
+        return Answer(
+            inside,
+            likenesses,
+            self.decisions_,
+            size,
+            grid,
+            options,
+            seen,
+            densities=densities,
+        )

@@ -2,7 +2,8 @@
 
     python experiments/own_pictures/own_pictures.py --source=VOC_LAYOUT_DIR \
         --output=FILE.md [--method=small,dinov2] [--shot=1,5,25] [--queries=10] [--gap=30] \
-        [--classes=cat,dog] [--split=val] [--size=385] [--features=DIR] [--heads=DIR]
+        [--classes=cat,dog] [--split=val] [--size=385] [--features=DIR] [--heads=DIR] \
+        [--negatives=5] [--fit]
     python experiments/own_pictures/own_pictures.py --calibrate=apanet_jax/inference/heads/drawn
 
 The images are those of `--split`: supports come from the first half of its list, queries from the
@@ -13,6 +14,10 @@ the names of the images that were drawn and what was counted in each query. A me
 `apanet_jax.load`, with "-untrained" behind it where no trained head is to be used. The heads of
 `small` and `dinov2` were trained on all classes of voc_animals: with `--heads` DIR/METHOD_fold0,
 DIR/METHOD_fold1, … are used in their place, each for the classes that are novel in its fold.
+
+`--negatives` gives so many images of the first half that do not show the class. `--fit` prints the
+presence's weights, fitted to the queries of each method and number of supports, and how well those
+fitted to the other classes tell whether a class is there; for `bundled.py`, by `--split=train`.
 
 `--calibrate` predicts on drawn images of the classes that the head was not trained on, and writes
 what it needs to decide (`presence.Decision`) beside the head:
@@ -71,12 +76,14 @@ class Task(NamedTuple):
       supports: as many as the largest number of supports, or all that there are.
       shown: queries that show the class.
       absent: queries without a pixel of it.
+      negatives: images without a pixel of it that are given beside the supports.
     """
 
     class_id: int
     supports: list[int]
     shown: list[int]
     absent: list[int]
+    negatives: list[int]
 
 
 class Prediction(NamedTuple):
@@ -119,6 +126,7 @@ def arguments() -> Parser:
     parser.add_argument("--classes", default="", help="names of those to find (all)")
     parser.add_argument("--features", type=Path, help="keeps features here, for later runs")
     parser.add_argument("--heads", type=Path, help="exported heads METHOD_fold0, METHOD_fold1, …")
+    parser.add_argument("--fit", action="store_true", help="prints weights for `presence`")
     for name, default, meaning in (
         ("size", "0", "of an image; 0: the method's own; the first for --calibrate"),
         ("shot", "1,5", "numbers of supports"),
@@ -132,6 +140,7 @@ def arguments() -> Parser:
         ("queries", 10, "of a class that show it, and as many that do not"),
         ("gap", 0, "names left out between supports and queries"),
         ("min_area", 1000, "pixels of a class that an image needs to show it"),
+        ("negatives", 0, "images without the class that are given beside its supports"),
         ("drawn", 240, "images that are drawn for --calibrate"),
     ):
         number = {"type": harness.whole(0), "default": default}
@@ -164,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 write_json(given.output.with_suffix(".json"), rows)
                 write_bytes(given.output, table(rows).encode())
     print(table(rows))
+    if given.fit:
+        print(*fitted(rows), sep="\n")
 
 
 def class_ids(source: Source, names: str) -> list[int]:
@@ -210,7 +221,8 @@ def tasks_of(
         shown = [int(i) for i in second if area[i] >= given.min_area][: given.queries]
         absent = [int(i) for i in second if area[i] == 0][: given.queries]
         if len(supports) >= min(given.shot) and shown:
-            tasks.append(Task(class_id, supports, shown, absent))
+            negatives = [int(i) for i in first if area[i] == 0][: given.negatives]
+            tasks.append(Task(class_id, supports, shown, absent, negatives))
     return tasks
 
 
@@ -293,7 +305,8 @@ def predictions(
     """
     supports = [images[i] for i in task.supports[:shot]]
     masks = [binary_label(label, task.class_id) for _, label in supports]
-    segmenter.fit([image for image, _ in supports], masks)
+    negatives = [images[i][0] for i in task.negatives]
+    segmenter.fit([image for image, _ in supports], masks, negatives=negatives)
     found = []
     for number in task.shown + task.absent:
         image, label = images[number]
@@ -447,6 +460,28 @@ def _errors(decision: Decision, predicted: Sequence[Prediction]) -> Row:
         "found wrongly": round(float(found[~shown].mean()), 3),
         "area under the ROC curve": round(float(roc_auc_score(shown, scores)), 3),
     }
+
+
+def fitted(rows: Sequence[Row]) -> list[str]:
+    """Returns a line for each method and number of supports, see `--fit` in the module."""
+    lines = []
+    for method, shot in dict.fromkeys((row["method"], row["shot"]) for row in rows):
+        of_classes = [
+            [Prediction(**{k: v for k, v in x.items() if k != "found"}) for x in row["queries"]]
+            for row in rows
+            if (row["method"], row["shot"]) == (method, shot)
+        ]
+        weights = presence_weights([x for of_class in of_classes for x in of_class])
+        signs, shown = [], []
+        for index, of_class in enumerate(of_classes):
+            others = [x for n, rest in enumerate(of_classes) if n != index for x in rest]
+            bias, of_peak, of_likeness = presence_weights(others or of_class)
+            signs += [bias + of_peak * x.peak + of_likeness * x.likeness for x in of_class]
+            shown += [x.shown for x in of_class]
+        roc = 100 * roc_auc_score(shown, signs)
+        rounded = ", ".join(f"{x:.3f}" for x in weights)
+        lines.append(f"{method}, {shot} supports: {rounded}; ROC by the other classes {roc:.1f}")
+    return lines
 
 
 def presence_weights(predicted: Sequence[Prediction]) -> tuple[float, float, float]:

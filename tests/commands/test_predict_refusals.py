@@ -17,6 +17,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
     image, mask = given(folder)
     Image.fromarray(np.zeros((80, 120), np.uint8)).save(folder / "none.png")
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(folder / "small.png")
+    (folder / "text.png").write_text("no image")
     new, support = folder / "new", ["--support", image, mask]
     for arguments, message in (
         ([new], "no support"),
@@ -32,6 +33,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
         ([*support, new, "--threshold=nan"], "--threshold=nan: expected a number"),
         ([*support, new, "--smallest=-1"], "--smallest=-1: expected 0 pixels or more"),
         ([*support, folder / "nothing.jpg"], "names no file"),
+        ([*support, new, "--negative", folder / "missing"], "missing"),
+        ([*support, new, "--negative", image], "red.png is a support too"),
+        ([*support, new, "--negative", folder / "text.png"], "text.png"),
     ):
         assert run(*arguments, "--output", folder / "out") == 2
         error = capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 from apanet_jax.inference.presence import Decision
 from experiments.own_pictures.own_pictures import (
     Prediction,
+    fitted,
     presence_weights,
     summary,
     table,
@@ -64,14 +65,38 @@ def test_supports_are_no_neighbours_of_queries():
         label = np.zeros((40, 40), np.uint8)
         label[:, : rng.choice([0, 10, 40])] = 1
         images.append((np.zeros((40, 40, 3), np.uint8), label))
-    given = argparse.Namespace(gap=20, shot=[1, 5], min_area=1000, queries=10)
+    given = argparse.Namespace(gap=20, shot=[1, 5], min_area=1000, queries=10, negatives=3)
     (task,) = tasks_of(images, [1, 2], given)
     assert len(task.supports) == 5 and task.shown and task.absent
     queries = task.shown + task.absent
     assert min(queries) - max(task.supports) >= 20
     area = [(label == 1).sum() for _, label in images]
     assert min(area[i] for i in task.supports + task.shown) >= 1000
-    assert not any(area[i] for i in task.absent)
+    assert not any(area[i] for i in task.absent + task.negatives)
+    assert len(task.negatives) == 3 and min(queries) - max(task.negatives) >= 20
+
+
+def test_weights_that_are_fitted_are_tried_on_the_class_that_was_left_out():
+    """Two classes whose signs mean the opposite: each is told wrongly by the other."""
+    rng, rows = np.random.default_rng(0), []
+    for sign in (1, -1):
+        shown = rng.random(60) < 0.5
+        given = zip(shown, sign * rng.normal(4.0 * shown), rng.normal(size=60), strict=True)
+        made = [Prediction(0, bool(a), 0.5, float(b), float(c), 1, 1, 1) for a, b, c in given]
+        rows.append(row(*made))
+    (both,) = fitted(rows)
+    roc = float(both.split()[-1])
+    weights = presence_weights(
+        [
+            Prediction(**{k: v for k, v in x.items() if k != "found"})
+            for one in rows
+            for x in one["queries"]
+        ]
+    )
+    assert both.startswith("head, 1 supports: " + ", ".join(f"{x:.3f}" for x in weights))
+    assert roc < 40
+    (alike,) = fitted([rows[0], rows[0]])
+    assert float(alike.split()[-1]) > 95
 
 
 @pytest.mark.slow

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+from sklearn.preprocessing import normalize
 
 from apanet_jax.inference import bundled
 from apanet_jax.inference.head_choice import DINOV2, SMALL
+from apanet_jax.inference.prototypes import DIRECTORY, Prototypes, load_prototypes
 from apanet_jax.inference.saved_head import OtherWeights
+from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 
 
@@ -71,3 +75,20 @@ def test_a_head_for_other_weights_is_left_out_with_a_line(monkeypatch, tmp_path,
     monkeypatch.setattr(bundled, "open_head", refuse)
     assert bundled._trained_head(tmp_path) is None
     assert capsys.readouterr().err == "note: no trained head is used: trained on other weights\n"
+
+
+@pytest.mark.parametrize("backbone", [x.backbone for x in bundled._FROZEN.values() if x.prototypes])
+def test_prototypes_come_with_the_backbones_that_use_them(backbone):
+    found = load_prototypes(backbone)
+    channels = backbones.spec(backbone).block4_channels
+    assert found.mean.shape == (channels,) and found.centres.shape == (128, channels)
+    np.testing.assert_allclose(np.linalg.norm(found.centres, axis=1), 1, atol=1e-5)
+    assert (DIRECTORY / f"{backbone}.npz").stat().st_size < 110_000
+
+
+def test_centring_takes_the_mean_of_unit_vectors_away():
+    rng = np.random.default_rng(0)
+    features, mean = rng.normal(size=(3, 4, 6)), rng.normal(size=6).astype(np.float32) / 10
+    found = Prototypes(mean, np.eye(6)).centred(features)
+    expected = normalize(normalize(features.reshape(-1, 6)) - mean).reshape(3, 4, 6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -95,3 +95,16 @@ def test_a_head_has_its_say_where_it_finds_the_supports(useful):
     margins = made.margins(features[0], learned) - made.decision(learned).threshold
     foreground, _ = label_shares(labels[0], GRID)
     assert ((margins > 0) == (foreground > 0.5)).mean() > 0.85
+
+
+def test_classes_that_look_alike_are_told_from_each_other():
+    """Each class stands out from the gray of its own supports, as the other does."""
+    orange = (230, 90, 20)
+    supports = [scene(RED, LEFT), scene(RED, RIGHT), scene(orange, LEFT), scene(orange, RIGHT)]
+    names = ["red", "red", "orange", "orange"]
+    segmenter = Segmenter(matcher()).fit(*zip(*supports, strict=True), names)
+    query, truth = scene(orange, np.s_[30:75, 20:80])
+    (answer,) = segmenter.answers([query])
+    assert answer.mask(0)[truth].mean() > 0.9, "without the other class it would be red"
+    labels = answer.labels()
+    assert answer.found.all() and (labels[truth] == 2).mean() > 0.9 and not (labels == 1).any()

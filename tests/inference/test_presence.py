@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cosine
 
-from apanet_jax.inference.presence import Decision, likeness, peak, support_appearance
+from apanet_jax.inference.presence import (
+    Decision,
+    likeness,
+    peak,
+    support_appearance,
+)
 
 RED, BLUE, GREEN = np.eye(3, dtype=np.float32)
 
@@ -60,3 +65,20 @@ def test_the_measures_become_a_probability():
     assert decision.presence(1e6, 0.0) == pytest.approx(1.0)
     plain = Decision(threshold=0.5, scale=1.0)
     assert plain.presence(0.6, -5.0) > 0.5 > plain.presence(0.4, 5.0)
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_with_prototypes_likeness_is_by_how_much_more_the_supports_are_alike(shots):
+    rng = np.random.default_rng(0)
+    colours = rng.uniform(size=(shots, 3)).astype(np.float32)
+    prototypes = rng.normal(size=(50, 3)).astype(np.float32)
+    prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
+    drawn = zip(*[halves(colour, BLUE) for colour in colours], strict=True)
+    supports = support_appearance(*drawn, prototypes)
+    found, inside, _ = halves(GREEN, BLUE)
+    alike = sorted((1 - cosine(GREEN, x) for x in prototypes), reverse=True)[1:5]
+    expected = np.mean([1 - cosine(GREEN, x) for x in colours]) - np.mean(alike)
+    if shots > 1:
+        pairs = [1 - cosine(colours[i], colours[j]) for i in range(3) for j in range(i)]
+        expected -= 0.5 * np.mean(pairs)
+    assert likeness(supports, found, inside, 0.5) == pytest.approx(expected, abs=1e-5)

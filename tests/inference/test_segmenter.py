@@ -22,6 +22,7 @@ class ColourMatcher:
     """Finds the mean colour of the foreground: 1 less the distance, with no network."""
 
     grid = Grid(256, 32, 8)
+    prototypes = None
 
     def decision(self, learned):
         return Decision(0.0, 0.1)
@@ -35,6 +36,12 @@ class ColourMatcher:
     def learn(self, features, labels, chosen=None):
         inside = [x[y[::8, ::8] == 1] for x, y in zip(features, labels, strict=True)]
         return np.concatenate(inside).mean(0)
+
+    def without(self, learned, index):
+        return learned
+
+    def densities(self, features, learned):
+        return None
 
     def margins(self, features, learned):
         return 0.5 - np.abs(features - learned).max(-1)
