@@ -6,7 +6,7 @@ found = segmenter.predict(new_images)
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,24 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from apanet_jax.data.transforms import IGNORE, fit_square
 from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.bundled import open_matcher
-from apanet_jax.inference.geometry import label_shares, square_label, upsample
+from apanet_jax.inference.geometry import Grid, label_shares, upsample
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
 from apanet_jax.inference.inputs import Image, as_image, several, support_label
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import Decision, likeness, support_appearance
+from apanet_jax.inference.presence import Decision, likeness, peak, support_appearance
+from apanet_jax.inference.scales import Scales, SupportView
+from apanet_jax.inference.tiles import (
+    at_positions,
+    cut,
+    enlarged,
+    fitted_square,
+    fused,
+    joined,
+    tiles_of,
+)
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.runtime.errors import UserError
 
@@ -43,8 +52,10 @@ def load(
       source: workdir of a run that trained a head, or a folder that `apanet_jax.export` wrote.
         None: what comes with the package, see `head`.
       head: which of those that come with the package, see `head_choice.HEADS`.
-      size: longer side to which images are resized, in pixels. None: what the head's decision.json
-        says, else what it was trained at; without a head 518 for DINOv2-S, 385 for the small one.
+      size: longer side at which images are looked at, in pixels: above the network's own one in
+        tiles, and as a whole besides, see `scales`. None: the network's own one, and for large
+        images in tiles besides. The network's own one is what the head's decision.json says, else
+        what it was trained at; without a head 518 for DINOv2-S, 385 for the small one.
       trained: whether to use a head at all. False: frozen features alone, see `rules`.
 
     Raises:
@@ -54,7 +65,7 @@ def load(
     if size is not None and size < _SMALLEST_SIZE:
         raise UserError(f"size {size}: expected at least {_SMALLEST_SIZE} pixels")
     name, matcher = open_matcher(source and Path(source), head, size, trained=trained)
-    return Segmenter(matcher, head=name)
+    return Segmenter(matcher, head=name, size=size)
 
 
 class Segmenter:
@@ -67,11 +78,20 @@ class Segmenter:
       classes_: names of the classes, in the order in which they first came; [""] where the
         supports were given without.
       decisions_: thresholds of each class.
+      scales: at which sizes images are looked at.
     """
 
-    def __init__(self, matcher: Matcher, options: MaskOptions = DEFAULT_OPTIONS, *, head: str = ""):
-        """Makes a segmenter that has no supports yet."""
+    def __init__(
+        self,
+        matcher: Matcher,
+        options: MaskOptions = DEFAULT_OPTIONS,
+        *,
+        head: str = "",
+        size: int | None = None,
+    ):
+        """Makes a segmenter that has no supports yet; see `load`."""
         self.matcher, self.options, self.head = matcher, options, head
+        self.scales = Scales(matcher.grid, size)
         self.classes_: list[str] = []
         self.decisions_: list[Decision] = []
 
@@ -107,22 +127,26 @@ class Segmenter:
                 f"{len(images)} support images, {len(masks)} masks and {len(names)} classes: "
                 "expected the same number of each"
             )
-        supports = self._squares(zip(images, masks, names, strict=True))
+        supports = self._views(zip(images, masks, names, strict=True))
         if len(supports) > _MOST_CLASSES:
             raise UserError(f"{len(supports)} classes: a label map holds {_MOST_CLASSES} at most")
         embedded: dict[bytes, Any] = {}
-        learned, appearances, decisions = [], [], []
+        learned, appearances, decisions, zooms = [], [], [], []
         for of_class in supports.values():
-            for square in of_class:
-                if square not in embedded:
-                    embedded[square] = self.matcher.embed(_image_of(square, self.matcher.grid.size))
-            features, labels = [embedded[x] for x in of_class], list(of_class.values())
+            chosen = [self.scales.support(x) for x in of_class]
+            labels, keys = [x.label for x in chosen], [x.square.tobytes() for x in chosen]
+            for key, support in zip(keys, chosen, strict=True):
+                if key not in embedded:
+                    embedded[key] = self.matcher.embed(support.square)
+            features = [embedded[x] for x in keys]
+            zooms.append(float(np.median([x.zoom for x in chosen])))
             learned.append(self.matcher.learn(features, labels))
             shares = zip(*(label_shares(x, self.matcher.grid) for x in labels), strict=True)
             of_features = [self.matcher.appearance(x) for x in features]
             appearances.append(support_appearance(of_features, *shares))
             decisions.append(self.matcher.decision(learned[-1]))
         self._learned, self._appearances = learned, appearances
+        self.scales = self.scales._replace(zoom=max(zooms))
         self.classes_, self.decisions_ = list(supports), decisions
         return self
 
@@ -180,7 +204,7 @@ class Segmenter:
         if not self.has_clusters:
             raise UserError("clusters are those of a head's features: load one, not trained=False")
         image, grid = as_image(given, "the image").image, self.matcher.grid
-        features, size = self.matcher.embed(self._square(image)), image.shape[:2]
+        features, size = self.matcher.embed(fitted_square(image, grid)), image.shape[:2]
         high = self.matcher.high(features)
         rows, columns = grid.inside(size)
         inside = np.zeros(high.shape[:2], np.float32)
@@ -190,43 +214,81 @@ class Segmenter:
         clusters = np.asarray(found).reshape(inside.shape)[:rows, :columns]
         return np.argmax([upsample(clusters == k, size, grid) for k in range(number)], 0)
 
-    def _squares(
-        self, supports: Iterable[tuple[Image, Any, str]]
-    ) -> dict[str, dict[bytes, UInt8[np.ndarray, "size size"]]]:
-        """Returns for each class the labels of its supports by the bytes of their squares."""
-        found: dict[str, dict[bytes, np.ndarray]] = {}
+    def _views(self, supports: Iterable[tuple[Image, Any, str]]) -> dict[str, list[SupportView]]:
+        """Returns each class's supports; masks of one image are joined."""
+        found: dict[str, dict[bytes, SupportView]] = {}
         for number, (given, mask, name) in enumerate(supports, 1):
             what = str(given) if isinstance(given, str | os.PathLike) else f"support {number}"
             image = as_image(given, what)
-            label = square_label(support_label(mask, image, what, name or None), self.matcher.grid)
-            of_class, square = found.setdefault(name, {}), self._square(image.image).tobytes()
-            if square in of_class:
-                if (of_class[square] == label).all():
+            label = support_label(mask, image, what, name or None)
+            view = self.scales.view(image.image, label)
+            of_class, key = found.setdefault(name, {}), view.square.tobytes()
+            if key in of_class:
+                if of_class[key].has_label_of(view):
                     raise UserError(f"{what} is given twice{f' for {name}' if name else ''}")
-                label = _joined(of_class[square], label)
-            of_class[square] = label
-        return found
+                view = of_class[key].joined_with(view)
+            of_class[key] = view
+        return {name: list(of_class.values()) for name, of_class in found.items()}
 
     def _answer(self, given: Image, what: str) -> Answer:
-        image = as_image(given, what).image
-        features, size = self.matcher.embed(self._square(image)), image.shape[:2]
-        grid, options = self.matcher.grid, self.options
-        rows, columns = grid.inside(size)
-        margins = [np.asarray(self.matcher.margins(features, x)) for x in self._learned]
-        inside = [x[:rows, :columns].astype(np.float32) for x in margins]
-        appearance = self.matcher.appearance(features)[:rows, :columns]
-        of_classes = zip(self._appearances, inside, self.decisions_, strict=True)
-        likenesses = [
-            likeness(supports, appearance, of_class, decision.threshold)
-            for supports, of_class, decision in of_classes
-        ]
-        seen = image if options.refine else None
-        return Answer(inside, likenesses, self.decisions_, size, grid, options, seen)
+        read = as_image(given, what, side=self.scales.most_seen)
+        image, size, grid = read.image, read.size, self.matcher.grid
+        margins, measures = self._seen(fitted_square(image, grid), grid.inside(size))
+        side = self.scales.tiled_side(size)
+        if side is not None:
+            large = enlarged(grid, side)
+            tiled, of_tiles = self._seen_in_tiles(image, size, large)
+            whole = [at_positions(x, size, grid, large) for x in margins]
+            margins = fused(whole, tiled, self.decisions_)
+            measures = self._most_present([measures, *of_tiles])
+            grid = large
+        peaks, likenesses = measures.T
+        seen = image if self.options.refine else None
+        return Answer(
+            margins, likenesses, self.decisions_, size, grid, self.options, seen, peaks=peaks
+        )
 
-    def _square(self, image: np.ndarray) -> UInt8[np.ndarray, "size size 3"]:
-        grid = self.matcher.grid
-        label = np.zeros(image.shape[:2], np.uint8)
-        return fit_square(image, label, grid.size, grid.stride)[0]
+    def _seen(
+        self, square: UInt8[np.ndarray, "size size 3"], inside: tuple[int, int]
+    ) -> tuple[Float[np.ndarray, "classes rows columns"], Float[np.ndarray, "classes 2"]]:
+        """Returns the margins of each class in a square, and their peak and likeness.
+
+        Args:
+          square: the whole image or a tile.
+          inside: rows and columns of positions that are centred on the image.
+        """
+        window = np.s_[: inside[0], : inside[1]]
+        features = self.matcher.embed(square)
+        margins = [np.asarray(self.matcher.margins(features, x))[window] for x in self._learned]
+        appearance = self.matcher.appearance(features)[window]
+        of_classes = zip(self._appearances, margins, self.decisions_, strict=True)
+        measures = [
+            (peak(x), likeness(supports, appearance, x, decision.threshold))
+            for supports, x, decision in of_classes
+        ]
+        return np.stack(margins).astype(np.float32), np.array(measures)
+
+    def _seen_in_tiles(
+        self, image: np.ndarray, size: tuple[int, int], large: Grid
+    ) -> tuple[Float[np.ndarray, "classes rows columns"], list[Float[np.ndarray, "classes 2"]]]:
+        """Returns the joined margins of an image's tiles, and what `_seen` measures of each."""
+        grid, (rows, columns) = self.matcher.grid, large.inside(size)
+        square, tiles = fitted_square(image, large), tiles_of(size, large, grid)
+        inside = min(rows, grid.positions), min(columns, grid.positions)
+        seen = [self._seen(cut(square, tile, grid), inside) for tile in tiles]
+        margins, measures = zip(*seen, strict=True)
+        return joined(tiles, margins, (rows, columns)), list(measures)
+
+    def _most_present(
+        self, measures: Sequence[Float[np.ndarray, "classes 2"]]
+    ) -> Float[np.ndarray, "classes 2"]:
+        """Returns the measures of the view in which each class is most likely."""
+        scores = [
+            [decision.presence(*pair) for decision, pair in zip(self.decisions_, x, strict=True)]
+            for x in measures
+        ]
+        best = np.argmax(scores, 0)
+        return np.stack([measures[view][index] for index, view in enumerate(best)])
 
 
 def _class_names(classes: Iterable[str]) -> list[str]:
@@ -239,13 +301,3 @@ def _class_names(classes: Iterable[str]) -> list[str]:
         if not isinstance(name, str | int | np.integer) or name == "":
             raise UserError(f"the class {name!r} is no name: expected strings that are not empty")
     return names
-
-
-def _image_of(square: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    return np.frombuffer(square, np.uint8).reshape(size, size, 3)
-
-
-def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the label of an image of which two masks show objects of one class."""
-    ignored = (first == IGNORE) | (second == IGNORE)
-    return np.where((first == 1) | (second == 1), 1, ignored * np.uint8(IGNORE)).astype(np.uint8)
