@@ -12,6 +12,7 @@ from apanet_jax.data.sources.annotated import coco_file, labelme
 from apanet_jax.data.sources.coco import FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.coco_label_maps import CocoLabelMapSource
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.joined import JoinedSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.data.sources.yolo import yolo
 from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
@@ -80,6 +81,15 @@ def _coco_file(arguments: argparse.Namespace) -> Source:
         test=arguments.test,
         crowd=arguments.crowd,
     )
+
+
+def _folder(arguments: argparse.Namespace) -> Source:
+    sources: list[Source] = [FolderSource(directory) for directory in arguments.source]
+    if arguments.drawn:
+        from apanet_jax.data.sources.synthetic import SyntheticSource
+
+        sources.append(SyntheticSource(train=arguments.drawn, val=arguments.drawn // 4))
+    return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
 
 def _synthetic(arguments: argparse.Namespace) -> Source:
@@ -166,12 +176,20 @@ def _add_folder(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--source",
         required=True,
+        action="append",
         type=_path,
         metavar="DIR",
         help="holds JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt, "
-        "classes.txt and folds.json",
+        "classes.txt and folds.json; several are joined, and classes of one name are one class",
     )
-    kind.set_defaults(source_of=lambda a: FolderSource(a.source))
+    kind.add_argument(
+        "--drawn",
+        type=int,
+        default=0,
+        metavar="N",
+        help="join as many generated images to train on, as `synthetic` has them (0)",
+    )
+    kind.set_defaults(source_of=_folder)
 
 
 def _add_labelme(kind: argparse.ArgumentParser) -> None:

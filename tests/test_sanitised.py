@@ -19,7 +19,7 @@ from tests.small_backbone import OPTIONS as SMALL
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
 
-OPTIONS = f"{SMALL},steps=4,checkpoint_every=2,log_every=1,episodes=4,shots=1+2,devices=2"
+OPTIONS = f"{SMALL},checkpoint_every=2,log_every=1,episodes=4,shots=1+2,devices=2"
 # As the paper has it, with all that a head can do: the backbone runs in every step.
 WHOLE = (
     "keep=False,masked_support=True,priors=high+middle+contrast+density_ratio,reduction_dropout=0.5"

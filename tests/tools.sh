@@ -10,7 +10,7 @@ place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 "$python" -m venv "$place/venv"
 . "$place/venv/bin/activate"
-pip install --quiet --disable-pip-version-check -r requirements.txt cvat-sdk supervision
+pip install --quiet --disable-pip-version-check -r requirements.txt cvat-sdk supervision 'ray[data]'
 pip install --quiet --disable-pip-version-check pytest pytest-timeout
-pip freeze | grep -iE '^(cvat|supervision|numpy|opencv|pillow)'
-python -m pytest -q tests/inference/test_tools.py
+pip freeze | grep -iE '^(cvat|supervision|ray|numpy|opencv|pillow)'
+python -m pytest -q tests/inference/test_tools.py tests/inference/test_ray.py

@@ -22,7 +22,10 @@ ENDINGS = (
 
 _VIDEO_ENDINGS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 
-_LEFT_BEHIND = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+_LEFT_BEHIND = {
+    *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", "@eadir"),
+}
 
 
 def warn(message: str) -> None:
@@ -39,7 +42,8 @@ def is_left_behind(name: str) -> bool:
     """Returns whether a file or folder of this name is a system's or a tool's, and no data.
 
     Hidden ones are: `._x.jpg` and `.DS_Store` of macOS, `.ipynb_checkpoints` of Jupyter; also
-    `__MACOSX`, and `Thumbs.db` and `desktop.ini` of Windows.
+    `__MACOSX`; `Thumbs.db`, `desktop.ini`, the bin and the index of a drive of Windows; and
+    `@eaDir` of Synology's network drives.
     """
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 

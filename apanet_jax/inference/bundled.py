@@ -12,6 +12,7 @@ from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision
 from apanet_jax.inference.saved_head import GENERAL_HEAD, open_head
+from apanet_jax.inference.saved_segmenter import HeadSource
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import hub
@@ -84,6 +85,44 @@ def open_matcher(
 def _trained_matcher(folder: Path, size: int | None) -> HeadMatcher:
     head = open_head(folder)
     return head.matcher(size and min(size, head.size))
+
+
+def reopen_matcher(
+    source: HeadSource, size: int, weights: Mapping[str, str], where: str
+) -> tuple[str, Matcher]:
+    """Returns the matcher of a saved segmenter, and its head's name.
+
+    Args:
+      source: of the matcher.
+      size: see `segmenter.load`.
+      weights: their hashes, see `Matcher.fingerprints`.
+      where: the file; a head's folder that is no longer where it was is looked for beside it.
+
+    Raises:
+      UserError: the head is not there, or the weights are others.
+    """
+    folder = source.folder and _folder_of(Path(source.folder), where)
+    name, matcher = open_matcher(folder or None, source.head, size, trained=source.trained)
+    found = matcher.fingerprints()
+    for part in dict.fromkeys([*weights, *found]):
+        if weights.get(part) != found.get(part):
+            was, now = (str(x.get(part, "none"))[:12] for x in (weights, found))
+            raise UserError(
+                f"{where} was fitted with {name}, whose {part} had weights of the hash {was}, and "
+                f"those on this machine have {now}: install the former, or fit again"
+            )
+    return name, matcher
+
+
+def _folder_of(folder: Path, where: str) -> Path:
+    beside = Path(where).parent / folder.name
+    for place in (folder, beside):
+        if place.is_dir():
+            return place
+    raise UserError(
+        f"{where} was fitted with the head in {folder}, which is not there: put it there or at "
+        f"{beside}"
+    )
 
 
 def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> FrozenMatcher:

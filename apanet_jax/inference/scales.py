@@ -33,6 +33,7 @@ class SupportView(NamedTuple):
     Attributes:
       square: `[size, size, 3]`, RGB.
       label: `[size, size]`: 1 the object, 0 background, 255 ignored or outside.
+      size: height and width of what is seen, in pixels of the image.
       zoom: by how much larger the object is than in the whole image.
       image: of which a part may be looked at; None where it is too small for that.
       image_label: of that.
@@ -40,6 +41,7 @@ class SupportView(NamedTuple):
 
     square: UInt8[np.ndarray, "size size 3"]
     label: UInt8[np.ndarray, "size size"]
+    size: tuple[int, int]
     zoom: float = 1.0
     image: Image | None = None
     image_label: Label | None = None
@@ -99,7 +101,9 @@ class Scales(NamedTuple):
           image: RGB.
           label: of the image: 1 the object, 0 background, 255 ignored; some of it is foreground.
         """
-        whole = SupportView(fitted_square(image, self.grid), square_label(label, self.grid))
+        whole = SupportView(
+            fitted_square(image, self.grid), square_label(label, self.grid), label.shape
+        )
         side = min(self.most_seen, max(label.shape))
         if side < LEAST_ZOOM * self.grid.size:
             return whole
@@ -131,7 +135,9 @@ class Scales(NamedTuple):
         if not (chosen == 0).any():
             return view
         square = cut(fitted_square(image, large), tile, self.grid)
-        return view._replace(square=square, label=chosen, zoom=zoom)
+        side = round(max(view.size) / zoom)
+        seen = min(view.size[0], side), min(view.size[1], side)
+        return view._replace(square=square, label=chosen, size=seen, zoom=zoom)
 
 
 def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -3,36 +3,35 @@
 segmenter = apanet_jax.load()
 segmenter.fit(images, masks)
 found = segmenter.predict(new_images)
+segmenter.save("beetles.apanet")
+segmenter = apanet_jax.load("beetles.apanet").partial_fit(more_images, more_masks)
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
+from apanet_jax.inference import saved_segmenter
 from apanet_jax.inference.answer import Answer
-from apanet_jax.inference.bundled import open_matcher
-from apanet_jax.inference.geometry import Grid, label_shares, upsample
+from apanet_jax.inference.bundled import open_matcher, reopen_matcher
+from apanet_jax.inference.geometry import label_shares, upsample
+from apanet_jax.inference.given_supports import Support, given_supports
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
-from apanet_jax.inference.inputs import Image, as_image, several, support_label
+from apanet_jax.inference.inputs import Image, as_image, several
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import Decision, likeness, peak, support_appearance
-from apanet_jax.inference.scales import Scales, SupportView
-from apanet_jax.inference.tiles import (
-    at_positions,
-    cut,
-    enlarged,
-    fitted_square,
-    fused,
-    joined,
-    tiles_of,
-)
+from apanet_jax.inference.presence import Decision, support_appearance
+from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage, SavedSupport
+from apanet_jax.inference.scales import Scales
+from apanet_jax.inference.search import LearnedClass, search
+from apanet_jax.inference.tiles import fitted_square
 from apanet_jax.kernels.kmeans import kmeans
+from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import UserError
 
 _SMALLEST_SIZE = 65
@@ -46,11 +45,12 @@ def load(
     size: int | None = None,
     trained: bool = True,
 ) -> "Segmenter":
-    """Returns a segmenter that waits for its supports.
+    """Returns a segmenter that waits for its supports, or one that was saved with them.
 
     Args:
-      source: workdir of a run that trained a head, or a folder that `apanet_jax.export` wrote.
-        None: what comes with the package, see `head`.
+      source: workdir of a run that trained a head, or a folder that `apanet_jax.export` wrote; or
+        the file of a saved segmenter, which is given alone. None: what comes with the package, see
+        `head`.
       head: which of those that come with the package, see `head_choice.HEADS`.
       size: longer side at which images are looked at, in pixels: above the network's own one in
         tiles, and as a whole besides, see `scales`. None: the network's own one, and for large
@@ -60,12 +60,44 @@ def load(
 
     Raises:
       UserError: there is no such head, the weights are not installed, or two choices exclude each
-        other.
+        other; a saved segmenter is damaged, or its weights are others than those installed.
     """
+    if source is not None and Path(source).is_file():
+        if head != AUTO or size is not None or not trained:
+            raise UserError(
+                f"{source} is a saved segmenter, which has its head and its size: give it alone"
+            )
+        return from_bytes(saved_segmenter.read(Path(source)), str(source))
     if size is not None and size < _SMALLEST_SIZE:
         raise UserError(f"size {size}: expected at least {_SMALLEST_SIZE} pixels")
     name, matcher = open_matcher(source and Path(source), head, size, trained=trained)
-    return Segmenter(matcher, head=name, size=size)
+    folder = None if source is None else str(Path(source).absolute())
+    chosen = HeadSource(folder, AUTO if source else name, trained)
+    return Segmenter(matcher, head=name, source=chosen, size=size)
+
+
+def from_bytes(content: bytes, where: str = "the saved segmenter") -> "Segmenter":
+    """Returns the segmenter that `Segmenter.to_bytes` made bytes of.
+
+    Args:
+      content: the bytes; nothing in them is run.
+      where: names them in messages, and is where the folder of a head is looked for beside, if it
+        is no longer where it was.
+
+    Raises:
+      UserError: they are damaged, or the weights are others than those installed.
+    """
+    contents = saved_segmenter.from_bytes(content, where)
+    name, matcher = reopen_matcher(contents.source, contents.size, contents.weights, where)
+    segmenter = Segmenter(
+        matcher,
+        MaskOptions(**contents.options),
+        head=name,
+        source=contents.source,
+        size=contents.largest,
+    )
+    segmenter._restore(contents)
+    return segmenter
 
 
 class Segmenter:
@@ -78,6 +110,8 @@ class Segmenter:
       classes_: names of the classes, in the order in which they first came; [""] where the
         supports were given without.
       decisions_: thresholds of each class.
+      supports_: by class, its supports, each image once.
+      source: by which a saved segmenter finds its matcher again; None: it cannot be saved.
       scales: at which sizes images are looked at.
     """
 
@@ -87,13 +121,41 @@ class Segmenter:
         options: MaskOptions = DEFAULT_OPTIONS,
         *,
         head: str = "",
+        source: HeadSource | None = None,
         size: int | None = None,
     ):
-        """Makes a segmenter that has no supports yet; see `load`."""
-        self.matcher, self.options, self.head = matcher, options, head
-        self.scales = Scales(matcher.grid, size)
-        self.classes_: list[str] = []
-        self.decisions_: list[Decision] = []
+        """Makes a segmenter that has no supports yet.
+
+        Args:
+          matcher: see `Segmenter`.
+          options: see `Segmenter`.
+          head: see `Segmenter`.
+          source: see `Segmenter`.
+          size: see `load`.
+        """
+        self.matcher, self.options, self.head, self.source = matcher, options, head, source
+        self._size = size
+        # By the digests of the supports' images.
+        self._supports: dict[str, dict[str, Support]] = {}
+        self._learned: dict[str, LearnedClass] = {}
+
+    @property
+    def classes_(self) -> list[str]:
+        return list(self._learned)
+
+    @property
+    def decisions_(self) -> list[Decision]:
+        return [x.decision for x in self._learned.values()]
+
+    @property
+    def scales(self) -> Scales:
+        of_classes = [[x.zoom for x in supports] for supports in self.supports_.values()]
+        zoom = max((float(np.median(zooms)) for zooms in of_classes), default=1.0)
+        return Scales(self.matcher.grid, self._size, zoom)
+
+    @property
+    def supports_(self) -> dict[str, list[Support]]:
+        return {name: list(x.values()) for name, x in self._supports.items()}
 
     def fit(
         self,
@@ -117,38 +179,82 @@ class Segmenter:
         Raises:
           UserError: something cannot be used; nothing has been learned then.
         """
-        images = list(several(images, "images", of_one=3))
-        masks = list(several(masks, "masks", of_one=2))
-        names = [""] * len(images) if classes is None else _class_names(classes)
-        if not images:
-            raise UserError("no support: give at least one image with a mask")
-        if not len(images) == len(masks) == len(names):
+        return self._fit({}, given_supports(images, masks, classes, self.scales))
+
+    def partial_fit(
+        self,
+        images: Iterable[Image],
+        masks: Iterable[Any],
+        classes: Iterable[str] | None = None,
+    ) -> "Segmenter":
+        """Learns from further supports besides those that it has; embeds the new images alone.
+
+        An image that was a support of the class before has the new mask from now on: a corrected
+        mask takes the place of the old one.
+
+        Args:
+          images: see `fit`.
+          masks: see `fit`.
+          classes: see `fit`; some may be new, but the first supports had a class or these have not.
+
+        Returns:
+          itself.
+
+        Raises:
+          UserError: something cannot be used; nothing has been learned then.
+        """
+        given = given_supports(images, masks, classes, self.scales)
+        if self._supports and ("" in self._supports) != ("" in given):
+            had, have = ("no class", "one") if "" in self._supports else ("a class", "none")
             raise UserError(
-                f"{len(images)} support images, {len(masks)} masks and {len(names)} classes: "
-                "expected the same number of each"
+                f"the supports so far have {had}, the new ones have {have}: name every support's "
+                "class, or none"
             )
-        supports = self._views(zip(images, masks, names, strict=True))
-        if len(supports) > _MOST_CLASSES:
-            raise UserError(f"{len(supports)} classes: a label map holds {_MOST_CLASSES} at most")
-        embedded: dict[bytes, Any] = {}
-        learned, appearances, decisions, zooms = [], [], [], []
-        for of_class in supports.values():
-            chosen = [self.scales.support(x) for x in of_class]
-            labels, keys = [x.label for x in chosen], [x.square.tobytes() for x in chosen]
-            for key, support in zip(keys, chosen, strict=True):
-                if key not in embedded:
-                    embedded[key] = self.matcher.embed(support.square)
-            features = [embedded[x] for x in keys]
-            zooms.append(float(np.median([x.zoom for x in chosen])))
-            learned.append(self.matcher.learn(features, labels))
-            shares = zip(*(label_shares(x, self.matcher.grid) for x in labels), strict=True)
-            of_features = [self.matcher.appearance(x) for x in features]
-            appearances.append(support_appearance(of_features, *shares))
-            decisions.append(self.matcher.decision(learned[-1]))
-        self._learned, self._appearances = learned, appearances
-        self.scales = self.scales._replace(zoom=max(zooms))
-        self.classes_, self.decisions_ = list(supports), decisions
-        return self
+        return self._fit(self._supports, given)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the segmenter into one file, which `load` opens again with the same answers.
+
+        The file holds the supports (their images, masks and features), what was chosen by them, and
+        the hash of the weights, which are not in it. Nothing in it is run when it is opened. It
+        appears whole or not at all.
+
+        Raises:
+          UserError: it cannot be written, or the segmenter did not come from `load`.
+        """
+        write_bytes(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Returns what `save` writes.
+
+        Raises:
+          UserError: the segmenter did not come from `load`.
+        """
+        if self.source is None:
+            raise UserError("a segmenter that did not come from apanet_jax.load cannot be saved")
+        images: dict[bytes, SavedImage] = {}
+        supports = []
+        for name, of_class in self._supports.items():
+            for digest, (square, label, size, files, features, zoom) in of_class.items():
+                if (content := square.tobytes()) not in images:
+                    images[content] = SavedImage(square, self.matcher.stored(features))
+                number = list(images).index(content)
+                supports.append(SavedSupport(name, number, size, files, label, zoom, digest))
+        contents = Contents(
+            self.source,
+            self.matcher.grid.size,
+            self._size,
+            self.matcher.fingerprints(),
+            self.options._asdict(),
+            {name: self.matcher.chosen(x.learned) for name, x in self._learned.items()},
+            tuple(supports),
+            tuple(images.values()),
+        )
+        return saved_segmenter.to_bytes(contents)
+
+    def __reduce__(self):
+        """Pickles what `save` writes: the weights are looked up where it is unpickled."""
+        return from_bytes, (self.to_bytes(),)
 
     def answers(self, images: Iterable[Image]) -> Iterator[Answer]:
         """Yields what is found in each image, one after the other, in the memory of one.
@@ -214,90 +320,65 @@ class Segmenter:
         clusters = np.asarray(found).reshape(inside.shape)[:rows, :columns]
         return np.argmax([upsample(clusters == k, size, grid) for k in range(number)], 0)
 
-    def _views(self, supports: Iterable[tuple[Image, Any, str]]) -> dict[str, list[SupportView]]:
-        """Returns each class's supports; masks of one image are joined."""
-        found: dict[str, dict[bytes, SupportView]] = {}
-        for number, (given, mask, name) in enumerate(supports, 1):
-            what = str(given) if isinstance(given, str | os.PathLike) else f"support {number}"
-            image = as_image(given, what)
-            label = support_label(mask, image, what, name or None)
-            view = self.scales.view(image.image, label)
-            of_class, key = found.setdefault(name, {}), view.square.tobytes()
-            if key in of_class:
-                if of_class[key].has_label_of(view):
-                    raise UserError(f"{what} is given twice{f' for {name}' if name else ''}")
-                view = of_class[key].joined_with(view)
-            of_class[key] = view
-        return {name: list(of_class.values()) for name, of_class in found.items()}
+    def _fit(
+        self, before: Mapping[str, dict[str, Support]], given: Mapping[str, dict[str, Support]]
+    ) -> "Segmenter":
+        """Learns the classes of which supports are given, and keeps the others."""
+        names = list(dict.fromkeys([*before, *given]))
+        if len(names) > _MOST_CLASSES:
+            raise UserError(f"{len(names)} classes: a label map holds {_MOST_CLASSES} at most")
+        known = (support for of_class in before.values() for support in of_class.values())
+        embedded = {support.square.tobytes(): support.features for support in known}
+        supports = {name: before.get(name, {}) | given.get(name, {}) for name in names}
+        for of_class in supports.values():
+            for digest, support in of_class.items():
+                if (content := support.square.tobytes()) not in embedded:
+                    embedded[content] = self.matcher.embed(support.square)
+                of_class[digest] = support._replace(features=embedded[content])
+        learned = {
+            name: self._learn(list(supports[name].values()))
+            if name in given
+            else self._learned[name]
+            for name in names
+        }
+        self._supports, self._learned = supports, learned
+        return self
+
+    def _learn(
+        self, supports: Iterable[Support], chosen: Mapping[str, Any] | None = None
+    ) -> LearnedClass:
+        """Returns a class; see `Matcher.learn`."""
+        features, labels = [x.features for x in supports], [x.label for x in supports]
+        learned = self.matcher.learn(features, labels, chosen)
+        shares = zip(*(label_shares(x, self.matcher.grid) for x in labels), strict=True)
+        appearance = support_appearance([self.matcher.appearance(x) for x in features], *shares)
+        return LearnedClass(learned, appearance, self.matcher.decision(learned))
+
+    def _restore(self, contents: Contents) -> None:
+        """Takes the supports of a saved segmenter, with what was chosen by them."""
+        features = [self.matcher.restored(x.features) for x in contents.images]
+        for name, image, size, files, label, zoom, digest in contents.supports:
+            square = contents.images[image].square
+            support = Support(square, label, size, files, features[image], zoom)
+            self._supports.setdefault(name, {})[digest] = support
+        self._learned = {
+            name: self._learn(list(self._supports[name].values()), chosen)
+            for name, chosen in contents.classes.items()
+        }
 
     def _answer(self, given: Image, what: str) -> Answer:
         read = as_image(given, what, side=self.scales.most_seen)
-        image, size, grid = read.image, read.size, self.matcher.grid
-        margins, measures = self._seen(fitted_square(image, grid), grid.inside(size))
-        side = self.scales.tiled_side(size)
-        if side is not None:
-            large = enlarged(grid, side)
-            tiled, of_tiles = self._seen_in_tiles(image, size, large)
-            whole = [at_positions(x, size, grid, large) for x in margins]
-            margins = fused(whole, tiled, self.decisions_)
-            measures = self._most_present([measures, *of_tiles])
-            grid = large
-        peaks, likenesses = measures.T
-        seen = image if self.options.refine else None
+        found = search(
+            self.matcher, list(self._learned.values()), self.scales, read.image, read.size
+        )
+        seen = read.image if self.options.refine else None
         return Answer(
-            margins, likenesses, self.decisions_, size, grid, self.options, seen, peaks=peaks
+            found.margins,
+            found.likenesses,
+            self.decisions_,
+            read.size,
+            found.grid,
+            self.options,
+            seen,
+            peaks=found.peaks,
         )
-
-    def _seen(
-        self, square: UInt8[np.ndarray, "size size 3"], inside: tuple[int, int]
-    ) -> tuple[Float[np.ndarray, "classes rows columns"], Float[np.ndarray, "classes 2"]]:
-        """Returns the margins of each class in a square, and their peak and likeness.
-
-        Args:
-          square: the whole image or a tile.
-          inside: rows and columns of positions that are centred on the image.
-        """
-        window = np.s_[: inside[0], : inside[1]]
-        features = self.matcher.embed(square)
-        margins = [np.asarray(self.matcher.margins(features, x))[window] for x in self._learned]
-        appearance = self.matcher.appearance(features)[window]
-        of_classes = zip(self._appearances, margins, self.decisions_, strict=True)
-        measures = [
-            (peak(x), likeness(supports, appearance, x, decision.threshold))
-            for supports, x, decision in of_classes
-        ]
-        return np.stack(margins).astype(np.float32), np.array(measures)
-
-    def _seen_in_tiles(
-        self, image: np.ndarray, size: tuple[int, int], large: Grid
-    ) -> tuple[Float[np.ndarray, "classes rows columns"], list[Float[np.ndarray, "classes 2"]]]:
-        """Returns the joined margins of an image's tiles, and what `_seen` measures of each."""
-        grid, (rows, columns) = self.matcher.grid, large.inside(size)
-        square, tiles = fitted_square(image, large), tiles_of(size, large, grid)
-        inside = min(rows, grid.positions), min(columns, grid.positions)
-        seen = [self._seen(cut(square, tile, grid), inside) for tile in tiles]
-        margins, measures = zip(*seen, strict=True)
-        return joined(tiles, margins, (rows, columns)), list(measures)
-
-    def _most_present(
-        self, measures: Sequence[Float[np.ndarray, "classes 2"]]
-    ) -> Float[np.ndarray, "classes 2"]:
-        """Returns the measures of the view in which each class is most likely."""
-        scores = [
-            [decision.presence(*pair) for decision, pair in zip(self.decisions_, x, strict=True)]
-            for x in measures
-        ]
-        best = np.argmax(scores, 0)
-        return np.stack([measures[view][index] for index, view in enumerate(best)])
-
-
-def _class_names(classes: Iterable[str]) -> list[str]:
-    if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise UserError(
-            f"classes={classes!r}: expected a list with the name of each support's class"
-        )
-    names = list(classes)
-    for name in names:
-        if not isinstance(name, str | int | np.integer) or name == "":
-            raise UserError(f"the class {name!r} is no name: expected strings that are not empty")
-    return names

@@ -15,7 +15,6 @@ from jaxtyping import Float, UInt8
 
 from apanet_jax.data.transforms import fit_square
 from apanet_jax.inference.geometry import Grid, Label, PositionMap, interpolation_weights
-from apanet_jax.inference.presence import Decision
 
 OVERLAP = 0.25
 """Least share of a tile's side that it has in common with the next one."""
@@ -171,25 +170,3 @@ def _corners(count: int, side: int) -> list[int]:
         return [0]
     steps = math.ceil(last / ((1 - OVERLAP) * side))
     return [round(last * step / steps) for step in range(steps + 1)]
-
-
-def fused(
-    whole: Sequence[PositionMap],
-    tiled: Float[np.ndarray, "classes rows columns"],
-    decisions: Sequence[Decision],
-) -> list[PositionMap]:
-    """Returns margins whose odds are the mean of those at two scales, of each class.
-
-    An object is as large as one of the two shows it best, and which is not known: the odds that a
-    pixel is of the class are the mean of the odds for either case. So one scale at which an
-    object stands out is enough, and one at which all is alike counts for little.
-
-    Args:
-      whole: margins of each class in the whole image.
-      tiled: in the tiles, at the same positions.
-      decisions: of each class.
-    """
-    return [
-        decision.scale * (np.logaddexp(x / decision.scale, y / decision.scale) - math.log(2))
-        for x, y, decision in zip(whole, tiled, decisions, strict=True)
-    ]

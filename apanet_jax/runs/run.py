@@ -227,6 +227,6 @@ def _keeper(
         augmentation=augmentation_of(settings.augmentation, settings.image_size),
         multiple=fitting_multiple(settings.backbone.name),
         views=settings.features.views,
-        seed=settings.seed,
+        seed=settings.seed if settings.features.seed < 0 else settings.features.seed,
         workers=settings.workers,
     )

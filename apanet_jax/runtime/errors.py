@@ -6,6 +6,7 @@ import functools
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -70,7 +71,9 @@ def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args, **kwargs) -> None:
         try:
-            with _signals_to(_stop_at_once, signal.SIGTERM):
+            with warnings.catch_warnings(), _signals_to(_stop_at_once, signal.SIGTERM):
+                # Pillow's, of tags that nothing here reads.
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
                 status = function(*args, **kwargs)
         except UserError as error:
             _tell(f"error: {error}")

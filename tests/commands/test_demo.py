@@ -13,17 +13,24 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import gradio
 import numpy as np
 import pytest
 from PIL import Image
 
-from apanet_jax.demo import cards, command, page, server, visit
+from apanet_jax.demo import cards, command, server, visit
 from apanet_jax.demo.visit import Query, Support, Visit
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 from tests.scripts import ROOT
+
+
+@pytest.fixture(scope="module")
+def page():
+    """Gradio is imported where it is used: other processes that collect tests need not."""
+    from apanet_jax.demo import page
+
+    return page
 
 
 def saved(folder, name, colour=RED, where=LEFT):
@@ -122,7 +129,9 @@ def png(image):
     return content.getvalue()
 
 
-def test_what_the_editor_sends_is_bounded_and_its_files_are_removed(tmp_path, monkeypatch):
+def test_what_the_editor_sends_is_bounded_and_its_files_are_removed(page, tmp_path, monkeypatch):
+    import gradio
+
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
@@ -177,7 +186,7 @@ def test_a_sample_enters_everything(name):
     )
 
 
-def test_the_page_says_what_to_do_next():
+def test_the_page_says_what_to_do_next(page):
     entered, (image, mask) = complete(), scene(RED, LEFT)
     first = [Visit(), Visit((Support("a", image), Support("b", image, mask, mask)))]
     assert "Choose images that show" in page._next_steps(first[0])[0]

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apanet_jax.inference.geometry import Grid
-from apanet_jax.inference.presence import Decision
 from apanet_jax.inference.scales import OBJECT_SHARE, Scales
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.inference.tiles import (
@@ -14,7 +13,6 @@ from apanet_jax.inference.tiles import (
     cut,
     enlarged,
     fitted_square,
-    fused,
     joined,
     tile_around,
     tiles_of,
@@ -84,14 +82,6 @@ def test_values_of_the_whole_lie_where_those_of_tiles_do(grid, height, width, zo
     )
     expected = 0.5 + 0.03 * rows[:, None] - 0.02 * columns
     np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_the_odds_of_two_scales_are_averaged():
-    decision, rng = Decision(0.5, 2.0), np.random.default_rng(0)
-    whole, tiled = rng.normal(size=(2, 1, 5, 7)) * 4
-    found = fused(whole, tiled, [decision])[0]
-    odds = [np.exp((x - 0.5) / 2.0) for x in (found, whole[0], tiled[0])]
-    np.testing.assert_allclose(odds[0], (odds[1] + odds[2]) / 2)
 
 
 def test_large_images_are_reduced_by_the_mean_of_their_pixels():
