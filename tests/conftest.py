@@ -1,7 +1,6 @@
 """What the tests of one session share: simulated devices, compiled programs, small records."""
 
 import atexit
-import functools
 import gc
 import itertools
 import os
@@ -115,26 +114,12 @@ def compiled_as_for_users(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_programs():
-    """Runs of all tests share compiled functions as those of one command do: see `Programs`.
-
-    The shapes of a backbone's parameters too, for which the whole of it is traced.
-    """
-    from apanet_jax.models import backbones
+    """Runs of all tests share compiled functions as those of one command do: see `Programs`."""
     from apanet_jax.runtime.programs import Programs
-    from apanet_jax.weights import load
 
-    shared, parameter_shapes = Programs(), load.parameter_shapes
-
-    @functools.cache
-    def shapes_of(_row, name, stem):
-        return parameter_shapes(name, stem)
-
-    def shapes(name, stem="deep"):
-        return shapes_of(backbones.spec(name), name, stem)
-
+    shared = Programs()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("apanet_jax.runs.run.Programs", lambda: shared)
-        patch.setattr(load, "parameter_shapes", shapes)
         yield
 
 

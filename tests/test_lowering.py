@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from apanet_jax.evaluation.comparing import compiled_pairs
+from apanet_jax.evaluation.embedding import _compiled_embedding, _compiled_supports
 from apanet_jax.evaluation.protocol import score
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
@@ -94,3 +96,32 @@ def _both_steps_lower(network):
 
     program = lowered(count, state.parameters, backbone_parameters, episode)
     assert [x.shape for x in program.out_avals] == [(2, 2), (2, 2)]
+
+
+@pytest.mark.slow
+def test_the_programs_of_kept_features_lower(small_backbone):
+    head, mesh, pairs, place, positions = HEADS["priors"], data_mesh(2), 4, 2, 64
+
+    def rows(**shapes):
+        one = {name: jax.ShapeDtypeStruct((2, *x), jnp.float32) for name, x in shapes.items()}
+        return (one,) * place
+
+    head = head.clone(block4_channels=12, foreground_prototypes=2)
+    queries = rows(high=(9, 9, 16), middle=(9, 9, 20))
+    support = {"high": (positions, 16), "middle": (positions, 20), "contrast": (4, 20)}
+    support |= {"block4": (81, 12), "shares": (2, 81), "means": (2, 20)}
+    places = jax.ShapeDtypeStruct((pairs,), jnp.int32)
+    program = lowered(compiled_pairs(head, mesh), queries, places, rows(**support))
+    assert {x.shape for x in program.out_avals} == {(2, 9, 9, 4), (2, 9, 9, 2)}
+    assert program.nr_devices == 2 and program.platforms == PLATFORMS
+    labels = jax.ShapeDtypeStruct((pairs, SIZE, SIZE), jnp.uint8)
+    backbone = backbones.create("small")
+    network = Network(backbone, head)
+    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
+    parameters = jax.eval_shape(backbone.init, jax.random.key(0), image)["params"]
+    images = jax.ShapeDtypeStruct((pairs, SIZE, SIZE, 3), jnp.uint8)
+    embed = _compiled_embedding(network, mesh, "bfloat16", True)
+    found, _ = jax.eval_shape(embed, parameters, {"image": images})
+    assert lowered(embed, parameters, {"image": images}).platforms == PLATFORMS
+    supports = _compiled_supports(network, mesh, "bfloat16")
+    assert lowered(supports, parameters, found, labels).platforms == PLATFORMS

@@ -76,7 +76,7 @@ class DataSettings:
     """Where the images come from and which of them an episode may use."""
 
     records: str = setting(
-        "", "what `python -m apanet_jax.prepare` wrote", rules.text(), of_result=False
+        "", "what `python -m apanet_jax.prepare` wrote", rules.path(), of_result=False
     )
     generate: int = setting(
         0, "training images to draw where the workdir has none yet", rules.number(0)
@@ -115,7 +115,7 @@ class BackboneSettings:
         ),
     )
     weights: str = setting(
-        "", 'a file, "pip", "hed", "hf:owner/name" or "random"; "": the usual place', rules.text()
+        "", 'a file, "pip", "hed", "hf:owner/name" or "random"; "": the usual place', rules.path()
     )
     dtype: str = setting("float32", "of its computation", rules.one_of("float32", "bfloat16"))
 
@@ -317,6 +317,25 @@ class EvaluationSettings:
     memory_gigabytes: float = _evaluation(
         8.0, "room for them in memory; more of them go to disk", rules.number(0)
     )
+    disk_gigabytes: float = _evaluation(
+        30.0,
+        "room for them on disk, where so much is free; what has no room is embedded again",
+        rules.number(0),
+        added=True,
+    )
+    stored: str = _evaluation(
+        "computed",
+        'type that they are kept and compared in: "computed", as the backbone gives them, '
+        '"bfloat16" or "float16"',
+        rules.one_of("computed", "bfloat16", "float16"),
+        added=True,
+    )
+    once_on_accelerators: bool = _evaluation(
+        False,
+        "whether embed_once holds on accelerators too, where it was not measured",
+        rules.switch(),
+        added=True,
+    )
     resize: str = _evaluation(
         "two_step",
         "of logits to the label's size: \"two_step\", to the network's input size and then to the "
@@ -336,13 +355,13 @@ class EvaluationSettings:
         "",
         "a PFENet's checkpoint or an exported head, scored instead of the run's own; {fold} stands "
         "for the fold's number",
-        rules.text(),
+        rules.path(),
     )
     list: str = _evaluation(
         "",
         "file of episodes to score, in place of those drawn by seed; {fold} stands for the fold's "
         "number",
-        rules.text(),
+        rules.path(),
     )
     write_episodes: bool = _evaluation(
         False, "leave each episode and its counts in a file", rules.switch()
@@ -362,8 +381,11 @@ class FeatureSettings:
         rules.number(0, 2**31 - 1, or_value=-1),
         added=True,
     )
+    batch_size: int = setting(
+        8, "images embedded together", rules.number(1), of_result=False, added=True
+    )
     directory: str = setting(
-        "", 'where they are kept; "": beside the records', rules.text(), of_result=False
+        "", 'where they are kept; "": beside the records', rules.path(), of_result=False
     )
 
 

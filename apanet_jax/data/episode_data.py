@@ -61,6 +61,7 @@ class FeatureKeeper:
       views: augmented views of a training image.
       seed: of the augmentation.
       workers: processes that load images.
+      batch_size: images embedded together.
     """
 
     embed: Embed
@@ -72,6 +73,7 @@ class FeatureKeeper:
     views: int
     seed: int
     workers: int
+    batch_size: int
 
     def of_training(self, split: RecordSplit) -> KeptFeatures:
         """Returns the kept views of the training images."""
@@ -85,6 +87,7 @@ class FeatureKeeper:
             views=self.views,
             seed=self.seed,
             workers=self.workers,
+            batch_size=self.batch_size,
         )
 
     def of_test(self, split: RecordSplit) -> KeptFeatures:
@@ -98,6 +101,7 @@ class FeatureKeeper:
             size=self.augmentation.size,
             multiple=self.multiple,
             workers=self.workers,
+            batch_size=self.batch_size,
         )
 
 

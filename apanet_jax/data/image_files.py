@@ -20,6 +20,7 @@ ENDINGS = (
 )
 """Of the files that are taken for images in a folder, in lower case."""
 
+_MOST_BAD = 100
 _VIDEO_ENDINGS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 
 _LEFT_BEHIND = {
@@ -31,6 +32,14 @@ _LEFT_BEHIND = {
 def warn(message: str) -> None:
     """Prints one line of warning to the terminal's error stream."""
     print(f"warning: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+
+
+def print_bad(reasons: Sequence[str]) -> None:
+    """Prints a line to the error stream for each file that cannot be used, `_MOST_BAD` at most."""
+    for line in reasons[:_MOST_BAD]:
+        print(f"bad  {printable(line)}", file=sys.stderr)
+    if len(reasons) > _MOST_BAD:
+        print(f"bad  … and {len(reasons) - _MOST_BAD} more", file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ drawn per view and then stay), a test image in its one test view. Episodes then 
 memory-mapped files: a head trains without the backbone running at all.
 """
 
+import concurrent.futures
 import dataclasses
 import errno
 import functools
@@ -31,10 +32,11 @@ from apanet_jax.runtime.workdir_lock import sole_use
 
 _VIEW_STREAM = 0x71E3
 _EPISODE_STREAM = 0xE915
-_EMBED_BATCH = 8
+_WRITTEN_TOGETHER = 256
 _OPENING = threading.Lock()
 
 Embed = Callable[[np.ndarray], ImageFeatures]
+"""From images `[B, S, S, 3]` to their middle and high features; it need not wait for these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +82,13 @@ class KeptFeatures:
 def _open_map(path: Path) -> np.ndarray:
     # Python 3.11 fails at times when two threads parse at once, as NumPy does a file's header.
     with _OPENING:
-        return _opened_map(path, path.stat().st_ino)
+        found = path.stat()
+        # A file system may give a new file the number of the one that it takes the place of.
+        return _opened_map(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=16)
-def _opened_map(path: Path, _file: int) -> np.ndarray:
+def _opened_map(path: Path, _file: tuple[int, ...]) -> np.ndarray:
     """Opens a map; a file that was made again in the place of another is opened again."""
     return np.load(path, mmap_mode="r")
 
@@ -144,11 +148,14 @@ def keep_training_features(
     views: int,
     seed: int,
     workers: int,
+    batch_size: int,
 ) -> KeptFeatures:
     """Keeps `views` augmented views of each image of `split` (see `keep_features`)."""
     load = functools.partial(_training_view, split, augmentation, views, seed)
     identity = f"{identity} {augmentation} views={views} seed={seed}"
-    return keep_features(embed, load, len(split), views, maps, directory, identity, workers)
+    return keep_features(
+        embed, load, len(split), views, maps, directory, identity, workers, batch_size
+    )
 
 
 def keep_test_features(
@@ -161,11 +168,12 @@ def keep_test_features(
     size: int,
     multiple: int,
     workers: int,
+    batch_size: int,
 ) -> KeptFeatures:
     """Keeps the test view of each image of `split` (see `keep_features`)."""
     load = functools.partial(load_test_view, split, size, range(len(split)), multiple=multiple)
     identity = f"{identity} test {size}"
-    return keep_features(embed, load, len(split), 1, maps, directory, identity, workers)
+    return keep_features(embed, load, len(split), 1, maps, directory, identity, workers, batch_size)
 
 
 def keep_features(
@@ -177,6 +185,7 @@ def keep_features(
     directory: Path,
     identity: str,
     workers: int,
+    batch_size: int = 8,
 ) -> KeptFeatures:
     """Embeds every view of every image, unless that was done; goes on where it was stopped.
 
@@ -189,6 +198,7 @@ def keep_features(
       directory: features are kept in a folder of it that is named after `identity`.
       identity: everything that the features depend on.
       workers: processes that load images.
+      batch_size: images embedded together; it may change where an earlier call is continued.
 
     Raises:
       UserError: the disk is too small, or what lies there cannot be read.
@@ -202,7 +212,7 @@ def keep_features(
     try:
         # Runs of other workdirs may share the features.
         with sole_use(directory, wait=True):
-            _embed_missing(embed, load, kept, images, identity, workers)
+            _embed_missing(embed, load, kept, images, identity, workers, batch_size)
     except OSError as error:
         raise UserError(
             f"features could not be kept in {directory}: {error.strerror or error}; free some "
@@ -218,6 +228,7 @@ def _embed_missing(
     images: int,
     identity: str,
     workers: int,
+    batch_size: int,
 ) -> None:
     done, total = _progress(kept, images), images * kept.views
     if done == total:
@@ -225,39 +236,63 @@ def _embed_missing(
     write_bytes(kept.directory / "identity.txt", f"{identity}\n".encode())
     if not done:
         _forget(kept.directory)
-    start = done // _EMBED_BATCH
+    start = done // batch_size
     with (
-        batches(
-            load, count=total, batch_size=_EMBED_BATCH, start=start, workers=workers
-        ) as iterator,
+        batches(load, count=total, batch_size=batch_size, start=start, workers=workers) as iterator,
         tqdm(
             total=total, initial=done, unit="image", desc="embedding", leave=False, disable=None
         ) as progress,
     ):
-        _write(embed, iterator, kept, images, start * _EMBED_BATCH, progress)
+        _write(embed, iterator, kept, images, start * batch_size, progress)
 
 
 def _write(embed, iterator, kept, images, position, progress) -> None:
-    shape, directory = (images, kept.views), kept.directory
-    total = images * kept.views
-    maps = None
-    for batch in iterator:
-        features = jax.device_get(embed(batch["image"]))
-        valid = int(batch["valid"].sum())
-        rows = features._asdict() | {"label": batch["label"]}
-        rows = {name: rows[name] for name in kept.maps}
-        if maps is None:
-            maps = {k: _writable_map(directory / f"{k}.npy", shape, v) for k, v in rows.items()}
-        for key, array in rows.items():
-            _check_half_precision(key, array[:valid])
-            flat = maps[key].reshape(total, *array.shape[1:])
-            flat[position : position + valid] = array[:valid]
-        position += valid
-        progress.update(valid)
-        if position == total or (position // _EMBED_BATCH) % 32 == 0:
-            for array in maps.values():
+    """Embeds batches; while the device is at one, the one before is written and the next read."""
+    writer = _Writer(kept, images, position)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        writing = None
+        for batch in iterator:
+            features = embed(batch["image"])
+            # One batch waits for the disk and no more, so that memory holds two.
+            if writing is not None:
+                progress.update(writing.result())
+            writing = thread.submit(writer.write, features, batch["label"], batch["valid"])
+        if writing is not None:
+            progress.update(writing.result())
+
+
+class _Writer:
+    """Writes batches of views one behind the other, and how far it has come."""
+
+    def __init__(self, kept: KeptFeatures, images: int, position: int):
+        """Goes on at a view's number."""
+        self._kept, self._images, self._position = kept, images, position
+        self._total = images * kept.views
+        self._noted = position
+        self._maps: dict[str, np.memmap] = {}
+
+    def write(self, features: ImageFeatures, labels: np.ndarray, valid: np.ndarray) -> int:
+        """Writes a batch and returns how many views it has."""
+        count, position = int(valid.sum()), self._position
+        rows = jax.device_get(features)._asdict() | {"label": labels}
+        for name in self._kept.maps:
+            array = rows[name][:count]
+            _check_half_precision(name, array)
+            self._flat(name, rows[name])[position : position + count] = array
+        self._position += count
+        whole = self._position == self._total
+        if whole or self._position - self._noted >= _WRITTEN_TOGETHER:
+            for array in self._maps.values():
                 array.flush()
-            _set_progress(directory, position)
+            _set_progress(self._kept.directory, self._position)
+            self._noted = self._position
+        return count
+
+    def _flat(self, name: str, rows: np.ndarray) -> np.ndarray:
+        if name not in self._maps:
+            path, shape = self._kept.directory / f"{name}.npy", (self._images, self._kept.views)
+            self._maps[name] = _writable_map(path, shape, rows)
+        return self._maps[name].reshape(self._total, *rows.shape[1:])
 
 
 def _check_half_precision(name: str, rows: np.ndarray) -> None:

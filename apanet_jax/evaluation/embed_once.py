@@ -1,443 +1,370 @@
 """Evaluation that embeds once: the counts of the straightforward path, at a fraction of its work.
 
 A fold's test images are few and its backbone is frozen, yet thousands of episodes would each
-embed a query and its supports again. Here all episodes are planned first. Each image passes the
-backbone once, each support's last block once for each class that it supports, and each prior mask
-of a query and a support is computed once, over the support's foreground alone. What remains of an
-episode is the comparison. Everything but that is the same for every head, number of shots, seed
-and fold, so they share it.
+embed a query and its supports again. Here all episodes are planned first (`evaluation.plan`). Each
+image passes the backbone once where the budgets hold all features, each support's last block once
+for each class that it supports, and each prior mask of a query and a support is computed once, over
+the support's foreground alone. What remains of an episode is the comparison. Everything but that is
+the same for every head and number of shots, so they are scored together.
 """
 
-import functools
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from apanet_jax.data.episodes import Episode
-from apanet_jax.data.kept_features import KeptFeatures, load_kept_test_view, load_test_view
 from apanet_jax.data.loader import batches, scoring_label
 from apanet_jax.data.records import RecordSplit
-from apanet_jax.data.transforms import binary_label
-from apanet_jax.evaluation.feature_store import Arrays, FeatureStore
+from apanet_jax.evaluation.comparing import Head, compiled_head, compiled_pairs, names_of_pairs
+from apanet_jax.evaluation.device_rows import Row
+from apanet_jax.evaluation.embedding import (
+    Embedder,
+    estimated_positions,
+    lengthened,
+    query_bytes,
+    support_bytes,
+)
+from apanet_jax.evaluation.feature_store import BEYOND, DEVICE, DISK, FeatureStore
 from apanet_jax.evaluation.metrics import EpisodeCounts
-from apanet_jax.evaluation.protocol import Resizing, score
-from apanet_jax.models.apanet import APANet, ImageFeatures, at_size
-from apanet_jax.models.network import Network, Parameters
-from apanet_jax.models.prior import contrast, contrast_prototypes, density_share, shot_prior
-from apanet_jax.models.prototypes import allocation, foreground_parts, over_shots, part_means
-from apanet_jax.runtime.devices import batch_sharding, replicated
+from apanet_jax.evaluation.plan import Job, Needs, Plan, Sizes, Window, needs
+from apanet_jax.evaluation.protocol import Resizing
+from apanet_jax.runtime.devices import replicated
 from apanet_jax.runtime.programs import Programs
-
-_FEWEST_POSITIONS = 64
 
 
 class EmbeddedImages:
-    """Features of test images for any head; each image is embedded when it is first asked for."""
+    """Features of test images for any head; each image is embedded when it is first asked for.
+
+    Attributes:
+      embedder: makes them.
+      store: holds them.
+    """
+
+    def __init__(self, embedder: Embedder, store: FeatureStore, mesh: Mesh, programs: Programs):
+        """Embeds nothing yet."""
+        self.embedder, self.store, self.mesh = embedder, store, mesh
+        self.pairs = programs(compiled_pairs, embedder.head, mesh)
+        self._of_query, self._of_support, self._positions = embedder.shapes()
+
+    def plan(self, jobs: Sequence[Job]) -> tuple[Plan, Needs]:
+        """Returns the order of episodes and what it takes; embeds nothing."""
+        images = self.embedder.images
+        areas = {}
+
+        def support(image: int, class_id: int) -> float:
+            key = image, class_id
+            if key not in areas:
+                count = estimated_positions(images.split, image, class_id, self._positions)
+                areas[key] = support_bytes(self._of_support, min(count, self._positions))
+            return areas[key]
+
+        # What lies on disk already is not copied to it.
+        places = DEVICE + 1 if images.kept is not None else BEYOND
+        sizes = Sizes(query_bytes(self._of_query), support, places)
+        plan = Plan(jobs, sizes, self.store.room, self.embedder.rows.batch_size)
+        return plan, needs(plan, sizes, self.store.simulated())
+
+    def put_query(self, image: int, row: Row) -> None:
+        """Keeps an image's row, if there is room."""
+        places = DEVICE + 1 if self.embedder.images.kept is not None else BEYOND
+        self.store.put(("query", image), row, places=places)
+
+    def embed(self, supports: Mapping[int, Sequence[int]], also_queries: Sequence[int]) -> None:
+        """Embeds supports and keeps them, and some images as queries too; see `plan.Worker`."""
+        if not supports:
+            return
+        with _progress(len(supports), "image", "embedding") as progress:
+            images = set()
+            for kind, key, row in self.embedder.supports(supports, also_queries):
+                if kind == "query":
+                    self.put_query(*key, row)
+                else:
+                    self.store.put((kind, *key), row, required=True)
+                progress.update(key[0] not in images)
+                images.add(key[0])
+
+    def compare(self, window: Window, missing: Sequence[int], present: Sequence[int]) -> None:
+        """Embeds the queries that are missing, and keeps those that there is room for."""
+        for image, row, _ in self.embedder.queries(missing):
+            self.put_query(image, self.embedder.query(row))
+
+
+class Scoring:
+    """Carries out a plan: embeds what is missing, and counts every episode's pixels."""
 
     def __init__(
         self,
-        network: Network,
-        backbone_parameters: Parameters,
-        mesh: Mesh,
+        features: EmbeddedImages,
+        heads: Sequence[Head],
         split: RecordSplit,
         *,
-        size: int,
-        multiple: int,
-        batch_size: int,
-        workers: int,
-        store: FeatureStore,
+        label_side: int,
         programs: Programs,
-        kept: KeptFeatures | None = None,
+        resizing: Resizing,
+        keep_pairs: bool,
+        progress: tqdm,
     ):
-        """Embeds nothing yet.
+        """Has scored nothing.
 
         Args:
-          network: whose backbone embeds; of its head only the prior masks and the number of
-            foreground prototypes matter here.
-          backbone_parameters: of the backbone.
-          mesh: the devices that batches are spread over.
-          split: the images.
-          size: side of the square that images are fitted into.
-          multiple: of which an image's sides are multiples there.
-          batch_size: images that pass the backbone together.
-          workers: processes that load images.
-          store: where features are kept.
+          features: of the images.
+          heads: all with the same network.
+          split: the images, for their labels.
+          label_side: side of the square that original labels are put into.
           programs: compiled functions.
-          kept: the test images' features from an earlier embedding; None: there are none.
+          resizing: see `protocol.score`.
+          keep_pairs: whether prior masks are worth keeping.
+          progress: is told of every episode.
         """
-        self._network, self._parameters, self._split = network, backbone_parameters, split
-        self._size, self._batch_size, self._workers = size, batch_size, workers
-        self._mesh, self._multiple = mesh, multiple
-        self._store = store
-        self._kept = kept
-        self._query: tuple[int, tuple[jax.Array, ...]] | None = None
-        self._embed, self._last_block = programs(_compiled_backbone, network, mesh)
-
-    def embed(self, episodes: Iterable[Episode]) -> None:
-        """Embeds what the episodes need and is not there yet."""
-        missing: dict[int, set[tuple]] = {}
-        for episode in episodes:
-            keys = [("image", episode.query)]
-            keys += [("support", support, episode.class_id) for support in episode.supports]
-            for key in keys:
-                if key not in self._store:
-                    missing.setdefault(key[1], set()).add(key)
-        wanted = sorted(missing)
-        if not wanted:
-            return
-        if self._kept is None:
-            load = functools.partial(
-                load_test_view, self._split, self._size, wanted, multiple=self._multiple
-            )
-        else:
-            load = functools.partial(load_kept_test_view, self._kept, wanted)
-        with (
-            batches(
-                load, count=len(wanted), batch_size=self._batch_size, workers=self._workers
-            ) as loaded,
-            tqdm(
-                total=len(wanted), unit="image", desc="embedding", leave=False, disable=None
-            ) as progress,
-        ):
-            first = 0
-            waiting: list[tuple[int, int, np.ndarray]] = []
-            for batch in loaded:
-                count = int(batch["valid"].sum())
-                indices = wanted[first : first + count]
-                self._keep_images(indices, batch)
-                for image, label in zip(indices, batch["label"], strict=False):
-                    for role, _, *class_id in sorted(missing[image]):
-                        if role == "support":
-                            waiting.append((image, *class_id, binary_label(label, *class_id)))
-                while len(waiting) >= self._batch_size:
-                    self._keep_supports(waiting[: self._batch_size])
-                    waiting = waiting[self._batch_size :]
-                first += count
-                progress.update(count)
-            if waiting:
-                self._keep_supports(waiting)
-
-    def _keep_images(self, indices: Sequence[int], batch: Arrays) -> None:
-        """Keeps the features of those that were not embedded for another role before."""
-        if all(("image", image) in self._store for image in indices):
-            return
-        if self._kept is None:
-            images = jax.device_put(batch["image"], batch_sharding(self._mesh))
-            embedded = jax.device_get(self._embed(self._parameters, images))
-            features = embedded._asdict()
-        else:
-            features = {name: batch.get(name) for name in ImageFeatures._fields}
-        for row, image in enumerate(indices):
-            if ("image", image) not in self._store:
-                present = {name: x[row] for name, x in features.items() if x is not None}
-                self._store.put(("image", image), present)
-
-    def _keep_supports(self, supports: Sequence[tuple[int, int, np.ndarray]]) -> None:
-        """Keeps where supports show a class, in parts, and the features there for prior masks.
-
-        Args:
-          supports: a batch of them or less, each a image, a class and the label of the two.
-        """
-        filled = [*supports, *[supports[-1]] * (self._batch_size - len(supports))]
-        given = np.stack([label for _, _, label in filled])
-        of_images = [self._store.get(("image", image)) for image, _, _ in filled]
-        middle = jnp.stack([features["middle"] for features in of_images])
-        head, high = self._network.head, None
-        if "high" in head.priors:
-            if self._network.masked_support:
-                block4 = head.features_of("block4", ImageFeatures(middle, high))
-                spread = jax.device_put((block4, given), batch_sharding(self._mesh))
-                high = self._last_block(self._parameters, *spread)
-            else:
-                high = jnp.stack([features["high"] for features in of_images])
-        seen = {
-            name: np.asarray(head.features_of(name, ImageFeatures(middle, high)))
-            for name in set(head.priors) - {"contrast", "density_ratio"}
-        }
-        foreground = np.asarray(at_size(given == 1, middle.shape[1:3], centred=head.centred))
-        of_parts = jax.device_get(_parts(middle, foreground, head.foreground_prototypes))
-        if "contrast" in head.priors:
-            prototypes = np.asarray(_contrast_prototypes(middle, given, head.centred))
-        if "density_ratio" in head.priors:
-            shares = np.asarray(_shares(given, middle.shape[1:3], head.centred))
-        for number, (image, class_id, _) in enumerate(supports):
-            inside = foreground[number] > 0
-            kept = {name: _padded(x[number][inside], inside.size) for name, x in seen.items()}
-            if "density_ratio" in head.priors:
-                kept["shares"] = shares[number]
-            if "contrast" in head.priors:
-                kept["contrast"] = prototypes[number]
-            kept |= {name: x[number] for name, x in of_parts.items()}
-            self._store.put(("support", image, class_id), kept)
-
-    def middle(self, image: int) -> np.ndarray | jax.Array:
-        """Returns a image's middle features `[h, w, c]`."""
-        return self._store.get(("image", image))["middle"]
-
-    def parts(self, support: int, class_id: int) -> np.ndarray | jax.Array:
-        """Returns where a support shows the class, `[h, w, parts]`: see `foreground_parts`."""
-        return self._store.get(("support", support, class_id))["parts"]
-
-    def means(self, support: int, class_id: int) -> np.ndarray | jax.Array:
-        """Returns the means of the middle features of several parts, `[parts, c]`."""
-        return self._store.get(("support", support, class_id))["means"]
-
-    def prior(self, query: int, support: int, class_id: int) -> np.ndarray | jax.Array:
-        """Returns the prior masks `[h, w, p]` of a query by one support.
-
-        They are kept where memory has room for them, for other heads and shots; else made again.
-        """
-        head = self._network.head
-        size = self.parts(support, class_id).shape[:2]
-        if not head.priors:
-            return np.zeros((*size, 0), np.float32)
-        key = "prior", query, support, class_id
-        if key in self._store:
-            return self._store.get(key)["prior"]
-        of_support = self._store.get(("support", support, class_id))
-        prior = _pair_prior(
-            self._of_query(query),
-            tuple(self._of_support(name, support, of_support) for name in head.priors),
-            size,
-            names=head.priors,
-            stretch=head.stretch_prior,
-            bandwidth=head.bandwidth,
+        self._features, self._heads, self._split = features, heads, split
+        self._rows, self._side = features.embedder.rows, label_side
+        self._keep_pairs, self._progress = keep_pairs, progress
+        self._head = heads[0].head.for_inference
+        self._pool, self._encode, self._compare = programs(
+            compiled_head, self._head, features.mesh, resizing
         )
-        self._store.offer(key, {"prior": prior})
-        return prior
+        self._prototypes: dict[tuple[int, int], list[np.ndarray]] = {}
+        self._started: list[tuple[int, list[int | None], EpisodeCounts]] = []
+        self.found: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in heads]
 
-    def _of_support(self, name: str, support: int, kept: Mapping[str, Any]) -> Any:
-        """Returns what a prior mask compares of a support; see `_pair_prior`."""
-        if name != "density_ratio":
-            return kept[name]
-        features = ImageFeatures(jnp.asarray(self.middle(support)), None)
-        return self._network.head.features_of(name, features), kept["shares"]
+    def embed(self, supports: Mapping[int, Sequence[int]], also_queries: Sequence[int]) -> None:
+        """Embeds supports; see `plan.Worker`."""
+        self._features.embed(supports, also_queries)
 
-    def _of_query(self, query: int) -> tuple[jax.Array, ...]:
-        """Returns the features that prior masks compare, once for a query's run of episodes."""
-        if self._query is None or self._query[0] != query:
-            kept = self._store.get(("image", query))
-            features = ImageFeatures(jnp.asarray(kept["middle"]), kept.get("high"))
-            head = self._network.head
-            wanted = (jnp.asarray(head.features_of(name, features)) for name in head.priors)
-            self._query = query, tuple(wanted)
-        return self._query[1]
+    def compare(self, window: Window, missing: Sequence[int], present: Sequence[int]) -> None:
+        """Scores a window's episodes; see `plan.Worker`."""
+        self._pool_all(sorted(window.supports - self._prototypes.keys()))
+        store = self._features.store
+        missing, present = list(missing), self._at_home(present)
+        rows = itertools.chain(
+            (
+                (image, self._features.embedder.query(row), True)
+                for image, row, _ in self._features.embedder.queries(missing)
+            ),
+            ((image, store.get(("query", image)), False) for image in present),
+        )
+        count = self._rows.batch_size
+        chunks = [missing[i : i + count] for i in range(0, len(missing), count)]
+        chunks += [present[i : i + count] for i in range(0, len(present), count)]
+        with self._labels([image for chunk in chunks for image in self._filled(chunk)]) as labels:
+            for chunk, label in zip(chunks, labels, strict=True):
+                taken = list(itertools.islice(rows, len(chunk)))
+                for image, row, new in taken:
+                    if new:
+                        self._features.put_query(image, row)
+                self._chunk(window, chunk, self._filled([row for _, row, _ in taken]), label)
+        self._fetch(0)
+
+    def _filled(self, items: Sequence[Any]) -> list[Any]:
+        return [*items, *[items[-1]] * (self._rows.batch_size - len(items))]
+
+    def _at_home(self, present: Sequence[int]) -> list[int]:
+        """Orders queries so that each is compared on the device that it lies on, if it can be."""
+        queues: list[list[int]] = [[] for _ in range(self._rows.devices)]
+        anywhere = []
+        for image in present:
+            home = self._rows.home(self._features.store.get(("query", image)))
+            (anywhere if home is None else queues[home]).append(image)
+        if self._rows.devices == 1:
+            return list(present)
+        ordered = []
+        for start in range(0, len(present), self._rows.batch_size):
+            for row in range(min(self._rows.batch_size, len(present) - start)):
+                own = queues[self._rows.device(row)]
+                ordered.append((own or anywhere or max(queues, key=len)).pop(0))
+        return ordered
+
+    def _labels(self, images: Sequence[int]):
+        def load(place: int):
+            return scoring_label(self._split.label(images[place]), self._side)
+
+        return batches(load, count=len(images), batch_size=self._rows.batch_size)
+
+    def _pool_all(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Computes every head's prototypes of supports, the largest foregrounds first."""
+        store, count = self._features.store, self._rows.batch_size
+        rows = [{n: store.get(("support", *key))[n] for n in ("middle", "parts")} for key in keys]
+        order = sorted(range(len(keys)), key=lambda i: -rows[i]["middle"].shape[1])
+        waiting: list[tuple] = []
+        for start in range(0, len(order), count):
+            chosen = self._filled(order[start : start + count])
+            batch = self._rows.stacked(_alike([rows[i] for i in chosen]))
+            pooled = [self._pool(head.parameters, batch) for head in self._heads]
+            waiting.append((chosen, pooled))
+            if len(waiting) > 1 or start + count >= len(order):
+                for before, found in waiting:
+                    arrays = [np.asarray(array) for array in found]
+                    for place, i in enumerate(before):
+                        self._prototypes[keys[i]] = [array[place] for array in arrays]
+                waiting = []
+
+    def _chunk(self, window: Window, images: Sequence[int], rows: Sequence[Row], label) -> None:
+        """Scores the episodes of as many queries as make a batch."""
+        own: list[list[tuple[int, Job]]] = [[] for _ in range(self._rows.devices)]
+        for row, image in enumerate(images):
+            place = row % self._rows.each
+            own[self._rows.device(row)] += [(place, job) for job in window.jobs[image]]
+        pairs = self._pairs(own, images, rows)
+        label = self._rows.spread((label["original_label"], label["original_side"]))
+        middle = self._rows.stacked([{"middle": row["middle"]} for row in rows])
+        encoded = [self._encode(head.parameters, middle) for head in self._heads]
+        shots = sorted({len(job.episode.supports) for queue in own for _, job in queue})
+        for shot in shots:
+            queues = [[x for x in q if len(x[1].episode.supports) == shot] for q in own]
+            for batch in _in_batches(queues, self._rows.each):
+                self._score(batch, pairs, encoded, label)
+        self._fetch(2 * len(self._heads))
+
+    def _score(self, batch, pairs, encoded, label) -> None:
+        """Starts the comparison of a batch of episodes, by every head."""
+        jobs = [job for (_, job), _ in batch]
+        keys = [[(s, j.episode.class_id) for s in j.episode.supports] for j in jobs]
+        of_pairs = tuple(
+            self._rows.stacked(
+                [pairs[job.episode.query, *of[k]] for job, of in zip(jobs, keys, strict=True)]
+            )
+            for k in range(len(keys[0]))
+        )
+        places = np.array([place for (place, _), _ in batch], np.int32)
+        classes = np.array([job.episode.class_id for job in jobs], np.int32)
+        numbers = [job.number if real else None for (_, job), real in batch]
+        for h, head in enumerate(self._heads):
+            prototypes = np.stack([np.stack([self._prototypes[k][h] for k in of]) for of in keys])
+            given = self._rows.spread((places, classes, prototypes))
+            counts = self._compare(head.parameters, encoded[h], *label, *given, of_pairs)
+            self._started.append((h, numbers, counts))
+
+    def _fetch(self, left: int) -> None:
+        """Fetches counts, but for those of the last batches, which devices may still work on."""
+        while len(self._started) > left:
+            head, numbers, counts = self._started.pop(0)
+            intersection, union = map(np.asarray, counts)
+            for row, number in enumerate(numbers):
+                if number is not None:
+                    self.found[head][number] = intersection[row], union[row]
+                    self._progress.update()
+
+    def _pairs(
+        self, own: Sequence[Sequence[tuple[int, Job]]], images, rows: Sequence[Row]
+    ) -> dict[tuple[int, int, int], Row]:
+        """Returns the prior masks, and allocations, of all pairs of a query and a support."""
+        of_query, of_support = names_of_pairs(self._head)
+        store, found = self._features.store, {}
+        queues: list[list[tuple]] = [[] for _ in own]
+        for device, queue in enumerate(own):
+            wanted = {
+                (place, job.episode.query, support, job.episode.class_id): None
+                for place, job in queue
+                for support in job.episode.supports
+            }
+            for place, *pair in wanted:
+                key = ("pair", *pair)
+                if not of_query:
+                    height, width = rows[0]["middle"].shape[1:3]
+                    found[tuple(pair)] = {"prior": np.zeros((1, height, width, 0), np.float32)}
+                elif key in store:
+                    found[tuple(pair)] = store.get(key)
+                else:
+                    support = store.get(("support", *pair[1:]))
+                    support = {name: support[name] for name in sorted(of_support)}
+                    queues[device].append((place, tuple(pair), support))
+        if not any(queues):
+            return found
+        for queue in queues:
+            queue.sort(key=lambda item: -_positions(item[2]))
+        queries = self._rows.stacked([{n: row[n] for n in sorted(of_query)} for row in rows])
+        for batch in _in_batches(queues, self._rows.each):
+            supports = self._rows.stacked(_alike([support for (_, _, support), _ in batch]))
+            places = np.array([place for (place, _, _), _ in batch], np.int32)
+            made = self._features.pairs(queries, self._rows.spread(places), supports)
+            for ((_, pair, _), real), row in zip(batch, self._rows.split(made), strict=True):
+                if real:
+                    if "prior" not in row:
+                        height, width = row["allocation"].shape[1:3]
+                        row["prior"] = np.zeros((1, height, width, 0), np.float32)
+                    found[pair] = row
+                    if self._keep_pairs:
+                        store.put(("pair", *pair), row, places=DISK)
+        return found
+
+
+def _positions(support: Row) -> int:
+    return max((x.shape[1] for n, x in support.items() if n in ("middle", "high")), default=0)
+
+
+def _alike(rows: Sequence[Row]) -> list[Row]:
+    """Fills all supports up to the positions of the largest."""
+    most = max(map(_positions, rows))
+    return [lengthened(row, most) for row in rows]
+
+
+def _in_batches(queues: Sequence[Sequence[tuple]], each: int) -> Iterator[list[tuple]]:
+    """Yields batches with `each` items of every device's queue, filled up where it is empty.
+
+    An item is followed by whether it is one, and not there to fill up.
+    """
+    some = next((queue[0] for queue in queues if queue), None)
+    most = max((len(queue) for queue in queues), default=0)
+    for start in range(0, most, each):
+        batch = []
+        for queue in queues:
+            own = queue[start : start + each]
+            filler = own[-1] if own else some
+            batch += [(item, True) for item in own]
+            batch += [(filler, False)] * (each - len(own))
+        yield batch
 
 
 def count_episodes_once(
     features: EmbeddedImages,
-    network: Network,
-    parameters: Parameters,
-    mesh: Mesh,
+    plan: Plan,
+    heads: Sequence[Head],
     split: RecordSplit,
-    episodes: Sequence[Episode],
     *,
+    episodes: int,
     label_side: int,
-    batch_size: int,
     programs: Programs,
     resizing: Resizing,
     description: str = "evaluating",
-) -> tuple[EpisodeCounts, np.ndarray]:
-    """Returns the counts and the class of every episode, in their order.
+) -> list[EpisodeCounts]:
+    """Returns every head's counts of the planned episodes, in the order of their numbers.
 
     Args:
-      features: which have embedded the episodes.
-      network: whose head is evaluated.
-      parameters: of the head.
-      mesh: the devices that batches are spread over.
+      features: of the images; what is missing is embedded.
+      plan: of the episodes.
+      heads: all with the same network.
       split: the images, for their labels.
-      episodes: all with the same number of supports.
+      episodes: how many there are.
       label_side: side of the square that original labels are put into.
-      batch_size: episodes that are compared together.
       programs: compiled functions.
       resizing: see `protocol.score`.
       description: what the progress bar says.
     """
-    inference = network.head.for_inference
-    head = _Head(inference, parameters, features, mesh, programs)
-    compare = programs(_compiled_comparison, inference, mesh, resizing)
-    # By class and query, so that what was just used is used again.
-    order = sorted(range(len(episodes)), key=lambda i: (episodes[i].class_id, episodes[i].query))
-    found: list[Any] = []
-    with tqdm(
-        total=len(order), unit="episode", desc=description, leave=False, disable=None
-    ) as progress:
-        for start in range(0, len(order), batch_size):
-            chunk = [episodes[i] for i in order[start : start + batch_size]]
-            filled = chunk + chunk[-1:] * (batch_size - len(chunk))
-            inputs = [head.inputs(episode) for episode in filled]
-            labels = [_label(split, e.query, e.class_id, label_side) for e in filled]
-            arrays = (
-                jax.tree.map(lambda *x: jnp.concatenate(x), *inputs),
-                np.stack([label["original_label"] for label in labels]),
-                np.stack([label["original_side"] for label in labels]),
-            )
-            counts = compare(parameters, *jax.device_put(arrays, batch_sharding(mesh)))
-            found.append((counts, len(chunk)))
-            progress.update(len(chunk))
-    ordered = [
-        np.concatenate([np.asarray(getattr(counts, name))[:n] for counts, n in found])
-        for name in EpisodeCounts._fields
+    placed = [
+        Head(head, jax.device_put(parameters, replicated(features.mesh)))
+        for head, parameters in heads
     ]
-    back = np.argsort(order)
-    class_id = np.array([episode.class_id for episode in episodes], np.int32)
-    return EpisodeCounts(*(array[back] for array in ordered)), class_id
+    with _progress(episodes * len(heads), "episode", description) as progress:
+        scoring = Scoring(
+            features,
+            placed,
+            split,
+            label_side=label_side,
+            programs=programs,
+            resizing=resizing,
+            keep_pairs=len(plan.windows) == 1,
+            progress=progress,
+        )
+        plan.carry_out(features.store, scoring)
+    return [
+        EpisodeCounts(*(np.stack([of_head[n][i] for n in range(episodes)]) for i in range(2)))
+        for of_head in scoring.found
+    ]
 
 
-class _Head:
-    """One head's view of queries and supports, each computed once."""
-
-    def __init__(
-        self,
-        head: APANet,
-        parameters: Parameters,
-        features: EmbeddedImages,
-        mesh: Mesh,
-        programs: Programs,
-    ):
-        self._features, self._parameters = features, parameters
-        self._place = functools.partial(jax.device_put, device=replicated(mesh))
-        self._several = head.foreground_prototypes > 1
-        self._encode, self._pool = programs(_compiled_parts, head)
-        self._encoded: tuple[int, Any] | None = None
-        self._prototypes: dict[tuple[int, int], np.ndarray] = {}
-
-    def inputs(self, episode: Episode) -> tuple[Any, jax.Array, jax.Array, jax.Array | None]:
-        """Returns what `APANet.compare` is given of an episode, as a batch of one."""
-        query, supports, class_id = episode.query, episode.supports, episode.class_id
-        if self._encoded is None or self._encoded[0] != query:
-            middle = self._place(self._features.middle(query))
-            self._encoded = query, self._encode(self._parameters, middle)
-        prototypes = [self._of_support(support, class_id) for support in supports]
-        priors = [self._features.prior(query, support, class_id) for support in supports]
-        allocations = None
-        if self._several:
-            means = [self._features.means(support, class_id) for support in supports]
-            given = self._place((self._features.middle(query), means))
-            allocations = _allocations(*given)
-        return self._encoded[1], *_over_shots(prototypes, priors, allocations)
-
-    def _of_support(self, support: int, class_id: int) -> jax.Array:
-        key = support, class_id
-        if key not in self._prototypes:
-            middle = self._features.middle(support)
-            parts = self._features.parts(support, class_id)
-            given = self._place((middle, parts))
-            self._prototypes[key] = self._pool(self._parameters, *given)
-        return self._prototypes[key]
-
-
-@jax.jit
-def _allocations(middle, means):
-    return allocation(middle[None], jnp.stack(means))[None]
-
-
-@jax.jit
-def _over_shots(prototypes, priors, allocations):
-    prototypes, assignment = over_shots(jnp.stack(prototypes)[None], allocations)
-    return prototypes, jnp.stack(priors).mean(0)[None], assignment
-
-
-def _compiled_backbone(network: Network, mesh: Mesh):
-    spread, whole = batch_sharding(mesh), replicated(mesh)
-    return (
-        jax.jit(network.embed, in_shardings=(whole, spread), out_shardings=spread),
-        jax.jit(
-            network.masked_last_block, in_shardings=(whole, spread, spread), out_shardings=spread
-        ),
-    )
-
-
-def _compiled_parts(head: APANet):
-    def encode(parameters, middle):
-        return head.apply({"params": parameters}, middle[None], method="encode_query")
-
-    def pool(parameters, middle, parts):
-        return head.apply(
-            {"params": parameters}, middle[None, None], parts[None, None], method="prototypes"
-        )[0, 0]
-
-    return jax.jit(encode), jax.jit(pool)
-
-
-def _compiled_comparison(head: APANet, mesh: Mesh, resizing: Resizing):
-    def compare(parameters, inputs, label, side):
-        logits = head.apply({"params": parameters}, *inputs, method="compare").logits
-        return score(logits[..., 1] - logits[..., 0], label, side, resizing)
-
-    whole, spread = replicated(mesh), batch_sharding(mesh)
-    return jax.jit(compare, in_shardings=(whole, *[spread] * 3), out_shardings=spread)
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _parts(middle, foreground, count):
-    """Returns supports' parts `[n, h, w, count]`, and the means `[n, count, c]` of several."""
-    parts = foreground_parts(middle, foreground, count)
-    if count == 1:
-        return {"parts": parts}
-    return {"parts": parts, "means": part_means(middle, parts)}
-
-
-@functools.partial(jax.jit, static_argnames="centred")
-def _contrast_prototypes(middle, labels, centred):
-    """Returns `[n, prototypes, c]` of supports' features and labels of their class."""
-    count, *size, channels = middle.shape
-    shares = _shares(labels, tuple(size), centred)
-    return contrast_prototypes(middle.reshape(count, -1, channels), shares[:, 0], shares[:, 1])
-
-
-@functools.partial(jax.jit, static_argnames=("size", "centred"))
-def _shares(labels, size, centred):
-    """Returns `[n, 2, positions]`: the shares of foreground and background of supports' labels."""
-    of_each = [at_size(labels == x, size, centred=centred) for x in (1, 0)]
-    return jnp.stack(of_each, 1).reshape(len(labels), 2, -1)
-
-
-@functools.partial(jax.jit, static_argnames=("size", "names", "stretch", "bandwidth"))
-def _pair_prior(query, support, size, names, stretch, bandwidth):
-    """Returns the prior masks `[h, w, p]` of one query by one support.
-
-    Args:
-      query: the features that each prior mask compares, `[h, w, ...]`.
-      support: the same at the support's foreground alone, `[positions, ...]`. Zeros that fill it up
-        have cosine 0, which is the least a prior mask takes. For "contrast", its
-        prototypes; for "density_ratio", those of the whole support, and the shares
-        `[2, positions]` of foreground and background.
-      size: h and w.
-      names: which prior masks they are.
-      stretch: see `shot_prior`.
-      bandwidth: of the density ratio.
-    """
-    height, width = size
-
-    def mask(name, query, support):
-        positions = query.reshape(height * width, -1)
-        if name == "contrast":
-            return contrast(positions, support)
-        if name == "density_ratio":
-            features, shares = support
-            features = features.reshape(shares.shape[-1], -1)
-            return density_share(positions, features, shares[0], shares[1], bandwidth)
-        return shot_prior(positions, support, jnp.ones(len(support)), stretch=stretch)
-
-    maps = list(map(mask, names, query, support))
-    return jnp.stack(maps, -1).reshape(height, width, len(maps))
-
-
-def _padded(positions: np.ndarray, most: int) -> np.ndarray:
-    """Fills up with zeros to a power of two, so that few shapes are compiled."""
-    size = _FEWEST_POSITIONS
-    while size < len(positions):
-        size *= 2
-    size = max(min(size, most), len(positions))
-    return np.pad(positions, ((0, size - len(positions)), (0, 0)))
-
-
-@functools.lru_cache(maxsize=16)
-def _label(split: RecordSplit, query: int, class_id: int, side: int) -> Arrays:
-    return scoring_label(binary_label(split.label(query), class_id), side)
+def _progress(total: int, unit: str, description: str) -> tqdm:
+    return tqdm(total=total, unit=unit, desc=description, leave=False, disable=None)

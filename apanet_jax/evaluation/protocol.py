@@ -18,6 +18,9 @@ from apanet_jax.runtime.programs import Programs
 
 Count = Callable[[Batch], EpisodeCounts]
 
+AS_COMPUTED = "computed"
+"""The type of features that are kept as the backbone gives them."""
+
 
 class Resizing(NamedTuple):
     """How logits come to a label's size.
@@ -96,16 +99,39 @@ def make_count(
     mesh: Mesh,
     programs: Programs,
     resizing: Resizing = ONE_STEP,
+    stored: str = AS_COMPUTED,
 ) -> Count:
-    """Returns the function from an evaluation batch to its episodes' counts."""
-    count, spread = programs(_compiled_count, network, mesh, resizing), batch_sharding(mesh)
+    """Returns the function from an evaluation batch to its episodes' counts.
+
+    Args:
+      network: backbone and head.
+      parameters: of the head.
+      backbone_parameters: of the backbone.
+      mesh: the devices.
+      programs: compiled functions.
+      resizing: see `score`.
+      stored: the type that features are compared in, see `stored_as`.
+    """
+    count = programs(_compiled_count, network, mesh, resizing, stored)
+    spread = batch_sharding(mesh)
     return lambda batch: count(parameters, backbone_parameters, jax.device_put(batch, spread))
 
 
-def _compiled_count(network: Network, mesh: Mesh, resizing: Resizing):
+def stored_as(name: str, features: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns features in a type of that name, or as they are if it is `AS_COMPUTED`."""
+    return features if name == AS_COMPUTED else features.astype(name)
+
+
+def _compiled_count(network: Network, mesh: Mesh, resizing: Resizing, stored: str):
     """Returns one jitted function for all parameters, so that a sweep compiles it once."""
 
     def count(parameters, backbone_parameters, batch):
+        if stored != AS_COMPUTED:
+            images = network.embed_episode(backbone_parameters, batch)
+            for role, features in zip(("query", "support"), images, strict=True):
+                for name, x in features._asdict().items():
+                    if x is not None:
+                        batch = {**batch, f"{role}_{name}": stored_as(stored, x)}
         logits = network(parameters, backbone_parameters, batch).logits
         return score(
             logits[..., 1] - logits[..., 0],

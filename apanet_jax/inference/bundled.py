@@ -11,7 +11,7 @@ from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, HEADS, SMALL, 
 from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision
-from apanet_jax.inference.saved_head import GENERAL_HEAD, open_head
+from apanet_jax.inference.saved_head import FOLDER, GENERAL_HEAD, OtherWeights, SavedHead, open_head
 from apanet_jax.inference.saved_segmenter import HeadSource
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
@@ -25,23 +25,22 @@ class Frozen(NamedTuple):
     Attributes:
       backbone: of `models.backbones.BACKBONES`.
       size: longer side of the images, in pixels.
-      head: folder of a head that was trained on the backbone; None: there is none yet.
+      head: folder of a head that was trained on the backbone.
       decisions: by the number of supports.
     """
 
     backbone: str
     size: int
-    head: Path | None
+    head: Path
     decisions: Mapping[int, Decision]
 
 
-# Decisions: experiments/results/own_photographs.md. A head on DINOv2-S that is trained later goes
-# into heads/, and its folder in the place of None.
+# Decisions: experiments/results/own_photographs.md.
 _FROZEN = {
     SMALL: Frozen(
         "efficientnet_lite0",
         385,
-        GENERAL_HEAD,
+        FOLDER / SMALL,
         {
             1: Decision(0.0, 2.689, bias=0.507, peak_weight=-0.121, likeness_weight=1.564),
             5: Decision(0.0, 1.321, bias=-1.341, peak_weight=0.555, likeness_weight=8.208),
@@ -50,7 +49,7 @@ _FROZEN = {
     DINOV2: Frozen(
         "dinov2_vits14",
         518,
-        None,
+        FOLDER / DINOV2,
         {
             1: Decision(0.0, 3.151, bias=-0.401, peak_weight=0.036, likeness_weight=0.368),
             5: Decision(0.0, 2.074, bias=-0.485, peak_weight=0.064, likeness_weight=3.476),
@@ -125,19 +124,42 @@ def _folder_of(folder: Path, where: str) -> Path:
     )
 
 
+def frozen_matcher(name: str, size: int | None = None, head: Path | None = None) -> FrozenMatcher:
+    """Returns the matcher of SMALL or DINOV2 with another head than its own.
+
+    Args:
+      name: of the two.
+      size: longer side of the images, in pixels; None: the usual one.
+      head: folder of a head that was trained on the same backbone; None: the package's own.
+
+    Raises:
+      UserError: the head or the backbone's weights are missing, or do not go together.
+    """
+    frozen = _FROZEN[name] if head is None else _FROZEN[name]._replace(head=head)
+    return _frozen_matcher(frozen, size, trained=True)
+
+
 def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> FrozenMatcher:
     grid = grid_of(frozen.backbone, min(size or frozen.size, frozen.size))
-    if trained and frozen.head is not None:
-        saved = open_head(frozen.head)
+    saved = _trained_head(frozen.head) if trained else None
+    if saved is None:
+        head, module = None, backbones.create(frozen.backbone)
+        parameters = load_backbone(frozen.backbone, default_source(frozen.backbone))
+    else:
         head = saved.matcher(grid.size)
         module, parameters = saved.network.backbone, saved.backbone_parameters
-    else:
-        head, module = None, backbones.create(frozen.backbone)
-        if backbones.spec(frozen.backbone).patch is not None:
-            # Rules use block 4 alone: what comes behind it is not computed.
-            module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
-        parameters = load_backbone(frozen.backbone, default_source(frozen.backbone))
+    if backbones.spec(frozen.backbone).patch and not (head and head.network.head.needs_high):
+        # Rules use block 4 and the head no more than block 3: what comes behind is not computed.
+        module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
     return FrozenMatcher(module, parameters, grid, frozen.decisions, head)
+
+
+def _trained_head(folder: Path) -> SavedHead | None:
+    try:
+        return open_head(folder)
+    except OtherWeights as error:
+        print(f"note: no trained head is used: {error}", file=sys.stderr)
+        return None
 
 
 def _best_at_hand() -> str:

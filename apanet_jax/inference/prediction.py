@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from apanet_jax.data.image_files import printable
+from apanet_jax.data.image_files import print_bad, printable
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.annotation_files import AnnotationFiles
 from apanet_jax.inference.answer import Answer
@@ -196,8 +196,8 @@ def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]
 def _report_failures(rows: list[dict[str, Any]]) -> int:
     failed = [row["error"] for row in rows if "error" in row]
     if failed:
-        print(
-            f"error: {len(failed)} of {len(rows)} images could not be used, the first: {failed[0]}",
-            file=sys.stderr,
-        )
+        why = f": {failed[0]}" if len(failed) == 1 else ""
+        if not why:
+            print_bad(failed)
+        print(f"error: {len(failed)} of {len(rows)} images could not be used{why}", file=sys.stderr)
     return 2 if failed else 0

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.kernels.pooling import masked_average
+from apanet_jax.kernels.precision import as_features
 from apanet_jax.models.comparison import Compared, ConvComparison
 from apanet_jax.models.feature_enrichment import PASCAL_BINS, FeatureEnrichment
 from apanet_jax.models.initializers import bias_init, kernel_init
@@ -443,12 +444,18 @@ class Reduction(nn.Module):
     def __call__(
         self, features: Float[Array, "*batch height width channels"]
     ) -> Float[Array, "*batch height width reduced"]:
-        features = features.astype(jnp.float32)
+        # Of bfloat16 the factors stay so, and the sums are in float32.
+        features = as_features(features)
         if self.unit_features:
-            mean_square = jnp.mean(jnp.square(features), -1, keepdims=True)
-            features = features * jax.lax.rsqrt(mean_square + FEATURE_EPSILON)
+            squares = jnp.square(features.astype(jnp.float32))
+            mean_square = jnp.mean(squares, -1, keepdims=True)
+            scaled = features * jax.lax.rsqrt(mean_square + FEATURE_EPSILON)
+            features = scaled.astype(features.dtype)
         inputs = features.shape[-1]
-        reduced = features @ self.param("kernel", kernel_init, (inputs, self.channels))
+        kernel = self.param("kernel", kernel_init, (inputs, self.channels))
+        reduced = jnp.matmul(
+            features, kernel.astype(features.dtype), preferred_element_type=jnp.float32
+        )
         if self.bias:
             reduced += self.param("bias", bias_init(inputs), (self.channels,))
         return nn.relu(reduced)

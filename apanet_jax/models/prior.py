@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from apanet_jax.kernels.density_ratio import density_ratio
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.kernels.pooling import cluster_average, masked_average
+from apanet_jax.kernels.precision import einsum
 
 EPSILON = 1e-7
 _FEWEST_POSITIONS = 32
@@ -121,7 +122,7 @@ def contrast_margin(
 
     In [-2, 2]: the contrast before it is stretched and cut off.
     """
-    cosine = jnp.einsum("...pc,...nc->...pn", _unit(query.astype(jnp.float32)), _unit(prototypes))
+    cosine = einsum("...pc,...nc->...pn", _unit(query.astype(jnp.float32)), _unit(prototypes))
     return cosine[..., 0] - cosine[..., 1:].max(-1)
 
 
@@ -171,11 +172,14 @@ def density_share(
 def shot_prior(
     query: Float[Array, "*batch positions channels"],
     support: Float[Array, "*batch support_positions channels"],
-    foreground: Float[Array, "*batch support_positions"],
+    foreground: Float[Array, "*batch support_positions"] | None,
     *,
     stretch: bool = True,
 ) -> Float[Array, "*batch positions"]:
-    """Returns the prior mask by one support: see `prior_mask`, whose average it goes into."""
+    """Returns the prior mask by one support: see `prior_mask`, whose average it goes into.
+
+    Without a `foreground` all positions of the support are its foreground, or zeros.
+    """
     similarity = largest_cosine(query, support, foreground)
     if not stretch:
         return similarity
@@ -187,21 +191,28 @@ def shot_prior(
 def largest_cosine(
     query: Float[Array, "*batch positions channels"],
     support: Float[Array, "*batch support_positions channels"],
-    foreground: Float[Array, "*batch support_positions"],
+    foreground: Float[Array, "*batch support_positions"] | None,
 ) -> Float[Array, "*batch positions"]:
     """Returns each query position's largest cosine to a support position with `foreground` > 0.
 
-    The result is at least 0, and 0 where a support has no foreground.
+    The result is at least 0, and 0 where a support has no foreground. Products of float32 features
+    are in float32 on every device, as a mask is stretched afterwards; of bfloat16 their sums are.
     """
-    query, support, inside = _unit(query), _unit(support), foreground > 0
+    query, support = _unit(query), _unit(support)
+    if foreground is None:
+        return _largest(query, support)
+    inside = foreground > 0
     return jax.lax.platform_dependent(
         query, support, inside, cpu=_foreground_alone, default=_all_positions
     )
 
 
 def _all_positions(query, support, inside) -> Float[Array, "*batch positions"]:
-    support = support * inside[..., None].astype(support.dtype)
-    cosine = jnp.einsum("...pc,...sc->...ps", query, support, preferred_element_type=jnp.float32)
+    return _largest(query, support * inside[..., None].astype(support.dtype))
+
+
+def _largest(query, support) -> Float[Array, "*batch positions"]:
+    cosine = einsum("...pc,...sc->...ps", query, support)
     return jnp.maximum(cosine.max(-1), 0.0)
 
 

@@ -91,20 +91,30 @@ def predict(
       parameters: of the head.
       batch: of test episodes.
     """
-    side, size = batch["original_side"], batch["original_label"].shape[-1]
-
-    @jax.jit
-    def masks(parameters, backbone_parameters, arrays):
-        logits = network(parameters, backbone_parameters, arrays).logits
-        difference = logits[..., 1] - logits[..., 0]
-        return resize_to_label(difference, side, size, Resizing(network.head.centred)) > 0
-
+    masks = run.programs(_compiled_masks, network)
     return np.asarray(masks(parameters, run.loaded.local_backbone_parameters, batch))
+
+
+def _compiled_masks(network: Network):
+    """Returns one program for all batches, and for all heads with this network."""
+
+    def masks(parameters, backbone_parameters, batch):
+        logits = network(parameters, backbone_parameters, batch).logits
+        difference, size = logits[..., 1] - logits[..., 0], batch["original_label"].shape[-1]
+        resizing = Resizing(network.head.centred)
+        return resize_to_label(difference, batch["original_side"], size, resizing) > 0
+
+    return jax.jit(masks)
+
+
+def _compiled_embedding(network: Network):
+    return jax.jit(network.embed_episode)
 
 
 def _clusters(run: Run, batch: Batch) -> np.ndarray:
     """Returns the clusters `[B, L, L]` of the queries, as training sees them (Eq. 4)."""
-    query, _ = jax.jit(run.network.embed_episode)(run.loaded.local_backbone_parameters, batch)
+    embed = run.programs(_compiled_embedding, run.network)
+    query, _ = embed(run.loaded.local_backbone_parameters, batch)
     features = getattr(query, run.settings.model.cluster_features)
     count, height, width, channels = features.shape
     inside = jax.image.resize(

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from apanet_jax.config import saved
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.runs.run import Run, make_run
-from apanet_jax.runs.scoring import result, trained_heads
+from apanet_jax.runs.scoring import counted, result
 from apanet_jax.runs.sweep import parts
 from apanet_jax.runtime.errors import UserError
 
@@ -39,9 +39,9 @@ def verify(workdir: Path, config: ConfigDict | None = None) -> int:
     for run_config, folder in _runs(workdir, config):
         rows = read_results(folder)
         run = make_run(run_config)
-        counted = {(head, shot): row for head, shot, row in _counted(run, folder)}
+        scored = {(head, shot): row for head, shot, row in _scored(run, folder)}
         for row in rows:
-            again = counted.get(tuple(row.get(key) for key in _NAMES_A_ROW))
+            again = scored.get(tuple(row.get(key) for key in _NAMES_A_ROW))
             difference = _difference(row, again)
             differing += difference is not None
             name = f"{folder} {row.get('checkpoint')} {row.get('shot')}-shot"
@@ -62,11 +62,9 @@ def _runs(workdir: Path, config: ConfigDict | None) -> list[tuple[ConfigDict, Pa
     return [(saved.of_run(folder), folder) for folder in folders]
 
 
-def _counted(run: Run, folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    for head in trained_heads(run, folder):
-        for shot in run.data.test_shots:
-            counts, class_id = run.evaluator.count(head.parameters, shot, run.data.test_count)
-            yield head.name, shot, result(run, head, shot, counts, class_id)
+def _scored(run: Run, folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    for head, shot, counts, class_id in counted(run, folder):
+        yield head.name, shot, result(run, head, shot, counts, class_id)
 
 
 def _difference(row: dict[str, Any], again: dict[str, Any] | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import jax
@@ -22,11 +23,14 @@ from apanet_jax.data.records import Records, open_records
 from apanet_jax.evaluation.evaluator import EmbeddedSlot, Evaluator
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.runtime import processes
-from apanet_jax.runtime.devices import data_mesh
+from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.programs import Programs
 from apanet_jax.training.task import TrainingTask
 from apanet_jax.weights.network import LoadedNetwork, NetworkLoader
+
+_NUMBERS = itertools.count()
+"""Of parameters that came from no file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +171,8 @@ class RunMaker:
     def with_backbone(self, run: Run, parameters: Parameters) -> Run:
         """Returns a run with other parameters of its backbone, on its devices; for comparisons."""
         loaded = dataclasses.replace(run.loaded, backbone_parameters=parameters)
-        identity = f"{id(parameters)} {run.settings.image_size}"
+        # Not their place in memory, which others may take once they are gone.
+        identity = f"{next(_NUMBERS)} {run.settings.image_size}"
         evaluator = self._evaluator(run.settings, run.data, loaded, identity)
         return dataclasses.replace(run, loaded=loaded, evaluator=evaluator)
 
@@ -217,10 +222,14 @@ def _features_identity(
 def _keeper(
     settings: Settings, loaded: LoadedNetwork, identity: str, maps: tuple[str, ...]
 ) -> FeatureKeeper:
-    embed = jax.jit(loaded.network.embed)
+    spread, whole = batch_sharding(loaded.local_mesh), replicated(loaded.local_mesh)
+    embed = jax.jit(loaded.network.embed, in_shardings=(whole, spread), out_shardings=spread)
+    devices, batch_size = loaded.local_mesh.size, settings.features.batch_size
     directory = settings.features.directory or Path(settings.data.records) / "features"
     return FeatureKeeper(
-        embed=lambda images: embed(loaded.local_backbone_parameters, images),
+        embed=lambda images: embed(
+            loaded.local_backbone_parameters, jax.device_put(images, spread)
+        ),
         directory=Path(directory),
         identity=identity,
         maps=maps,
@@ -229,4 +238,6 @@ def _keeper(
         views=settings.features.views,
         seed=settings.seed if settings.features.seed < 0 else settings.features.seed,
         workers=settings.workers,
+        # As many as set, and a few more where they could not be spread over the devices.
+        batch_size=-(-batch_size // devices) * devices,
     )

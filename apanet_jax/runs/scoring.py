@@ -1,6 +1,6 @@
 """What a run's trained heads score, from their checkpoints to `results.json`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,18 +68,31 @@ def evaluate_checkpoints(run: Run, workdir: Path) -> list[dict[str, Any]]:
     results = []
     if run.settings.evaluation.require_all_classes:
         _require_all_classes(run)
-    if run.settings.evaluation.embed_once:
-        run.evaluator.embed(run.data.test_count)
-    for head in trained_heads(run, workdir):
-        for shot in run.data.test_shots:
-            counts, class_id = run.evaluator.count(head.parameters, shot, run.data.test_count)
-            results.append(result(run, head, shot, counts, class_id))
-            if run.settings.evaluation.write_episodes and processes.is_leader():
-                write_counts(run, workdir, head.name, shot, counts)
+    for head, shot, counts, class_id in counted(run, workdir):
+        results.append(result(run, head, shot, counts, class_id))
+        if run.settings.evaluation.write_episodes and processes.is_leader():
+            write_counts(run, workdir, head.name, shot, counts)
     if processes.is_leader():
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "results.json", results)
     return results
+
+
+def counted(
+    run: Run, workdir: Path
+) -> Iterator[tuple[TrainedHead, int, EpisodeCounts, np.ndarray]]:
+    """Yields every trained head with each number of shots: counts and classes of the episodes.
+
+    All heads are scored together, as they share the embedding.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    heads, shots = trained_heads(run, workdir), run.data.test_shots
+    found = run.evaluator.count_all([head.parameters for head in heads], shots, run.data.test_count)
+    for place, head in enumerate(heads):
+        for shot in shots:
+            yield head, shot, *found[shot][place]
 
 
 def _require_all_classes(run: Run) -> None:

@@ -61,6 +61,30 @@ def called(command: str) -> str:
     return console if sys.argv[0] == console else f"python -m apanet_jax.{command}"
 
 
+class MissingTool(UserError, ImportError):
+    """A package that only one helper needs is not installed."""
+
+
+@contextlib.contextmanager
+def needs(package: str, what: str) -> Iterator[None]:
+    """Says which package is missing where the block cannot import it.
+
+    Args:
+      package: as pip calls it.
+      what: needs it.
+
+    Raises:
+      MissingTool: it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingTool(
+            f"{what} needs {package}, which is not installed (no module {error.name}): "
+            f"pip install {package}"
+        ) from error
+
+
 def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
     """Wraps a command's entry point: prints a `UserError` as one line and exits with status 2.
 

@@ -55,7 +55,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("segmenter", type=Path, help="what `predict --save` wrote")
     parser.add_argument("--images", required=True, help="a folder or a bucket")
     parser.add_argument("--output", required=True, help="a folder or a bucket")
-    parser.add_argument("--workers", type=int, default=2, help="each takes a processor (2)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that segment (2)")
     parser.add_argument("--shard", type=int, default=16, help="images in a shard (16)")
     return parser
 
@@ -71,7 +71,10 @@ def main() -> None:
         Segmenting,
         fn_constructor_args=(str(given.segmenter.resolve()),),
         batch_size=given.shard,
-        concurrency=given.workers,
+        compute=ray.data.ActorPoolStrategy(size=given.workers),
+        # Half of one each: reading and writing need processors too, and would wait for ever where
+        # there are no more than workers.
+        num_cpus=0.5,
     )
     found.write_parquet(given.output)
 

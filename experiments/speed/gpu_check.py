@@ -39,17 +39,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apanet_jax.kernels import KMeans, cluster_average, kmeans
+from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network
 from apanet_jax.models.resnet import RESNET50, ResNet
 from apanet_jax.runtime.atomic_files import write_json
+from apanet_jax.runtime.compilation import is_deterministic, make_deterministic
 from apanet_jax.runtime.devices import batch_sharding, data_mesh, replicated
 from apanet_jax.runtime.errors import Parser
 from apanet_jax.training import train_step
 from experiments import harness
 from experiments.harness import OURS, Row
-from experiments.speed import density_ratio_benchmark, kmeans_benchmark, vit_benchmark
+from experiments.speed import (
+    density_ratio_benchmark,
+    gpu_kernels,
+    kmeans_benchmark,
+    vit_benchmark,
+)
 
 
 class Kept(NamedTuple):
@@ -69,90 +75,6 @@ _RATE = 1e-10
 LITE0 = Kept(8, 25, 152, None, 193, 64)
 PAPER = Kept(4, 60, 1536, 2048, 473, 256)
 SMALL = Kept(2, 9, 16, 24, 65, 8)
-
-
-def check_kernels(small: bool) -> Iterator[Row]:
-    """Compares with NumPy in float64; a row each, with the largest difference."""
-    shapes = [(2, 300, 64, 3), (3, 101, 7, 5), (1, 2000, 32, 40), (2, 301, 256, 3)]
-    for batch, positions, channels, clusters in shapes if small else [(4, 3600, 2048, 3), *shapes]:
-        rng = np.random.default_rng(positions)
-        features = rng.standard_normal((batch, positions, channels), np.float32)
-        features += 2 * features[:, :clusters][:, rng.integers(0, clusters, positions)]
-        weights = rng.random((batch, positions), np.float32)
-        init = features[:, :clusters]
-        for dtype in (jnp.float32, jnp.bfloat16):
-            yield _check_kmeans(jnp.asarray(features, dtype), weights, init)
-        result = kmeans(features, clusters, init="k-means++", key=jax.random.key(0))
-        yield {
-            "kernel": "k-means++",
-            "shape": [batch, positions, channels, clusters],
-            "right": bool(np.isfinite(result.inertia).all()),
-        }
-        yield _check_pooling(features, weights, clusters)
-    model = KMeans(3, metric="euclidean", init=features[0, :3], tol=0).fit(features[0])
-    distance = np.square(features[0][:, None].astype(float) - model.cluster_centers_).sum(-1)
-    error = abs(model.inertia_ / distance.min(1).sum() - 1)
-    yield {"kernel": "KMeans", "largest_error": float(error), "right": bool(error < 1e-4)}
-
-
-def _check_kmeans(features, weights, init) -> Row:
-    clusters = init.shape[1]
-    arguments = {"rounds": 5, "weights": weights, "init": init}
-    first = jax.device_get(kmeans(features, clusters, **arguments))
-    again = jax.device_get(kmeans(features, clusters, **arguments))
-    exact = np.asarray(features).astype(np.float64)
-    share, error = [], []
-    for x, w, c, nearest, found in zip(
-        exact, weights, init, first.assignment, first.centres, strict=True
-    ):
-        expected, centres = _exact_kmeans(x, w, c, 5)
-        share.append(np.mean(nearest == expected))
-        error.append(np.abs(found - centres).max())
-    return {
-        "kernel": "kmeans",
-        "shape": [*features.shape, clusters],
-        "type": features.dtype.name,
-        "same_assignment": float(np.mean(share)),
-        "largest_error": float(max(error)),
-        "same_bits_twice": all(np.array_equal(a, b) for a, b in zip(first, again, strict=True)),
-        "right": bool(min(share) > 0.999 and max(error) < 1e-3),
-    }
-
-
-def _exact_kmeans(x, weights, centres, rounds):
-    x = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    centres = centres / np.linalg.norm(centres, axis=-1, keepdims=True).astype(float)
-    for _ in range(rounds):
-        member = np.argmax(x @ centres.T, -1)[:, None] == np.arange(len(centres))
-        sums = (member * weights[:, None].astype(float)).T @ x
-        length = np.linalg.norm(sums, axis=-1, keepdims=True)
-        centres = np.where(length > 1e-6, sums / np.maximum(length, 1e-12), centres)
-    return np.argmax(x @ centres.T, -1), centres
-
-
-def _check_pooling(features, weights, clusters) -> Row:
-    rng = np.random.default_rng(0)
-    batch, positions, channels = features.shape
-    assignment = rng.integers(0, clusters, (batch, positions))
-    towards = rng.standard_normal((batch, clusters, channels), np.float32)
-
-    def loss(x):
-        prototypes, _ = cluster_average(x, assignment, weights, clusters)
-        return jnp.sum(prototypes * towards), prototypes
-
-    gradient, prototypes = jax.jit(jax.grad(loss, has_aux=True))(features)
-    masks = (assignment[..., None] == np.arange(clusters)) * weights[..., None].astype(float)
-    areas = np.maximum(masks.sum(1), 1e-12)[..., None]
-    exact = np.swapaxes(masks, 1, 2) @ features / areas
-    error = max(
-        np.abs(prototypes - exact).max(), np.abs(gradient - masks @ (towards / areas)).max()
-    )
-    return {
-        "kernel": "cluster_average",
-        "shape": [batch, positions, channels, clusters],
-        "largest_error": float(error),
-        "right": bool(error < 1e-4),
-    }
 
 
 def benchmark_kmeans(small: bool) -> Iterator[Row]:
@@ -211,22 +133,47 @@ def branch(name: str, size: Kept, repetitions: int) -> Iterator[Row]:
 
 
 def whole_step(small: bool) -> Iterator[Row]:
-    """A training step from images on, with a frozen ResNet-50."""
-    side, batch, channels = (65, 2, 8) if small else (473, 4, 256)
-    for dtype in (jnp.float32,) if small else (jnp.float32, jnp.bfloat16):
-        network = Network(ResNet(RESNET50, dtype=dtype), APANet(channels=channels))
-        episodes = harness.noise_episodes(batch, 1, side)
-        step = _Step(network, _random_backbone(network, side), episodes)
-        times = [step.seconds() for _ in range(2 if small else 10)]
-        yield {
-            "backbone": "resnet50",
-            "type": jnp.dtype(dtype).name,
-            "batch": batch,
-            "side": side,
-            "compile_seconds": step.compile_seconds,
-            "loss": step.loss,
-            "right": bool(np.isfinite(step.loss)),
-        } | harness.spread(times)
+    """A training step from images on, with a frozen ResNet-50, and larger DINOv2s."""
+    cases = [("resnet50", 65, 2, 8)] if small else [("resnet50", 473, 4, 256)]
+    if not small:
+        cases += [("dinov2_vits14", 518, 4, 256), ("dinov2_vitl14", 518, 4, 256)]
+    for name, side, batch, channels in cases:
+        row = backbones.spec(name)
+        for dtype in (jnp.float32,) if small else (jnp.float32, jnp.bfloat16):
+            head = APANet(
+                channels=channels, block4_channels=row.block4_channels, centred=row.centred
+            )
+            module = backbones.create(name, dtype=dtype)
+            network = Network(module, head, masked_support=row.has_last_block)
+            episodes = harness.noise_episodes(batch, 1, side)
+            step = _Step(network, _random_backbone(network, side), episodes)
+            times = [step.seconds() for _ in range(2 if small else 10)]
+            yield {
+                "backbone": name,
+                "type": jnp.dtype(dtype).name,
+                "batch": batch,
+                "side": side,
+                "compile_seconds": step.compile_seconds,
+                "loss": step.loss,
+                "right": bool(np.isfinite(step.loss)),
+            } | harness.spread(times)
+
+
+def repeated(small: bool) -> Iterator[Row]:
+    """Trains twice on the same kept features, of quickstart's size: are the parameters the same?"""
+    size, steps = (SMALL, 3) if small else (LITE0, 300)
+    found, seconds = [], []
+    for _ in range(2):
+        head = APANet(channels=size.channels, priors=("middle",), cluster_features="middle")
+        step = _Step(Network(None, head), {}, _kept_batch(size))
+        seconds.append(sum(step.seconds() for _ in range(steps)))
+        found.append(jax.device_get(step.parameters))
+    pairs = zip(*map(jax.tree.leaves, found), strict=True)
+    yield {
+        "steps": steps,
+        "deterministic": is_deterministic(),
+        "right": all(np.array_equal(a, b) for a, b in pairs),
+    } | harness.spread(seconds)
 
 
 def evaluation(small: bool) -> Iterator[Row]:
@@ -250,6 +197,49 @@ def evaluation(small: bool) -> Iterator[Row]:
         } | row
 
 
+def both_evaluations(small: bool) -> Iterator[Row]:
+    """Episodes a second from loaded images to counts, embedding every episode and each image once.
+
+    The faster one on a device is what `evaluation.once_on_accelerators` should say.
+    """
+    if importlib.util.find_spec("grain") is None:
+        yield {"missing": "grain"}
+        return
+    from experiments.speed import gpu_evaluation
+
+    if small:
+        from tests.small_backbone import CHANNELS, ThreeConvolutions
+
+        head = APANet(channels=8, block4_channels=CHANNELS[1])
+        side, batch, network = 65, 2, Network(ThreeConvolutions(), head)
+    else:
+        side, batch, network = 473, 8, Network(ResNet(RESNET50), APANet(channels=256))
+    backbone = _random_backbone(network, side)
+    head = _random_head(network, backbone, harness.noise_episodes(batch, 1, side))
+    images, episodes = (24, 6) if small else (200, 1600)
+    yield from gpu_evaluation.rows(
+        network, head, backbone, images=images, side=side, episodes=episodes, batch=batch
+    )
+
+
+def many_clusters(small: bool) -> Iterator[Row]:
+    """K-means at 1, 3, 5 and 256 clusters of the paper's features, with the peers that are there.
+
+    With one cluster and with 256 no peer in PyTorch is to be faster.
+    """
+    device = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    peers, missing = kmeans_benchmark.available(list(kmeans_benchmark.PEERS), device)
+    for name, reason in missing.items():
+        yield {"implementation": name, "missing": reason}
+    counts = (1, 3) if small else (3, 1, 5, 256)
+    positions, channels = (200, 32) if small else (3600, 2048)
+    shapes = [kmeans_benchmark.Shape(4, positions, channels, count) for count in counts]
+    rows, _ = kmeans_benchmark.benchmark(
+        shapes, peers, rounds=10, repetitions=2 if small else 5, patience=2.0
+    )
+    yield from rows
+
+
 class _Step:
     """A compiled training step that goes on from call to call."""
 
@@ -265,6 +255,10 @@ class _Step:
         start = time.perf_counter()
         self.seconds()
         self.compile_seconds = time.perf_counter() - start
+
+    @property
+    def parameters(self):
+        return self._state.parameters
 
     def seconds(self) -> float:
         start = time.perf_counter()
@@ -304,13 +298,16 @@ def _random_head(network, backbone, batch):
 
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
-    "kernels": check_kernels,
+    "kernels": gpu_kernels.check_kernels,
     "kmeans": benchmark_kmeans,
     "density": benchmark_density_ratio,
     "transformers": vit_benchmark.device_rows,
     "branch": compare_branch,
     "training": whole_step,
     "evaluation": evaluation,
+    "repeat": repeated,
+    "both_evaluations": both_evaluations,
+    "clusters": many_clusters,
 }
 
 
@@ -346,6 +343,9 @@ def arguments() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the sections, writes what was asked for, and returns 1 where something is wrong."""
     given = arguments().parse_args(argv)
+    if "repeat" in given.only:
+        # Before any device is asked for; the others are timed as XLA likes it best.
+        make_deterministic()
     result = harness.environment() | {"rows": []}
     print(json.dumps(result), flush=True)
     start = time.perf_counter()

@@ -11,7 +11,8 @@ The branch's share of a step is 1 - (time without clusters / time with them), th
 steps. `memory_bytes` is the peak of the process during a step beyond what it held before: features,
 activations and gradients, not parameters; on a CPU only (`branch_cost.py` has a GPU's). PyTorch
 runs on the kind of device that JAX runs on. With "autocast" it computes all that it can in
-bfloat16; "bfloat16 backbone" has only the frozen backbone in it.
+bfloat16; "bfloat16 backbone" has only the frozen backbone in it. "compiled" is the autocast one,
+its loss by `torch.compile`.
 """
 
 import contextlib
@@ -45,7 +46,8 @@ from experiments.speed.torch_peer import STEM, TorchPeer, fastest_here
 OURS_HALF = "apanet_jax bfloat16 backbone"
 PEER, PEER_LAST = "pytorch", "pytorch channels last"
 PEER_HALF = "pytorch channels last autocast"
-NAMES = (OURS, OURS_HALF, PEER, PEER_LAST, PEER_HALF)
+PEER_COMPILED = "pytorch compiled"
+NAMES = (OURS, OURS_HALF, PEER, PEER_LAST, PEER_HALF, PEER_COMPILED)
 RATE, AGNOSTIC_WEIGHT = 0.0025, 0.5
 
 Step = Callable[[Batch], float]
@@ -105,8 +107,11 @@ def contestant(backbone_name: str, name: str, num_clusters: int, size: int) -> C
     state = train_step.create_state(network, shaping, size, sgd, jax.random.key(0), Programs())
     head = jax.device_get(state.parameters)
     peer, backbone = TorchPeer.like(network, head, backbone_name=backbone_name, seed=0)
-    if name in (PEER, PEER_LAST, PEER_HALF):
-        step = peer_step(peer, channels_last=name != PEER, half=name == PEER_HALF)
+    if name in (PEER, PEER_LAST, PEER_HALF, PEER_COMPILED):
+        half = name in (PEER_HALF, PEER_COMPILED)
+        step = peer_step(
+            peer, channels_last=name != PEER, half=half, compiled=name == PEER_COMPILED
+        )
         return Contestant(name, num_clusters, step)
     if name == OURS_HALF:
         module = backbones.create(backbone_name, stem=STEM, dtype=jnp.bfloat16)
@@ -130,18 +135,19 @@ def our_step(network: Network, state: Any, backbone: Any, optimizer: Any) -> Ste
     return step
 
 
-def peer_step(peer: TorchPeer, channels_last: bool, half: bool) -> Step:
+def peer_step(peer: TorchPeer, channels_last: bool, half: bool, compiled: bool = False) -> Step:
     """Returns the step in PyTorch's own layout, or with channels last."""
     device = fastest_here(peer)
     if channels_last:
         peer.memory_format = torch.channels_last
         peer.to(memory_format=torch.channels_last)
     sgd = peer.sgd(RATE)
+    of_batch = torch.compile(peer.loss) if compiled else peer.loss
 
     def step(batch):
         sgd.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = peer.loss(batch, AGNOSTIC_WEIGHT)
+            loss = of_batch(batch, AGNOSTIC_WEIGHT)
         loss.backward()
         sgd.step()
         return loss.item()

@@ -17,6 +17,7 @@ from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.evaluation.protocol import count_episodes, make_count
+from apanet_jax.inference.exported_head import export
 from apanet_jax.models import backbones
 from apanet_jax.models.network import Network
 from apanet_jax.runs import sweep
@@ -245,22 +246,51 @@ def test_a_checkpoint_of_pfenet_is_scored_on_its_fold(tmp_path):
 run_command = functools.partial(subprocess.run, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ([], "no --config"),
-        (["--config=configs/nothing.py"], "nothing.py"),
-        (["--config=configs/folder.py:fodl=1"], "did you mean 'fold'"),
-        (["--config=configs/folder.py:records=nowhere"], "holds no records"),
-        (["--config=configs/folder.py", "--config.fodl=1"], "fodl"),
-        (["--config=configs/folder.py", "--mode=dream"], "dream"),
-        (["--config=configs/folder.py", "surplus"], "surplus"),
-    ],
-)
-def test_a_wrong_command_line_is_answered_without_a_traceback(arguments, says, tmp_path):
-    done = run_command([sys.executable, "-m", "apanet_jax.main", *arguments])
-    assert done.returncode not in (0, None)
-    assert says in done.stderr and "Traceback" not in done.stderr
+WRONG = {
+    "no --config": [],
+    "nothing.py": ["--config=configs/nothing.py"],
+    "did you mean 'fold'": ["--config=configs/folder.py:fodl=1"],
+    "holds no records": ["--config=configs/folder.py:records=nowhere"],
+    "fodl": ["--config=configs/folder.py", "--config.fodl=1"],
+    "dream": ["--config=configs/folder.py", "--mode=dream"],
+    "surplus": ["--config=configs/folder.py", "surplus"],
+}
+"""Command lines, by what the answer says."""
+
+# A process for each, without the seconds in which each would import.
+EACH = """
+import json, os, runpy, sys, tempfile
+import apanet_jax.runs.sweep
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if not child:
+            os.dup2(errors.fileno(), 2)
+            sys.argv = ["apanet_jax.main", *arguments]
+            runpy.run_module("apanet_jax.main", run_name="__main__")
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        answers.append((status, errors.read().decode()))
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """The status and the errors of each wrong command line."""
+    command = [sys.executable, "-c", EACH, json.dumps(list(WRONG.values()))]
+    done = run_command(command)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(WRONG, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("says", WRONG)
+def test_a_wrong_command_line_is_answered_without_a_traceback(answers, says):
+    status, errors = answers[says]
+    assert status == 2 and says in errors
+    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
 
 
 def test_scored_episodes_are_left_as_a_list_that_can_be_scored_again(prepared, tmp_path):
@@ -303,3 +333,24 @@ def test_compiled_programs_are_kept_for_the_next_process(prepared, tmp_path):
     assert written[0] == written[1]
     results = [(tmp_path / name / "results.json").read_text() for name in ("first", "second")]
     assert results[0] == results[1]
+
+
+def test_a_head_is_trained_on_all_classes(prepared, tmp_path):
+    config = config_of(prepared, "fold=-1,pictures=0")
+    for mode in ("train_and_evaluate", "evaluate"):
+        with pytest.raises(UserError, match="fold=-1 has no novel class to score: .*--mode=train"):
+            sweep.run_all(config, tmp_path / "run", mode)
+    assert not (tmp_path / "run").exists()
+    sweep.run_all(config, tmp_path / "run", "train")
+    run = make_run(config)
+    assert set(run.data.base.supports) == {1, 2, 3, 4}
+    export(tmp_path / "run", tmp_path / "head")
+    assert "all classes" in (tmp_path / "head" / "README.md").read_text()
+
+
+def test_runs_of_several_seeds_share_kept_features(prepared):
+    first, second, own = (
+        make_run(config_of(prepared, options)).data.keeper.seed
+        for options in ("seed=1,features.seed=0", "seed=2,features.seed=0", "seed=2")
+    )
+    assert (first, second, own) == (0, 0, 2)

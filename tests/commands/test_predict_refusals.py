@@ -96,3 +96,15 @@ def test_a_damaged_image_among_good_ones_is_reported_at_the_end(folder, capsys):
     assert "1 of 3 images" in capsys.readouterr().err
     rows = json.loads((folder / "out" / "results.json").read_text())["queries"]
     assert ["error" in row for row in rows] == [False, False, True]
+
+
+def test_of_several_damaged_images_each_is_a_line(folder, capsys):
+    for name in ("empty.jpg", "text.png", "head.tif"):
+        (folder / "new" / name).write_bytes(b"II*" if name == "head.tif" else name[:4].encode())
+    assert run("--support", *given(folder), "--output", folder / "out", folder / "new") == 2
+    *bad, last = capsys.readouterr().err.splitlines()
+    assert last == "error: 3 of 5 images could not be used"
+    assert [line.split("new/")[1].split(" ")[0] for line in bad] == [
+        *("empty.jpg", "head.tif", "text.png"),
+    ]
+    assert all(line.startswith("bad  ") for line in bad)

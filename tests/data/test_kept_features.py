@@ -11,6 +11,10 @@ from apanet_jax.models.apanet import ImageFeatures
 from apanet_jax.runtime.errors import UserError
 
 
+def load(index):
+    return {"image": np.zeros((16, 16, 3), np.uint8), "label": np.full((16, 16), index, np.uint8)}
+
+
 def test_threads_open_files_one_after_the_other(tmp_path, monkeypatch):
     # Python 3.11 fails at times where two threads parse the headers of files at once.
     names = tuple(f"map{number}" for number in range(4))
@@ -44,9 +48,6 @@ def test_features_beyond_half_precision_are_refused(tmp_path):
     def embed(images):
         return ImageFeatures(np.full((len(images), 2, 2, 3), 7e4, np.float32), None)
 
-    def load(index):
-        return {"image": np.zeros((16, 16, 3), np.uint8), "label": np.zeros((16, 16), np.uint8)}
-
     with pytest.raises(UserError, match="middle features reach 70000, .*features.keep=False"):
         keep_features(embed, load, 1, 1, ("middle", "label"), tmp_path, "a", 0)
 
@@ -57,3 +58,32 @@ def test_a_file_made_again_is_read_again(tmp_path):
         np.save(tmp_path / "new.npy", np.full((1, 1, 3), value))
         (tmp_path / "new.npy").replace(tmp_path / "middle.npy")
         assert kept.view(0, 0)["middle"].tolist() == [value] * 3
+
+
+def test_a_file_written_again_in_its_place_is_read_again(tmp_path):
+    # A file system may also give a new file the number of one that was removed.
+    kept = KeptFeatures(tmp_path, 1, ("middle",))
+    for value in (1, 2):
+        np.save(tmp_path / "middle.npy", np.full((1, 1, 3), value))
+        assert kept.view(0, 0)["middle"].tolist() == [value] * 3
+
+
+def test_a_batch_is_written_while_the_next_one_is_computed(tmp_path):
+    second, sizes = threading.Event(), []
+
+    class OnDevice:
+        def __array__(self, dtype=None, copy=None):
+            assert second.wait(60)
+            return np.ones((2, 2, 2, 3), np.float32)
+
+    def embed(images):
+        sizes.append(len(images))
+        if len(sizes) == 2:
+            second.set()
+        return ImageFeatures(OnDevice(), None)
+
+    kept = keep_features(
+        embed, load, 5, 1, ("middle", "label"), tmp_path, "a", workers=0, batch_size=2
+    )
+    assert sizes == [2, 2, 2]
+    assert [kept.view(image, 0)["label"][0, 0] for image in range(5)] == list(range(5))

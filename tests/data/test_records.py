@@ -135,8 +135,14 @@ def test_absent_or_damaged_records_say_what_to_do(written, tmp_path):
 
 def test_folds_part_the_classes(written):
     assert folds.novel_classes(written, 0) == (1, 2) and folds.base_classes(written, 0) == (3, 4)
+    assert folds.novel_classes(written, -1) == () and folds.base_classes(written, -1) == (
+        1,
+        2,
+        3,
+        4,
+    )
     assert folds.novel_classes(written, 1) == (3, 4)
-    for wrong in (-1, 2):
+    for wrong in (-2, 2):
         with pytest.raises(UserError, match="0 to 1"):
             folds.novel_classes(written, wrong)
 

@@ -3,12 +3,11 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apanet_jax.evaluation import embed_once
-from apanet_jax.evaluation.feature_store import FeatureStore
+from apanet_jax.evaluation import embed_once, embedding
+from apanet_jax.evaluation.feature_store import DISK, MEMORY
 from apanet_jax.runs.run import RunMaker, make_run
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.training.train_step import create_state, optimizer, poly_schedule
@@ -38,7 +37,8 @@ def head_of(run, seed=0):
     )
     # An untrained head finds everything or nothing: half of what it sees shall be foreground.
     with run.data.test_batches(1, range(8)) as batches:
-        logits = run.network(state.parameters, run.loaded.backbone_parameters, next(batches)).logits
+        network = jax.jit(run.network.__call__)
+        logits = network(state.parameters, run.loaded.backbone_parameters, next(batches)).logits
     output = state.parameters["comparison"]["output"]
     output = output.get("output", output)
     output["bias"] += np.array([0, -np.median(logits[..., 1] - logits[..., 0])], np.float32)
@@ -90,13 +90,13 @@ def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
     make = RunMaker().make
     run = run_of(prepared, MASKED, make)
     embedded = []
-    original = embed_once.load_test_view
+    original = embedding.load_test_view
 
     def noted(split, size, pictures, index, **options):
         embedded.append(pictures[index])
         return original(split, size, pictures, index, **options)
 
-    monkeypatch.setattr(embed_once, "load_test_view", noted)
+    monkeypatch.setattr(embedding, "load_test_view", noted)
     for seed in (0, 1):
         for shot in (1, 3):
             run.evaluator.embed(EPISODES)
@@ -113,58 +113,110 @@ def test_each_picture_passes_the_backbone_once(prepared, monkeypatch):
 def test_kept_pictures_do_not_pass_the_backbone_again(prepared, monkeypatch):
     run = run_of(prepared, "keep=True")
     run.data.kept_test_features()
-    monkeypatch.setattr(embed_once, "load_test_view", None)
+    monkeypatch.setattr(embedding, "load_test_view", None)
     counts, _ = run.evaluator.count(head_of(run), 1, EPISODES)
     assert counts.union[:, 1].all()
 
 
-def test_what_memory_has_no_room_for_is_read_from_disk(tmp_path):
-    store = FeatureStore(device_bytes=0, memory_bytes=100, directory=tmp_path)
-    rng = np.random.default_rng(0)
-    arrays = {key: {"a": rng.normal(size=8), "b": rng.normal(size=2)} for key in range(4)}
-    for key, kept in arrays.items():
-        store.put(("image", key), kept)
-    assert len(list(tmp_path.glob("*/*.npy"))) == 6
-    for key, kept in arrays.items():
-        for name, array in store.get(("image", key)).items():
-            np.testing.assert_array_equal(array, kept[name])
-    assert ("image", 3) in store and ("picture", 4) not in store
+BUDGETS = {
+    "ample": "",
+    "disk": "memory_gigabytes=0.0",
+    "a little": "memory_gigabytes=4e-4,disk_gigabytes=1e-5",
+    "none": "memory_gigabytes=0.0,disk_gigabytes=0.0",
+}
 
 
-def test_the_device_has_the_first_budget_and_memory_the_second(tmp_path):
-    store = FeatureStore(device_bytes=8, memory_bytes=8, directory=tmp_path)
-    for key in range(3):
-        store.put(("image", key), {"a": np.full(2, key, np.float32)})
-    kinds = [type(store.get(("image", key))["a"]) for key in range(3)]
-    assert issubclass(kinds[0], jax.Array) and kinds[1:] == [np.ndarray, np.memmap]
-    assert not store.offer(("prior", 0), {"prior": np.zeros(1, np.float32)})
-    assert ("prior", 0) not in store
+@pytest.fixture(scope="module")
+def whole(prepared):
+    """Counts of two heads with 1 and 3 supports where everything is held; and the heads."""
+    run = run_of(prepared, MASKED)
+    heads = [head_of(run, seed) for seed in (0, 1)]
+    return heads, run.evaluator.count_all(heads, (1, 3), EPISODES)
 
 
-def test_bfloat16_comes_back_from_disk(tmp_path):
-    store = FeatureStore(device_bytes=0, memory_bytes=0, directory=tmp_path)
-    array = np.arange(6).reshape(2, 3).astype(jnp.bfloat16)
-    store.put(("image", 0), {"a": array})
-    back = store.get(("image", 0))["a"]
-    assert back.dtype == array.dtype
-    np.testing.assert_array_equal(back, array)
+def assert_same(found, expected):
+    for shot, of_heads in expected.items():
+        for ours, theirs in zip(found[shot], of_heads, strict=True):
+            for first, second in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.slow
-def test_counts_do_not_depend_on_the_memory(prepared, tmp_path):
-    found = []
-    for memory in ("8.0", "0.0"):
-        run = run_of(prepared, f"{MASKED},memory_gigabytes={memory},directory={tmp_path}")
-        found.append(run.evaluator.count(head_of(run), 3, EPISODES)[0])
-    np.testing.assert_array_equal(found[0].union, found[1].union)
-    assert list(tmp_path.glob("features-*/*.npy"))
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_counts_do_not_depend_on_the_budgets(prepared, tmp_path, whole, budget, capsys):
+    heads, expected = whole
+    run = run_of(prepared, f"{MASKED},directory={tmp_path},{BUDGETS[budget]}")
+    needs = run.evaluator.needs((1, 3), EPISODES)
+    assert_same(run.evaluator.count_all(heads, (1, 3), EPISODES), expected)
+    # It was said before anything was embedded, and is what happened.
+    said = capsys.readouterr().out
+    assert f"{needs.passes} images pass the backbone" in said
+    features = run.evaluator.embedded.of(run.evaluator._identity, None)
+    assert features.store.peak[DISK] <= features.store.budgets[DISK]
+    assert features.store.peak[MEMORY] <= features.store.budgets[MEMORY]
+    if budget != "a little":
+        assert bool(list(tmp_path.glob("features-*/*.npy"))) == (budget == "disk")
+    assert (needs.windows == 1) == (budget in ("ample", "disk"))
 
 
-def test_a_full_disk_is_explained(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.slow
+def test_counts_are_the_same_after_a_kill_in_the_middle(prepared, tmp_path, whole, monkeypatch):
+    heads, expected = whole
+    run = run_of(prepared, f"{MASKED},directory={tmp_path},{BUDGETS['a little']}")
+    fetch, fetched = embed_once.Scoring._fetch, []
 
-    monkeypatch.setattr(np, "save", full)
-    store = FeatureStore(device_bytes=0, memory_bytes=0, directory=tmp_path)
-    with pytest.raises(UserError, match="No space left.*memory_gigabytes"):
-        store.put(("image", 1), {"a": np.zeros(3)})
+    def stopping(self, left):
+        fetched.append(left)
+        if len(fetched) == 3:
+            raise KeyboardInterrupt
+        return fetch(self, left)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed_once.Scoring, "_fetch", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run.evaluator.count_all(heads, (1, 3), EPISODES)
+    # In the same process, where some features are held, and in one that finds none.
+    assert_same(run.evaluator.count_all(heads, (1, 3), EPISODES), expected)
+    run.evaluator.embedded.clear()
+    assert_same(run.evaluator.count_all(heads, (1, 3), EPISODES), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_every_device_does_its_share(prepared, tmp_path, whole, devices, monkeypatch):
+    heads, expected = whole
+    run = run_of(prepared, f"{MASKED},devices={devices}")
+    features = run.evaluator._not_embedded()
+    # A simulated device's memory is the computer's, so nothing would be held on it.
+    features.store._budgets = (1e9, 0.0, 0.0, float("inf"))
+    monkeypatch.setattr(run.evaluator, "_not_embedded", lambda: features)
+    assert_same(run.evaluator.count_all(heads, (1, 3), EPISODES), expected)
+    # Each device keeps the rows of a batch that it embedded: half of them, of two.
+    queries = [key for key in features.store._held if key[0] == "query"]
+    homes = [features.embedder.rows.home(features.store.get(key)) for key in queries]
+    assert set(homes) == set(range(devices))
+    assert features.embedder.rows.each == 8 // devices
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_stored_types_change_all_paths_alike(prepared, whole, stored):
+    heads, expected = whole
+    run = run_of(prepared, f"{MASKED},stored={stored}")
+    for shot in (1, 3):
+        (once, _), (each, _) = both(run, heads[0], shot)
+        for ours, theirs in zip(once, each, strict=True):
+            # Pixels whose two logits are equal up to the rounding of sums.
+            assert np.abs(ours - theirs).sum(1).max() <= 4
+        differing = np.abs(once.intersection - expected[shot][0][0].intersection).sum()
+        assert differing <= 0.02 * once.union.sum()
+
+
+def test_a_feature_that_float16_cannot_hold_is_refused(prepared, monkeypatch):
+    run = run_of(prepared, f"{MASKED},stored=float16")
+    features = run.evaluator._not_embedded()
+    features.embedder._parameters = jax.tree.map(
+        lambda x: 1e4 * x, run.loaded.local_backbone_parameters
+    )
+    with pytest.raises(UserError, match="larger than float16 can hold.*stored=bfloat16"):
+        list(features.embedder.queries(range(8)))

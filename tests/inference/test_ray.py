@@ -12,13 +12,14 @@ from PIL import Image
 
 import apanet_jax
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
+from tests.installed_tools import library
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "own_pictures" / "segment_shards.py"
 
 
 @pytest.mark.slow
 def test_two_workers_find_what_one_process_finds(tmp_path):
-    pytest.importorskip("ray.data", reason="ray is not installed")
+    library("ray.data", "ray")
     supports = [scene(RED, LEFT), scene(RED, RIGHT)]
     made = apanet_jax.load(head="drawn", size=65).fit(*zip(*supports, strict=True))
     made.save(tmp_path / "red.apanet")
@@ -30,7 +31,7 @@ def test_two_workers_find_what_one_process_finds(tmp_path):
     command = [sys.executable, SCRIPT, tmp_path / "red.apanet", f"--images={tmp_path / 'photos'}"]
     command += [f"--output={tmp_path / 'found'}", "--workers=2", "--shard=2"]
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
-    subprocess.run(list(map(str, command)), check=True, env=environment, timeout=600)
+    subprocess.run(list(map(str, command)), check=True, env=environment)
     import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()

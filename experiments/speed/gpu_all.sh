@@ -1,0 +1,60 @@
+#!/bin/sh
+# One GPU, one command, under 9 minutes: is it right, is it repeatable, how fast is it, and which
+# path evaluates faster. From the root of a checkout:
+#
+#     sh experiments/speed/gpu_all.sh [--small] [--out=FOLDER]
+#     sh experiments/speed/gpu_all.sh --table=RECORDS [--small] [--out=FOLDER]
+#
+# The first form needs jax, flax, optax, orbax-checkpoint, numpy and PyTorch; sections that need more
+# (grain, ml_collections, flash-kmeans) are marked missing where it is not installed. The second one,
+# which needs all of requirements.txt, makes Table IV of the records named (voc_animals at 256 pixels
+# is under 40 MB) with three seeds, from images to table, and says how long that took. --small takes
+# sizes for a CPU. Each part leaves JSON in FOLDER (default: gpu_all, or $OUT where that is set) and
+# prints its own lines; a short table comes last. A part that fails does not stop the others.
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+small="" out="${OUT:-gpu_all}" records="" python="${PYTHON:-python}"
+for argument in "$@"; do
+    case $argument in
+    --small) small=--small ;;
+    --out=*) out=${argument#--out=} ;;
+    --table=*) records=${argument#--table=} ;;
+    *) echo "$argument is unknown: expected --small, --out=FOLDER or --table=RECORDS" >&2; exit 2 ;;
+    esac
+done
+mkdir -p "$out" || exit 2
+
+part() { # name, seconds at most, command
+    name=$1 most=$2 status=0
+    shift 2
+    began=$(date +%s)
+    timeout "$most" "$@" >"$out/$name.log" 2>&1 || status=$?
+    spent=$(($(date +%s) - began))
+    echo "{\"part\": \"$name\", \"status\": $status, \"seconds\": $spent}" >>"$out/parts.jsonl"
+    echo "== $name: status $status, $spent s"
+    tail -n 12 "$out/$name.log"
+}
+
+: >"$out/parts.jsonl"
+if [ -n "$records" ]; then
+    if [ -n "$small" ]; then size="image_size=65,channels=8,steps=4,episodes=8,pictures=0"
+    else size="image_size=256"; fi
+    part table4 540 "$python" -m apanet_jax.main --workdir="$out/table4" --config=configs/compare.py:records="$records",folds=all,seeds=0+1+2,"$size"
+    cat "$out/table4/table.md" 2>/dev/null
+else
+    check() { # section, seconds at most
+        part "$1" "$2" "$python" experiments/speed/gpu_check.py $small --only="$1" \
+            --json="$out/$1.json"
+    }
+    if [ -n "$small" ]; then sizes="--size=65 --batch=2 --steps=1"
+    else sizes="--size=473 --batch=4 --steps=5"; fi
+    check repeat 60
+    check both_evaluations 150
+    check clusters 90
+    check training 120
+    # Against PyTorch, compiled too. What it needs beside PyTorch is torchvision.
+    part peers 110 "$python" experiments/speed/training_benchmark.py $sizes --clusters=3 \
+        "--only=apanet_jax,apanet_jax bfloat16 backbone,pytorch channels last autocast,pytorch compiled" \
+        --json="$out/peers.json"
+fi
+"$python" experiments/speed/gpu_summary.py "$out"
