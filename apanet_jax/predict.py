@@ -88,8 +88,9 @@ def add_head_flags(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=int,
         metavar="PIXELS",
-        help="longer side to which images are resized (default: what the head was made for): a "
-        "larger one shows smaller objects, and takes longer",
+        help="longer side at which images are looked at; above the network's own side they are "
+        "looked at in tiles, and as a whole besides (default: the network's own side, and four "
+        "times of it where an image is that large)",
     )
     parser.add_argument(
         "--untrained",

@@ -62,6 +62,8 @@ _NOT_READ = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc"), "HEIC"),
 }
 _TIFF_ORIENTATION, _TIFF_NO_DATA = 0x0112, 42113
+_AVERAGED_MODES = ("RGB", "L", "CMYK", "YCbCr")
+"""Pillow's modes whose values may be averaged."""
 _DEEP_MODES = ("I", "F")
 """First letters of Pillow's modes with more than 8 bits."""
 
@@ -73,16 +75,24 @@ class UprightImage(NamedTuple):
       image: `[height, width, 3]`, RGB, 0 to 255.
       path: of its file, if there is one.
       orientation: EXIF's, 1 to 8: how the stored pixels were turned to be upright.
+      full_size: height and width of the image in its file, where `image` is smaller.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
     path: Path | None = None
     orientation: int = 1
+    full_size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image in its file."""
+        height, width = self.full_size or self.image.shape[:2]
+        return height, width
 
     @property
     def stored_size(self) -> tuple[int, int]:
         """Height and width of the pixels as the file stores them."""
-        height, width = self.image.shape[:2]
+        height, width = self.size
         return (width, height) if self.orientation >= 5 else (height, width)
 
 
@@ -140,13 +150,15 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UprightImage:
+def read_image(
+    path: Path, *, max_pixels: int = MAX_PIXELS, side: int | None = None
+) -> UprightImage:
     """Reads an image file (see `decode_image`).
 
     Raises:
       UserError: it cannot be read, is of another kind, too large, cut short or damaged.
     """
-    return decode_image(read_bytes(path), path, max_pixels=max_pixels)
+    return decode_image(read_bytes(path), path, max_pixels=max_pixels, side=side)
 
 
 def decode_image(
@@ -155,6 +167,7 @@ def decode_image(
     *,
     max_pixels: int = MAX_PIXELS,
     formats: Collection[str] = tuple(FORMATS),
+    side: int | None = None,
 ) -> UprightImage:
     """Decodes an image: its first frame, upright, as RGB.
 
@@ -166,6 +179,9 @@ def decode_image(
       path: its name, for messages.
       max_pixels: a larger image is refused before it is decoded.
       formats: which of `FORMATS` are allowed.
+      side: longer side that is enough: an image of twice that or more is made smaller by a whole
+        factor, each pixel the mean of those that it stands for, and of a JPEG no more is decoded.
+        None: the image as it is.
 
     Raises:
       UserError: it is of another kind, too large, cut short or damaged.
@@ -174,7 +190,10 @@ def decode_image(
         encoded = open_encoded(data, str(path), max_pixels=max_pixels, formats=formats)
     except _UnknownToPillow:
         return UprightImage(_decode_tiff_by_opencv(data, str(path), max_pixels), path)
-    return UprightImage(upright_pixels(encoded), path, encoded.orientation)
+    size, factor = encoded.size, max(encoded.size) // side if side else 1
+    if factor < 2:
+        return UprightImage(upright_pixels(encoded), path, encoded.orientation)
+    return UprightImage(_reduced(encoded, factor), path, encoded.orientation, size)
 
 
 def upright_pixels(encoded: Encoded) -> UInt8[np.ndarray, "height width 3"]:
@@ -185,6 +204,22 @@ def upright_pixels(encoded: Encoded) -> UInt8[np.ndarray, "height width 3"]:
     """
     deep = encoded.decode().mode.startswith(_DEEP_MODES)
     return encoded.upright(_gray(encoded) if deep else _rgb(encoded))
+
+
+def _reduced(encoded: Encoded, factor: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns an opened image's pixels, made smaller by a whole factor or nearly so.
+
+    At no time are there more pixels in memory than one decoder's own.
+    """
+    size = [-(-n // factor) for n in encoded.opened.size]
+    encoded.opened.draft(None, (size[0], size[1]))
+    image = encoded.decode()
+    if image.mode not in _AVERAGED_MODES:
+        pixels = upright_pixels(encoded)
+        size = -(-pixels.shape[1] // factor), -(-pixels.shape[0] // factor)
+        return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    left = max(max(image.size) // max(size), 1)
+    return encoded.upright(np.array(image.reduce(left).convert("RGB")))
 
 
 def decode_verified(data: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
@@ -303,6 +338,8 @@ def _gray(encoded: Encoded) -> UInt8[np.ndarray, "h w 3"]:
 
 def _rgb(encoded: Encoded) -> UInt8[np.ndarray, "h w 3"]:
     if encoded.format in ("JPEG", "PNG"):
+        # Pillow has checked that the file is whole, and would hold its pixels besides.
+        encoded.opened.close()
         # As records are read: decoders differ in rounding.
         pixels = _decoded_by_opencv(encoded.data)
         if pixels is None or pixels.shape[:2] != encoded.opened.size[::-1]:

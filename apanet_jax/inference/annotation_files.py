@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax.data.images import read_bytes
+from apanet_jax.data.images import read_bytes, read_image
 from apanet_jax.inference.formats.coco import CocoFileWriter
 from apanet_jax.inference.formats.instance_table import InstanceTable
 from apanet_jax.inference.formats.instances import NO_NAME, AnnotatedImage, instances
@@ -55,7 +55,7 @@ class AnnotationFiles:
         if not formats:
             return
         found = instances(answer.labels(), answer.scores, answer.probability_levels)
-        annotated = AnnotatedImage(self._file_name(query), image.shape[:2], found)
+        annotated = AnnotatedImage(self._file_name(query), answer.size, found)
         if "coco" in formats:
             self._coco.add(annotated)
         if "csv" in formats:
@@ -69,7 +69,9 @@ class AnnotationFiles:
         if "yolo" in formats:
             ending = yolo_ending(query)
             own = query.frame is None and ending == query.path.suffix.lower()
-            content = read_bytes(query.path) if own else png(image)
+            # A file's image may have been read smaller than it is.
+            whole = image if query.frame is not None else read_image(query.path).image
+            content = read_bytes(query.path) if own else png(whole)
             yield f"{YOLO}/images/{query.name}{ending}", content
             yield f"{YOLO}/labels/{query.name}.txt", yolo_labels(annotated).encode()
 

@@ -19,6 +19,7 @@ class Answer:
     """What was found in an image, computed at the image's own size when it is asked for.
 
     Attributes:
+      size: height and width of the image.
       peaks: `[classes]`, the margin that a hundredth of the image's positions exceed.
       likenesses: `[classes]`, see `presence.likeness`.
       scores: `[classes]`, the probability that the image shows each class, if half of the images
@@ -38,6 +39,7 @@ class Answer:
         options: MaskOptions = DEFAULT_OPTIONS,
         image: UInt8[np.ndarray, "height width 3"] | None = None,
         *,
+        peaks: Sequence[float] | None = None,
         densities: Sequence[PositionMap] | None = None,
     ):
         """Makes an answer of the margins of each class.
@@ -49,15 +51,17 @@ class Answer:
           image_size: height and width of the image.
           grid: of the square that the image was fitted into.
           options: which pixels the masks mark.
-          image: which masks are refined at the edges of, RGB.
+          image: which masks are refined at the edges of, RGB; it may be smaller than `image_size`.
+          peaks: of each class; None: those of `margins`.
           densities: of each class, at the same positions: by which the classes compare, see
             `Matcher.densities`; None: by their log-odds.
         """
-        self._decisions, self._size, self._options = decisions, image_size, options
+        self._decisions, self.size, self._options = decisions, image_size, options
         self._image, self._refined = image, {}
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
-        self._ranks = [upsampler(x, image_size, grid) for x in densities or ()]
-        self.peaks, self.likenesses = np.array([peak(x) for x in margins]), np.array(likenesses)
+        self._ranks = [upsampler(x, image_size, grid) for x in (() if densities is None else densities)]
+        self.peaks = np.array([peak(x) for x in margins] if peaks is None else peaks)
+        self.likenesses = np.array(likenesses)
         measures = zip(decisions, self.peaks, self.likenesses, strict=True)
         self.scores = np.array([decision.presence(*pair) for decision, *pair in measures])
         self.found = self.scores > 0.5
@@ -80,7 +84,7 @@ class Answer:
     def mask(self, index: int) -> Bool[np.ndarray, "height width"]:
         """Returns where a class is, if the image shows it: `found` is a guess of its own."""
         if self._options.only_found and not self.found[index]:
-            return np.zeros(self._size, bool)
+            return np.zeros(self.size, bool)
         if self._options.refine and self._image is not None:
             mask = self._refined_mask(index)
         else:
@@ -110,7 +114,7 @@ class Answer:
         was not found has no pixel.
         """
         candidates = np.flatnonzero(self.found)
-        labels = np.zeros(self._size, np.uint8)
+        labels = np.zeros(self.size, np.uint8)
         if not len(candidates):
             return labels
 
@@ -145,13 +149,13 @@ class Answer:
         return self._decisions[index].probability(self._upsamplers[index](rows))
 
     def _strips(self) -> Iterator[slice]:
-        height, width = self._size
+        height, width = self.size
         step = max(_STRIP // width, 1)
         return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
     def _filled(self, dtype: type, values: Callable[[slice], np.ndarray]) -> np.ndarray:
         """Returns an array of the image's size, filled strip by strip."""
-        result = np.empty(self._size, dtype)
+        result = np.empty(self.size, dtype)
         for rows in self._strips():
             result[rows] = values(rows)
         return result

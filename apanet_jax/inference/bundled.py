@@ -8,6 +8,7 @@ from typing import NamedTuple
 from apanet_jax.inference.frozen_matcher import FrozenMatcher
 from apanet_jax.inference.geometry import grid_of
 from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, HEADS, SMALL, excluding
+from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision
 from apanet_jax.inference.prototypes import load_prototypes
@@ -66,6 +67,8 @@ def open_matcher(
 ) -> tuple[str, Matcher]:
     """Returns the matcher that the arguments of `segmenter.load` choose, and its head's name.
 
+    Its square is no larger than what the head was made for: larger images are looked at in tiles.
+
     Raises:
       UserError: choices exclude each other, there is no such head, or weights are missing.
     """
@@ -75,11 +78,16 @@ def open_matcher(
     if pair := excluding(source, head, trained=trained):
         raise UserError(f"{' and '.join(given[name] for name in pair)}: give one of them")
     if source is not None:
-        return str(source), open_head(source).matcher(size)
+        return str(source), _trained_matcher(source, size)
     if head == DRAWN:
-        return DRAWN, open_head(GENERAL_HEAD).matcher(size)
+        return DRAWN, _trained_matcher(GENERAL_HEAD, size)
     name = _best_at_hand() if head == AUTO else head
     return name, _frozen_matcher(_FROZEN[name], size, trained=trained)
+
+
+def _trained_matcher(folder: Path, size: int | None) -> HeadMatcher:
+    head = open_head(folder)
+    return head.matcher(size and min(size, head.size))
 
 
 def reopen_matcher(
@@ -136,7 +144,7 @@ def frozen_matcher(name: str, size: int | None = None, head: Path | None = None)
 
 
 def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> FrozenMatcher:
-    grid = grid_of(frozen.backbone, size or frozen.size)
+    grid = grid_of(frozen.backbone, min(size or frozen.size, frozen.size))
     saved = _trained_head(frozen.head) if trained else None
     if saved is None:
         head, module = None, backbones.create(frozen.backbone)

@@ -43,7 +43,8 @@ class FrozenFeatures(NamedTuple):
     Attributes:
       positions: which rules compare.
       regions: of alike positions.
-      all: what the backbone gives, for a head.
+      all: what the backbone gives, for a head; without block 5 where nothing needs it, as that is
+        most of a convolutional backbone's time.
     """
 
     positions: Float[Array, "rows columns channels"]
@@ -105,7 +106,19 @@ class FrozenMatcher:
             both = (self._mixtures[USUAL] + self._mixtures[HEAD]) / 2
             self._mixtures[f"{USUAL} and {HEAD}"] = both
         self._parameters = jax.device_put(parameters)
-        self._apply = jax.jit(lambda parameters, x: backbone.apply({"params": parameters}, x))
+        last_block = getattr(backbone, "last_block", None)
+        skips = last_block is not None and not (head is not None and head.needs_high)
+
+        def apply(parameters, images):
+            features = backbone.apply({"params": parameters}, images)
+            return features._replace(block5=None) if skips else features
+
+        self._apply = jax.jit(apply)
+        self._last_block = jax.jit(
+            lambda parameters, block4: backbone.apply(
+                {"params": parameters}, block4, method=last_block
+            )
+        )
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> FrozenFeatures:
         """See `Matcher.embed`."""
@@ -179,8 +192,10 @@ class FrozenMatcher:
 
     def margins(self, features: FrozenFeatures, learned: FrozenClass) -> PositionMap:
         """See `Matcher.margins`."""
-        margins = self._margins(features, learned.supports, learned.of_head)
-        return np.tensordot(learned.fit.weights, margins, 1)
+        # Rules without a say are not computed: they would take most of the time.
+        chosen = tuple(int(n) for n in np.flatnonzero(learned.fit.weights))
+        margins = self._margins(features, learned.supports, learned.of_head, chosen)
+        return np.tensordot(learned.fit.weights[list(chosen)], margins, 1)
 
     def densities(
         self, features: FrozenFeatures, learned: Sequence[FrozenClass]
@@ -191,7 +206,9 @@ class FrozenMatcher:
 
     def high(self, features: FrozenFeatures) -> Float[np.ndarray, "rows columns channels"]:
         """Returns an image's high-level features, see `Segmenter.clusters`."""
-        return np.asarray(features.all.block5[0])
+        if features.all.block5 is not None:
+            return np.asarray(features.all.block5[0])
+        return np.asarray(self._last_block(self._parameters, features.all.block4)[0])
 
     def _held_out(self, features, labels, supports: SupportPositions, left_out: int) -> HeldOut:
         """Returns a support, compared with the others."""
@@ -218,10 +235,18 @@ class FrozenMatcher:
         return self._head and self._head.learn([x.all for x in features], labels)
 
     def _margins(
-        self, features: FrozenFeatures, supports: SupportPositions, of_head: Any
+        self,
+        features: FrozenFeatures,
+        supports: SupportPositions,
+        of_head: Any,
+        chosen: tuple[int, ...] | None = None,
     ) -> Float[np.ndarray, "rules rows columns"]:
-        margins = np.asarray(ratio_margins(features.positions, supports))
-        if self._head is not None:
-            of_head = self._head.log_odds(features.all, of_head)
-            margins = np.concatenate([margins, of_head[None]])
-        return smoothed(margins, features.regions, SMOOTHING)
+        """Returns the margins of the chosen rules; None: of all."""
+        rules = len(SCALES) + (self._head is not None)
+        chosen = tuple(range(rules)) if chosen is None else chosen
+        margins = []
+        if ratios := tuple(n for n in chosen if n < len(SCALES)):
+            margins.append(np.asarray(ratio_margins(features.positions, supports, ratios)))
+        if self._head is not None and len(SCALES) in chosen:
+            margins.append(self._head.log_odds(features.all, of_head)[None])
+        return smoothed(np.concatenate(margins), features.regions, SMOOTHING)

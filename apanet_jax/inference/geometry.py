@@ -92,16 +92,26 @@ def upsampler(
     values: PositionMap, image_size: tuple[int, int], grid: Grid
 ) -> Callable[[slice], Float[np.ndarray, "height width"]]:
     """Returns a function that gives some rows of `upsample`, in the memory of these alone."""
-    rows, columns = (
-        interpolation_weights(
-            positions, ((np.arange(pixels) + 0.5) * (fitted / pixels) - 0.5 - grid.first) / stride
+    # Two positions have a say in a pixel: a product with all of them grows with the square's size.
+    (upper, lower, down), (left, right, along) = (
+        _neighbours(
+            positions,
+            ((np.arange(pixels) + 0.5) * (fitted / pixels) - 0.5 - grid.first) / grid.stride,
         )
-        for positions, pixels, fitted, stride in zip(
-            values.shape, image_size, grid.fitted(image_size), [grid.stride] * 2, strict=True
+        for positions, pixels, fitted in zip(
+            values.shape, image_size, grid.fitted(image_size), strict=True
         )
     )
-    across = values.astype(np.float32) @ columns.T
-    return lambda chosen: rows[chosen] @ across
+    values = values.astype(np.float32)
+    across = values[:, left] * (1 - along) + values[:, right] * along
+    down = down[:, None]
+
+    def rows(chosen: slice) -> Float[np.ndarray, "height width"]:
+        result = across[upper[chosen]] * (1 - down[chosen])
+        result += across[lower[chosen]] * down[chosen]
+        return result
+
+    return rows
 
 
 def upsample(
@@ -115,6 +125,16 @@ def upsample(
       grid: of the square that the image was fitted into.
     """
     return upsampler(values, image_size, grid)(slice(None))
+
+
+def _neighbours(
+    positions: int, coordinates: Float[np.ndarray, " points"]
+) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, " points"]]:
+    """Returns the positions before and behind each point, and the weight of the one behind."""
+    coordinates = np.clip(coordinates, 0, positions - 1)
+    before = np.minimum(coordinates.astype(int), max(positions - 2, 0))
+    behind = np.minimum(before + 1, positions - 1)
+    return before, behind, (coordinates - before).astype(np.float32)
 
 
 def label_shares(label: Label, grid: Grid) -> tuple[PositionMap, PositionMap]:

@@ -1,5 +1,6 @@
 """Supports as they are given to a segmenter, fitted into its matcher's square."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -7,11 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax.data.transforms import IGNORE, fit_square
 from apanet_jax.inference.calibration import negative_label
-from apanet_jax.inference.geometry import Grid, square_label
+from apanet_jax.inference.geometry import Grid
 from apanet_jax.inference.inputs import Image, as_image, several, support_label
+from apanet_jax.inference.scales import Scales, SupportView
+from apanet_jax.inference.tiles import fitted_square
 from apanet_jax.runtime.errors import UserError
+
+_Files = tuple[tuple[str, str], ...]
 
 
 class Support(NamedTuple):
@@ -20,9 +24,10 @@ class Support(NamedTuple):
     Attributes:
       square: see `fit_square`.
       label: in the square: 1 where the class is, 0 elsewhere, 255 outside or ignored.
-      size: height and width of the image as it was given.
+      size: height and width of what is seen of the image as it was given.
       files: image and mask of each mask that was given; "" for what was no file.
       features: of the image; None: not yet embedded.
+      zoom: by how much larger the object is than in the whole image, see `scales`.
     """
 
     square: UInt8[np.ndarray, "size size 3"]
@@ -30,18 +35,19 @@ class Support(NamedTuple):
     size: tuple[int, int]
     files: tuple[tuple[str, str], ...]
     features: Any = None
+    zoom: float = 1.0
 
 
 def given_supports(
-    images: Iterable[Image], masks: Iterable[Any], classes: Iterable[str] | None, grid: Grid
-) -> dict[str, dict[bytes, Support]]:
-    """Returns for each class its supports by the bytes of their squares, not yet embedded.
+    images: Iterable[Image], masks: Iterable[Any], classes: Iterable[str] | None, scales: Scales
+) -> dict[str, dict[str, Support]]:
+    """Returns for each class its supports by the digests of their images, not yet embedded.
 
     Args:
       images: see `Segmenter.fit`.
       masks: see `Segmenter.fit`.
       classes: see `Segmenter.fit`.
-      grid: of the matcher.
+      scales: at which supports may be seen.
 
     Raises:
       UserError: something cannot be used.
@@ -56,24 +62,27 @@ def given_supports(
             f"{len(images)} support images, {len(masks)} masks and {len(names)} classes: "
             "expected the same number of each"
         )
-    found: dict[str, dict[bytes, Support]] = {}
+    found: dict[str, dict[str, tuple[SupportView, _Files]]] = {}
     for number, (given, mask, name) in enumerate(zip(images, masks, names, strict=True), 1):
         what = str(given) if isinstance(given, str | os.PathLike) else f"support {number}"
         image = as_image(given, what)
-        label = square_label(support_label(mask, image, what, name or None), grid)
-        square, files = square_image(image.image, grid), ((_path(given), _path(mask)),)
-        of_class, key = found.setdefault(name, {}), square.tobytes()
-        if key in of_class:
-            if (of_class[key].label == label).all():
+        view = scales.view(image.image, support_label(mask, image, what, name or None))
+        files: _Files = ((_path(given), _path(mask)),)
+        of_class, digest = found.setdefault(name, {}), hashlib.sha256(view.square).hexdigest()
+        if digest in of_class:
+            earlier, of_earlier = of_class[digest]
+            if earlier.has_label_of(view):
                 raise UserError(f"{what} is given twice{f' for {name}' if name else ''}")
-            label = _joined(of_class[key].label, label)
-            files = (*of_class[key].files, *files)
-        of_class[key] = Support(square, label, image.image.shape[:2], files)
-    return found
+            view, files = earlier.joined_with(view), (*of_earlier, *files)
+        of_class[digest] = view, files
+    return {
+        name: {digest: _support(scales.support(x), files) for digest, (x, files) in y.items()}
+        for name, y in found.items()
+    }
 
 
-def given_negatives(images: Iterable[Image], grid: Grid) -> dict[bytes, Support]:
-    """Returns images that show no class by the bytes of their squares, not yet embedded.
+def given_negatives(images: Iterable[Image], grid: Grid) -> dict[str, Support]:
+    """Returns images that show no class by the digests of their squares, not yet embedded.
 
     Raises:
       UserError: one cannot be used, or is given twice.
@@ -82,8 +91,8 @@ def given_negatives(images: Iterable[Image], grid: Grid) -> dict[bytes, Support]
     for number, given in enumerate(several(images, "negatives", of_one=3), 1):
         what = str(given) if isinstance(given, str | os.PathLike) else f"negative {number}"
         image = as_image(given, what).image
-        square, size = square_image(image, grid), image.shape[:2]
-        key = square.tobytes()
+        square, size = fitted_square(image, grid), image.shape[:2]
+        key = hashlib.sha256(square).hexdigest()
         if key in found:
             raise UserError(f"{what} is given twice as a negative")
         label = negative_label(size, grid)
@@ -91,12 +100,8 @@ def given_negatives(images: Iterable[Image], grid: Grid) -> dict[bytes, Support]
     return found
 
 
-def square_image(
-    image: UInt8[np.ndarray, "height width 3"], grid: Grid
-) -> UInt8[np.ndarray, "size size 3"]:
-    """Returns an image in the square, see `fit_square`."""
-    label = np.zeros(image.shape[:2], np.uint8)
-    return fit_square(image, label, grid.size, grid.stride)[0]
+def _support(view: SupportView, files: _Files) -> Support:
+    return Support(view.square, view.label, view.size, files, zoom=view.zoom)
 
 
 def _class_names(classes: Iterable[str]) -> list[str]:
@@ -113,9 +118,3 @@ def _class_names(classes: Iterable[str]) -> list[str]:
 
 def _path(given: Any) -> str:
     return os.fspath(given) if isinstance(given, str | os.PathLike) else ""
-
-
-def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the label of an image of which two masks show objects of one class."""
-    ignored = (first == IGNORE) | (second == IGNORE)
-    return np.where((first == 1) | (second == 1), 1, ignored * np.uint8(IGNORE)).astype(np.uint8)

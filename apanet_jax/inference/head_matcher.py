@@ -53,7 +53,7 @@ class HeadMatcher:
         self.grid, self._decisions = grid, decisions or UNCALIBRATED
         self.network, self.parameters = network, parameters
         self.backbone_parameters = backbone_parameters
-        self._features = jax.jit(network.features)
+        self._features = jax.jit(self._needed)
         self._last_block = jax.jit(network.masked_last_block)
         self._compare = _compiled_head(network.head.for_inference)
 
@@ -118,7 +118,20 @@ class HeadMatcher:
 
     def high(self, features: backbones.Features) -> Float[np.ndarray, "positions positions c"]:
         """Returns an image's high-level features, which training clusters."""
-        return np.asarray(features.block5[0])
+        if features.block5 is not None:
+            return np.asarray(features.block5[0])
+        whole = np.ones((1, self.grid.size, self.grid.size), np.uint8)
+        return np.asarray(self._last_block(self.backbone_parameters, features.block4, whole)[0])
+
+    @property
+    def needs_high(self) -> bool:
+        """Whether the head needs block 5 of an image."""
+        return self.network.head.needs_high
+
+    def _needed(self, parameters: Parameters, images: UInt8[np.ndarray, "n h w 3"]):
+        features = self.network.features(parameters, images)
+        skips = hasattr(self.network.backbone, "last_block") and not self.needs_high
+        return features._replace(block5=None) if skips else features
 
     def _support(self, features, label) -> ImageFeatures:
         support = self.network.of_images(features)

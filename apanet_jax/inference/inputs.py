@@ -15,8 +15,8 @@ from apanet_jax.data.masks import read_mask
 from apanet_jax.runtime.errors import UserError
 
 Array = UInt8[np.ndarray, "height width 3"]
-Image = Array | PILImage.Image | str | os.PathLike
-"""An image: an array (RGB or gray, 0 to 255), a PIL image, or a file."""
+Image = Array | PILImage.Image | UprightImage | str | os.PathLike
+"""An image: an array (RGB or gray, 0 to 255), a PIL image, one that was read, or a file."""
 
 _PIL_MODES = (
     "1",
@@ -60,7 +60,7 @@ def several(given: Iterable[Any], what: str, of_one: int) -> Iterable[Any]:
     return given
 
 
-def as_image(given: Image, what: str) -> UprightImage:
+def as_image(given: Image, what: str, side: int | None = None) -> UprightImage:
     """Returns an image: read if it is a file, checked if it is an array.
 
     A PIL image is taken as it lies; a file is turned upright by its EXIF orientation.
@@ -68,12 +68,15 @@ def as_image(given: Image, what: str) -> UprightImage:
     Args:
       given: the image.
       what: names an array in messages.
+      side: longer side that is enough of a file's image, see `read_image`; None: all of it.
 
     Raises:
       UserError: it cannot be used.
     """
+    if isinstance(given, UprightImage):
+        return given
     if isinstance(given, str | os.PathLike):
-        return read_image(Path(given))
+        return read_image(Path(given), side=side)
     image = _of_pil(given, what) if isinstance(given, PILImage.Image) else _array(given, what)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
         raise UserError(

@@ -2,16 +2,21 @@
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from apanet_jax.data.image_files import print_bad, printable
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.annotation_files import AnnotationFiles
+from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.prediction_files import (
     CONTACT_IMAGES,
+    OVERLAY_SIDE,
+    Image,
     caption,
     contact_sheet,
     contents,
@@ -21,12 +26,16 @@ from apanet_jax.inference.prediction_files import (
     thumbnail,
 )
 from apanet_jax.inference.prediction_job import PredictionJob
-from apanet_jax.inference.queries import read_queries
+from apanet_jax.inference.queries import Query, read_queries
 from apanet_jax.inference.written_files import CONTACT_SHEET, RESULTS, WrittenFiles
 from apanet_jax.runtime.atomic_files import json_bytes
 from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 from apanet_jax.runtime.errors import UserError
 
+_AHEAD, _BEHIND = 2, 2
+"""Images that are read before their turn, and whose files are still to be written."""
+
+Item = TypeVar("Item")
 LISTED = 10
 """Images that are printed with their expected quality."""
 
@@ -114,26 +123,58 @@ def _results(
     written: WrittenFiles,
     annotations: AnnotationFiles,
 ) -> Iterator[tuple[dict[str, Any], tuple[str, Any] | None]]:
-    """Writes each query's files; yields its row, and its overlay with a caption if there is one."""
-    total = len(job.queries)
-    images = tqdm(
-        read_queries(job.queries), total=total, desc="segmenting", unit="image", disable=None
-    )
-    for query, read in images:
-        if isinstance(read, UserError):
-            yield described(query) | {"error": str(read)}, None
-            continue
-        image = read.image
-        answer = next(fitted.answers([image]))
-        overlay = overlay_of(answer, image)
-        if "png" in job.formats:
-            for name, content in contents(answer, overlay, query, job.class_files):
-                written.write(name, content)
-        for name, content in annotations.of_query(query, image, answer):
+    """Writes each query's files; yields its row, and its overlay with a caption if there is one.
+
+    The next images are read, and the files of the last ones written, while one is looked at.
+    """
+    side = max(fitted.scales.most_seen, OVERLAY_SIDE)
+    progress = tqdm(total=len(job.queries), desc="segmenting", unit="image", disable=None)
+    waiting: deque[Future] = deque()
+    with progress, ThreadPoolExecutor(1) as writer:
+        for query, read in _ahead(read_queries(job.queries, side=side)):
+            if isinstance(read, UserError):
+                row = described(query) | {"error": str(read)}
+                waiting.append(writer.submit(lambda row: (row, None), row))
+            else:
+                answer = next(fitted.answers([read]))
+                waiting.append(
+                    writer.submit(_finish, job, query, read.image, answer, written, annotations)
+                )
+            while len(waiting) > _BEHIND:
+                yield waiting.popleft().result()
+                progress.update()
+        for future in waiting:
+            yield future.result()
+            progress.update()
+
+
+def _finish(
+    job: PredictionJob,
+    query: Query,
+    image: Image,
+    answer: Answer,
+    written: WrittenFiles,
+    annotations: AnnotationFiles,
+) -> tuple[dict[str, Any], tuple[str, Image]]:
+    """Writes a query's files; returns its row, and its overlay with a caption."""
+    overlay = overlay_of(answer, image)
+    if "png" in job.formats:
+        for name, content in contents(answer, overlay, query, job.class_files):
             written.write(name, content)
-        row = result_row(answer, image, query, job.class_files, job.formats)
-        captioned = caption(answer, query.name, list(job.class_files))
-        yield row, (captioned, thumbnail(overlay))
+    for name, content in annotations.of_query(query, image, answer):
+        written.write(name, content)
+    row = result_row(answer, query, job.class_files, job.formats)
+    return row, (caption(answer, query.name, list(job.class_files)), thumbnail(overlay))
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Yields items that a thread takes from an iterator before they are wanted."""
+    end = object()
+    with ThreadPoolExecutor(1) as reader:
+        waiting = deque(reader.submit(next, items, end) for _ in range(_AHEAD))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(reader.submit(next, items, end))
+            yield item
 
 
 def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]:

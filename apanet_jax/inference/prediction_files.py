@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONTACT_IMAGES = 24
 _CONTACT_SUPPORTS, _COLUMNS = 6, 6
-_OVERLAY_SIDE, _THUMBNAIL_SIDE = 1600, 512
+OVERLAY_SIDE, _THUMBNAIL_SIDE = 1600, 512
 _SHEET_SIDE, _LEGEND_WIDTH = 224, 464
 """Pixels of the sheet: the side of an image in it, and the least width of its legend."""
 _COLOURS = (overlays.PREDICTION, *overlays.CLUSTERS)
@@ -32,15 +32,19 @@ Image = UInt8[np.ndarray, "height width 3"]
 
 
 def overlay_of(answer: "Answer", image: Image) -> Image:
-    """Returns a query with the mask of each class tinted, its longer side `_OVERLAY_SIDE` at most.
+    """Returns a query with the mask of each class tinted, its longer side `OVERLAY_SIDE` at most.
 
     Args:
       answer: what was found.
-      image: the query.
+      image: the query; it may be smaller than it is in its file.
     """
     classes = len(answer.found)
     labels = answer.labels() if classes > 1 else answer.mask(0).view(np.uint8)
-    labels, overlay = shrunk(labels, _OVERLAY_SIDE), shrunk(image, _OVERLAY_SIDE)
+    height, width = answer.size
+    factor = min(1.0, OVERLAY_SIDE / max(height, width))
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    overlay = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
     for index in range(classes):
         colour = _COLOURS[index % len(_COLOURS)]
         overlay = overlays.overlay(overlay, labels == index + 1, colour)
@@ -76,7 +80,6 @@ def contents(
 
 def result_row(
     answer: "Answer",
-    image: Image,
     query: Query,
     class_files: Mapping[str, str],
     formats: Sequence[str] = ("png",),
@@ -85,12 +88,11 @@ def result_row(
 
     Args:
       answer: what was found.
-      image: the query.
       query: its file and name.
       class_files: see `prediction_job.class_files`.
       formats: see `PredictionJob`; masks are named where they are written as images.
     """
-    height, width = image.shape[:2]
+    height, width = answer.size
     classes = []
     for index, (class_name, part) in enumerate(class_files.items()):
         area = answer.area(index)

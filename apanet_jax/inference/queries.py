@@ -85,18 +85,23 @@ def named_queries(paths: Sequence[Path]) -> list[Query]:
 
 
 def read_queries(
-    queries: Sequence[Query], tell: Callable[[str], None] = warn
+    queries: Sequence[Query], tell: Callable[[str], None] = warn, side: int | None = None
 ) -> Iterator[tuple[Query, UprightImage | UserError]]:
     """Yields each query with its image, or with what is wrong with it; a file's frames in one go.
 
-    A video that ends before it says is told of, and its other frames are left out.
+    Args:
+      queries: the images.
+      tell: is given a line where a video ends before it says; its other frames are left out.
+      side: longer side that is enough of a file's one image, see `read_image`.
     """
     for path, of_file in itertools.groupby(queries, lambda query: query.path):
         remaining = list(of_file)
         while remaining:
             taken = 0
             try:
-                for query, image in zip(remaining, _images_of(path, remaining, tell), strict=False):
+                for query, image in zip(
+                    remaining, _images_of(path, remaining, tell, side), strict=False
+                ):
                     taken += 1
                     yield query, image
                 break
@@ -139,10 +144,10 @@ def _images_in(query: Query, every: int) -> list[Query]:
 
 
 def _images_of(
-    path: Path, queries: Sequence[Query], tell: Callable[[str], None]
+    path: Path, queries: Sequence[Query], tell: Callable[[str], None], side: int | None
 ) -> Iterator[UprightImage]:
     if queries[0].frame is None:
-        return (read_image(path) for _ in queries)
+        return (read_image(path, side=side) for _ in queries)
     return read_frames(path, [query.frame for query in queries], tell)
 
 

@@ -20,10 +20,22 @@ def regions(features: Float[np.ndarray, "rows columns channels"], alike: float =
     """
     flat = np.asarray(features, np.float32).reshape(-1, features.shape[-1])
     flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    first, second = np.triu_indices(len(flat), 1)
-    distances = np.maximum(1 - (flat @ flat.T)[first, second], 0)
-    tree = linkage(distances, "average")
+    tree = linkage(_cosine_distances(flat), "average")
     return (fcluster(tree, alike, "distance") - 1).reshape(features.shape[:2])
+
+
+def _cosine_distances(
+    unit: Float[np.ndarray, "positions channels"],
+) -> Float[np.ndarray, " pairs"]:
+    """Returns the distances of each vector to those behind it, as SciPy's `linkage` takes them."""
+    cosines, count = unit @ unit.T, len(unit)
+    distances, start = np.empty(count * (count - 1) // 2), 0
+    # Row by row: the indices of all pairs would take several times the memory and the time.
+    for index in range(count - 1):
+        end = start + count - 1 - index
+        np.subtract(1, cosines[index, index + 1 :], out=distances[start:end])
+        start = end
+    return np.maximum(distances, 0, out=distances)
 
 
 def smoothed(

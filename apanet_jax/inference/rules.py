@@ -4,6 +4,7 @@ They need frozen features and no training. A margin is a difference of cosines, 
 more a position resembles the supports' foreground than their background.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -71,19 +72,26 @@ def without(supports: SupportPositions, index: int, images: int) -> SupportPosit
     )
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="chosen")
 def ratio_margins(
-    query: Float[Array, "rows columns channels"], supports: SupportPositions
+    query: Float[Array, "rows columns channels"],
+    supports: SupportPositions,
+    chosen: tuple[int, ...] = tuple(range(len(BANDWIDTHS))),
 ) -> Float[Array, "bandwidths rows columns"]:
-    """Returns h times the log density ratio of each position, for each h of `BANDWIDTHS`.
+    """Returns h times the log density ratio of each position, for some h of `BANDWIDTHS`.
 
     For h towards 0 that is the difference of the largest cosines to foreground and background, for
     a large h the difference of the mean cosines. See `kernels.density_ratio`.
+
+    Args:
+      query: features of an image.
+      supports: positions of a class's supports.
+      chosen: which of `BANDWIDTHS`, rising: each takes its time.
     """
-    widths = jnp.asarray(BANDWIDTHS)
+    widths = jnp.asarray(BANDWIDTHS)[jnp.asarray(chosen)]
     flat = query.reshape(-1, query.shape[-1])
     ratios = density_ratio(flat, *supports, bandwidth=widths) * widths
-    ratios = ratios / jnp.asarray([*SCALES.values()])
+    ratios = ratios / jnp.asarray([*SCALES.values()])[jnp.asarray(chosen)]
     return jnp.moveaxis(ratios, -1, 0).reshape(-1, *query.shape[:2])
 
 

@@ -81,19 +81,26 @@ class SavedHead(NamedTuple):
     checkpoint: str | None
     step: int | None
 
+    @property
+    def size(self) -> int:
+        """Side of the square that the head was made for: the calibrated one, else the training's.
+
+        In pixels.
+        """
+        return self.settings.image_size if self.calibration is None else self.calibration.size
+
     def matcher(self, size: int | None = None) -> HeadMatcher:
         """Returns a matcher with the head.
 
         Args:
-          size: side of the square, in pixels; None: the calibrated one, else that of the training.
+          size: side of the square, in pixels; None: the head's own.
         """
-        calibrated, decisions = self.calibration or (self.settings.image_size, None)
         return HeadMatcher(
             self.network,
             self.parameters,
             self.backbone_parameters,
-            grid_of(self.settings.backbone.name, size or calibrated),
-            decisions,
+            grid_of(self.settings.backbone.name, size or self.size),
+            None if self.calibration is None else self.calibration.decisions,
         )
 
 

@@ -50,6 +50,8 @@ class SavedSupport(NamedTuple):
       size: height and width of the image as it was given.
       files: image and mask of each mask that was given; "" for what was no file.
       label: `[size, size]` uint8 in the matcher's square, see `geometry.square_label`.
+      zoom: see `given_supports.Support`.
+      digest: of the image that was given, by which a new mask of it takes this one's place.
     """
 
     class_name: str | None
@@ -57,6 +59,8 @@ class SavedSupport(NamedTuple):
     size: tuple[int, int]
     files: tuple[tuple[str, str], ...]
     label: np.ndarray
+    zoom: float
+    digest: str
 
 
 class SavedImage(NamedTuple):
@@ -77,6 +81,7 @@ class Contents(NamedTuple):
     Attributes:
       source: of its matcher.
       size: side of the matcher's square, in pixels.
+      largest: longer side at which images are looked at, see `segmenter.load`; None: as usual.
       weights: SHA-256 of the parameters, see `Matcher.fingerprints`.
       options: fields of `MaskOptions`.
       classes: by name, in their order, what was chosen for each; see `Matcher.chosen`.
@@ -86,6 +91,7 @@ class Contents(NamedTuple):
 
     source: HeadSource
     size: int
+    largest: int | None
     weights: Mapping[str, str]
     options: Mapping[str, Any]
     classes: Mapping[str, Mapping[str, Any]]
@@ -97,7 +103,14 @@ def to_bytes(contents: Contents) -> bytes:
     """Returns the file of a segmenter; of the same one always the same bytes."""
     described = contents._asdict() | {"source": contents.source._asdict()}
     described["supports"] = [
-        {"class": x.class_name, "image": x.image, "size": x.size, "files": x.files}
+        {
+            "class": x.class_name,
+            "image": x.image,
+            "size": x.size,
+            "files": x.files,
+            "zoom": x.zoom,
+            "digest": x.digest,
+        }
         for x in contents.supports
     ]
     described["images"] = len(contents.images)
@@ -177,6 +190,8 @@ def _contents(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
             tuple(x["size"]),
             tuple(tuple(pair) for pair in x["files"]),
             tensors[f"label.{n}"],
+            x["zoom"],
+            x["digest"],
         )
         for n, x in enumerate(described["supports"])
     )

@@ -10,7 +10,7 @@ segmenter = apanet_jax.load("beetles.apanet").partial_fit(more_images, more_mask
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,23 +21,16 @@ from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.bundled import open_matcher, reopen_matcher
 from apanet_jax.inference.calibration import calibrated
 from apanet_jax.inference.geometry import label_shares, upsample
-from apanet_jax.inference.given_supports import (
-    Support,
-    given_negatives,
-    given_supports,
-    square_image,
-)
+from apanet_jax.inference.given_supports import Support, given_negatives, given_supports
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
 from apanet_jax.inference.inputs import Image, as_image, several
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import (
-    Decision,
-    SupportAppearance,
-    likeness,
-    support_appearance,
-)
+from apanet_jax.inference.presence import Decision, support_appearance
 from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage, SavedSupport
+from apanet_jax.inference.scales import Scales
+from apanet_jax.inference.search import LearnedClass, search
+from apanet_jax.inference.tiles import fitted_square
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import UserError
@@ -60,8 +53,10 @@ def load(
         the file of a saved segmenter, which is given alone. None: what comes with the package, see
         `head`.
       head: which of those that come with the package, see `head_choice.HEADS`.
-      size: longer side to which images are resized, in pixels. None: what the head's decision.json
-        says, else what it was trained at; without a head 518 for DINOv2-S, 385 for the small one.
+      size: longer side at which images are looked at, in pixels: above the network's own one in
+        tiles, and as a whole besides, see `scales`. None: the network's own one, and for large
+        images in tiles besides. The network's own one is what the head's decision.json says, else
+        what it was trained at; without a head 518 for DINOv2-S, 385 for the small one.
       trained: whether to use a head at all. False: frozen features alone, see `rules`.
 
     Raises:
@@ -79,7 +74,7 @@ def load(
     name, matcher = open_matcher(source and Path(source), head, size, trained=trained)
     folder = None if source is None else str(Path(source).absolute())
     chosen = HeadSource(folder, AUTO if source else name, trained)
-    return Segmenter(matcher, head=name, source=chosen)
+    return Segmenter(matcher, head=name, source=chosen, size=size)
 
 
 def from_bytes(content: bytes, where: str = "the saved segmenter") -> "Segmenter":
@@ -96,24 +91,14 @@ def from_bytes(content: bytes, where: str = "the saved segmenter") -> "Segmenter
     contents = saved_segmenter.from_bytes(content, where)
     name, matcher = reopen_matcher(contents.source, contents.size, contents.weights, where)
     segmenter = Segmenter(
-        matcher, MaskOptions(**contents.options), head=name, source=contents.source
+        matcher,
+        MaskOptions(**contents.options),
+        head=name,
+        source=contents.source,
+        size=contents.largest,
     )
     segmenter._restore(contents)
     return segmenter
-
-
-class LearnedClass(NamedTuple):
-    """What was learned of a class.
-
-    Attributes:
-      learned: by the matcher.
-      appearance: of the class in its supports.
-      decision: how its margins become an answer.
-    """
-
-    learned: Any
-    appearance: SupportAppearance
-    decision: Decision
 
 
 class Segmenter:
@@ -128,6 +113,7 @@ class Segmenter:
       decisions_: thresholds of each class.
       supports_: by class, its supports, each image once.
       source: by which a saved segmenter finds its matcher again; None: it cannot be saved.
+      scales: at which sizes images are looked at.
     """
 
     def __init__(
@@ -137,6 +123,7 @@ class Segmenter:
         *,
         head: str = "",
         source: HeadSource | None = None,
+        size: int | None = None,
     ):
         """Makes a segmenter that has no supports yet.
 
@@ -145,11 +132,13 @@ class Segmenter:
           options: see `Segmenter`.
           head: see `Segmenter`.
           source: see `Segmenter`.
+          size: see `load`.
         """
         self.matcher, self.options, self.head, self.source = matcher, options, head, source
-        # By the bytes of their squares.
-        self._supports: dict[str, dict[bytes, Support]] = {}
-        self._negatives: dict[bytes, Support] = {}
+        self._size = size
+        # By the digests of the supports' images.
+        self._supports: dict[str, dict[str, Support]] = {}
+        self._negatives: dict[str, Support] = {}
         self._learned: dict[str, LearnedClass] = {}
 
     @property
@@ -159,6 +148,12 @@ class Segmenter:
     @property
     def decisions_(self) -> list[Decision]:
         return [x.decision for x in self._learned.values()]
+
+    @property
+    def scales(self) -> Scales:
+        of_classes = [[x.zoom for x in supports] for supports in self.supports_.values()]
+        zoom = max((float(np.median(zooms)) for zooms in of_classes), default=1.0)
+        return Scales(self.matcher.grid, self._size, zoom)
 
     @property
     def supports_(self) -> dict[str, list[Support]]:
@@ -189,7 +184,7 @@ class Segmenter:
         Raises:
           UserError: something cannot be used; nothing has been learned then.
         """
-        given = given_supports(images, masks, classes, self.matcher.grid)
+        given = given_supports(images, masks, classes, self.scales)
         return self._fit({}, given, given_negatives(negatives, self.matcher.grid))
 
     def partial_fit(
@@ -221,7 +216,7 @@ class Segmenter:
         images, masks = list(images), list(masks)
         if blanks and self._supports and not images and not masks:
             return self._fit(self._supports, {}, self._negatives | blanks)
-        given = given_supports(images, masks, classes, self.matcher.grid)
+        given = given_supports(images, masks, classes, self.scales)
         if self._supports and ("" in self._supports) != ("" in given):
             had, have = ("no class", "one") if "" in self._supports else ("a class", "none")
             raise UserError(
@@ -251,21 +246,18 @@ class Segmenter:
         if self.source is None:
             raise UserError("a segmenter that did not come from apanet_jax.load cannot be saved")
         kept = {**self._supports, **({None: self._negatives} if self._negatives else {})}
-        squares = [square for x in kept.values() for square in x]
-        numbers = {square: n for n, square in enumerate(dict.fromkeys(squares))}
         images: dict[bytes, SavedImage] = {}
         supports = []
         for name, of_class in kept.items():
-            for square, support in of_class.items():
-                if square not in images:
-                    stored = self.matcher.stored(support.features)
-                    images[square] = SavedImage(support.square, stored)
-                supports.append(
-                    SavedSupport(name, numbers[square], support.size, support.files, support.label)
-                )
+            for digest, (square, label, size, files, features, zoom) in of_class.items():
+                if (content := square.tobytes()) not in images:
+                    images[content] = SavedImage(square, self.matcher.stored(features))
+                number = list(images).index(content)
+                supports.append(SavedSupport(name, number, size, files, label, zoom, digest))
         contents = Contents(
             self.source,
             self.matcher.grid.size,
+            self._size,
             self.matcher.fingerprints(),
             self.options._asdict(),
             {name: self.matcher.chosen(x.learned) for name, x in self._learned.items()},
@@ -332,7 +324,7 @@ class Segmenter:
         if not self.has_clusters:
             raise UserError("clusters are those of a head's features: load one, not trained=False")
         image, grid = as_image(given, "the image").image, self.matcher.grid
-        features, size = self.matcher.embed(square_image(image, self.matcher.grid)), image.shape[:2]
+        features, size = self.matcher.embed(fitted_square(image, grid)), image.shape[:2]
         high = self.matcher.high(features)
         rows, columns = grid.inside(size)
         inside = np.zeros(high.shape[:2], np.float32)
@@ -344,9 +336,9 @@ class Segmenter:
 
     def _fit(
         self,
-        before: Mapping[str, dict[bytes, Support]],
-        given: Mapping[str, dict[bytes, Support]],
-        negatives: Mapping[bytes, Support],
+        before: Mapping[str, dict[str, Support]],
+        given: Mapping[str, dict[str, Support]],
+        negatives: Mapping[str, Support],
     ) -> "Segmenter":
         """Learns the classes of which supports are given, and keeps the others.
 
@@ -356,18 +348,19 @@ class Segmenter:
         if len(names) > _MOST_CLASSES:
             raise UserError(f"{len(names)} classes: a label map holds {_MOST_CLASSES} at most")
         supports = {name: before.get(name, {}) | given.get(name, {}) for name in names}
-        for number, (key, negative) in enumerate(negatives.items(), 1):
-            if any(key in of_class for of_class in supports.values()):
+        for number, (digest, negative) in enumerate(negatives.items(), 1):
+            if any(digest in of_class for of_class in supports.values()):
                 what = negative.files[0][0] or f"negative {number}"
                 raise UserError(f"{what} is a support too: a negative shows none of the classes")
         earlier = (*before.values(), self._negatives)
-        embedded = {key: x.features for y in earlier for key, x in y.items()}
+        known = (support for images in earlier for support in images.values())
+        embedded = {support.square.tobytes(): support.features for support in known}
         negatives = dict(negatives)
         for images in (*supports.values(), negatives):
-            for key, support in images.items():
-                if key not in embedded:
-                    embedded[key] = self.matcher.embed(support.square)
-                images[key] = support._replace(features=embedded[key])
+            for digest, support in images.items():
+                if (content := support.square.tobytes()) not in embedded:
+                    embedded[content] = self.matcher.embed(support.square)
+                images[digest] = support._replace(features=embedded[content])
         anew = names if negatives.keys() != self._negatives.keys() else given
         learned = {
             name: self._learn(supports[name].values(), negatives.values())
@@ -398,42 +391,30 @@ class Segmenter:
     def _restore(self, contents: Contents) -> None:
         """Takes the supports of a saved segmenter, with what was chosen by them."""
         features = [self.matcher.restored(x.features) for x in contents.images]
-        for name, image, size, files, label in contents.supports:
+        for name, image, size, files, label, zoom, digest in contents.supports:
             square = contents.images[image].square
-            support = Support(square, label, size, files, features[image])
+            support = Support(square, label, size, files, features[image], zoom)
             images = self._negatives if name is None else self._supports.setdefault(name, {})
-            images[square.tobytes()] = support
+            images[digest] = support
         self._learned = {
             name: self._learn(self._supports[name].values(), self._negatives.values(), chosen)
             for name, chosen in contents.classes.items()
         }
 
     def _answer(self, given: Image, what: str) -> Answer:
-        image = as_image(given, what).image
-        features, size = self.matcher.embed(square_image(image, self.matcher.grid)), image.shape[:2]
-        grid, options = self.matcher.grid, self.options
-        rows, columns = grid.inside(size)
-        classes = self._learned.values()
-        margins = [np.asarray(self.matcher.margins(features, x.learned)) for x in classes]
-        inside = [x[:rows, :columns].astype(np.float32) for x in margins]
-        densities = None
-        if len(inside) > 1:
-            densities = self.matcher.densities(features, [x.learned for x in classes])
-        if densities is not None:
-            densities = [x[:rows, :columns] for x in densities]
-        appearance = self.matcher.appearance(features)[:rows, :columns]
-        likenesses = [
-            likeness(x.appearance, appearance, of_class, x.decision.threshold)
-            for x, of_class in zip(classes, inside, strict=True)
-        ]
-        seen = image if options.refine else None
+        read = as_image(given, what, side=self.scales.most_seen)
+        found = search(
+            self.matcher, list(self._learned.values()), self.scales, read.image, read.size
+        )
+        seen = read.image if self.options.refine else None
         return Answer(
-            inside,
-            likenesses,
+            found.margins,
+            found.likenesses,
             self.decisions_,
-            size,
-            grid,
-            options,
+            read.size,
+            found.grid,
+            self.options,
             seen,
-            densities=densities,
+            peaks=found.peaks,
+            densities=found.densities,
         )

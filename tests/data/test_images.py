@@ -357,3 +357,41 @@ def test_floating_point_colours_are_read(tmp_path):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match="f.tif"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "webp", "tiff", "ppm"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_an_image_of_which_less_is_enough_is_the_mean_of_its_pixels(kind, mode):
+    if kind == "ppm" and mode == "P":
+        pytest.skip("there is no such file")
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 84, 3), np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    lossless = {"webp": {"lossless": True}}.get(kind, {})
+    data = encoded(kind, image, **lossless)
+    read = decode_image(data, "a", side=28)
+    whole = decode_image(data, "a").image
+    assert read.size == (60, 84) and read.image.shape == (20, 28, 3)
+    np.testing.assert_allclose(read.image, whole.reshape(20, 3, 28, 3, 3).mean((1, 3)), atol=1.01)
+    assert decode_image(data, "a", side=43).image.shape == (60, 84, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff"])
+def test_a_smaller_image_is_turned_like_the_whole(kind, orientation):
+    ramp = np.linspace(0, 255, 96)[:, None] * np.linspace(0.5, 1, 64)
+    pixels = np.stack([ramp, ramp[::-1], ramp], -1).astype(np.uint8)
+    data = encoded(kind, pixels, exif=exif("II", 3, orientation))
+    whole, small = decode_image(data, "a"), decode_image(data, "a", side=24)
+    assert small.size == whole.size == whole.image.shape[:2]
+    assert small.stored_size == whole.stored_size and max(small.image.shape) == 24
+    height, width = small.image.shape[:2]
+    means = whole.image.reshape(height, 4, width, 4, 3).mean((1, 3))
+    np.testing.assert_allclose(small.image, means, atol=4)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_a_file_cut_short_is_refused_though_less_is_enough(kind):
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
+    data = encoded(kind, pixels)
+    with pytest.raises(UserError, match="cut short or damaged"):
+        decode_image(data[: len(data) * 3 // 4], "a", side=40)

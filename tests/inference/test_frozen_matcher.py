@@ -1,5 +1,6 @@
 """The matcher of frozen features, on a backbone that sees colours, with and without a head."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from apanet_jax.inference.leave_one_out import THRESHOLDS
 from apanet_jax.inference.presence import Decision
 from apanet_jax.inference.rules import SCALES, USUAL
 from apanet_jax.inference.segmenter import Segmenter
+from apanet_jax.models import backbones
 from apanet_jax.models.backbones import Features
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
 
@@ -27,6 +29,8 @@ class Colours:
 
 class KnownHead:
     """A head that knows where the class is: in the middle of the square."""
+
+    needs_high = False
 
     def learn(self, features, labels):
         return len(features)
@@ -59,6 +63,28 @@ def test_a_class_is_found_by_its_positions():
     assert (found & truth).sum() / (found | truth).sum() > 0.7
     other, _ = scene(GREEN, RIGHT)
     assert segmenter.scores([query])[0, 0] > segmenter.scores([other])[0, 0]
+
+
+def test_rules_without_a_say_are_left_out():
+    images, masks = zip(*[scene(RED, LEFT), scene(RED, RIGHT)], strict=True)
+    one = Segmenter(matcher(KnownHead())).fit(images, masks)
+    learned, of_query = one._learned[0], one.matcher.embed(np.zeros((64, 64, 3), np.uint8))
+    every = one.matcher._margins(of_query, learned.supports, learned.of_head)
+    for weights in (np.eye(len(SCALES) + 1)[1], np.array([0, 0, 0.5, 0, 0.5])):
+        mixed = learned._replace(fit=learned.fit._replace(weights=weights))
+        found = one.matcher.margins(of_query, mixed)
+        np.testing.assert_allclose(found, np.tensordot(weights, every, 1), atol=1e-5)
+
+
+def test_the_last_block_is_computed_when_it_is_asked_for():
+    backbone = backbones.create("efficientnet_lite0")
+    image = np.random.default_rng(0).integers(0, 256, (65, 65, 3), np.uint8)
+    parameters = backbone.init(jax.random.key(0), image[None])["params"]
+    made = FrozenMatcher(backbone, parameters, Grid(65, 9, 8), DECISIONS)
+    features = made.embed(image)
+    assert features.all.block5 is None
+    expected = backbone.apply({"params": parameters}, image[None]).block5[0]
+    np.testing.assert_allclose(made.high(features), expected, atol=1e-4)
 
 
 def test_the_decision_is_that_of_the_nearest_number_of_supports():

@@ -16,10 +16,11 @@ import apanet_jax
 from apanet_jax.inference import bundled, saved_segmenter, segmenter
 from apanet_jax.inference.mask_options import MaskOptions
 from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage
-from apanet_jax.inference.segmenter import Segmenter
+from apanet_jax.inference.segmenter import Segmenter, from_bytes
 from apanet_jax.runtime.errors import UserError
 from tests.inference import test_frozen_matcher
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
+from tests.inference.test_tiles import photograph
 
 SMALL = HeadSource(None, "small", True)
 SCENES = [scene(RED, LEFT), scene(RED, RIGHT), scene(RED, np.s_[10:40, 40:90])]
@@ -44,6 +45,17 @@ def fitted(made, supports=SCENES, classes=None):
 def colours(monkeypatch):
     """Has a saved segmenter find ColourMatcher where it asks for its head."""
     monkeypatch.setattr(bundled, "open_matcher", lambda *_, **__: ("small", ColourMatcher()))
+
+
+def test_a_supports_close_view_is_kept(colours):
+    image, mask = photograph((900, 800), (500, 400), 90)
+    first = Segmenter(ColourMatcher(), head="small", source=SMALL, size=800).fit([image], [mask])
+    second = from_bytes(first.to_bytes())
+    assert second.scales == first.scales and first.scales.zoom > 2
+    np.testing.assert_array_equal(*(x.predict_margins([image])[0] for x in (first, second)))
+    # A new mask of the image takes the place of the old one, though a part of it was kept alone.
+    second.partial_fit([image], [np.roll(mask, -100, 0)])
+    assert [len(x) for x in second.supports_.values()] == [1]
 
 
 def frozen(head):
@@ -241,7 +253,7 @@ def test_a_file_in_the_way_stays_where_it_cannot_be_written(tmp_path, monkeypatc
 def test_features_in_bfloat16_come_back():
     features = np.arange(12, dtype=np.float32).astype(ml_dtypes.bfloat16).reshape(1, 3, 4)
     image = SavedImage(np.zeros((2, 2, 3), np.uint8), {"block4": features})
-    contents = Contents(SMALL, 2, {}, {}, {}, (), (image,))
+    contents = Contents(SMALL, 2, None, {}, {}, {}, (), (image,))
     (found,) = saved_segmenter.from_bytes(saved_segmenter.to_bytes(contents), "it").images
     assert found.features["block4"].dtype == features.dtype
     np.testing.assert_array_equal(found.features["block4"], features)
@@ -259,3 +271,16 @@ def test_another_process_finds_the_same(tmp_path):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         (there,) = pool.starmap(_marked, [(made, str(tmp_path / "query.png"))])
     assert there == _marked(made, str(tmp_path / "query.png"))
+
+
+def test_negatives_are_kept_and_join_later_ones(colours):
+    image, mask = SCENES[0]
+    others = [scene(GREEN, where)[0] for where in (LEFT, RIGHT)]
+    first = Segmenter(ColourMatcher(), head="small", source=SMALL)
+    first.fit([image], [mask], negatives=others[:1])
+    second = pickle.loads(pickle.dumps(first))
+    assert second.decisions_ == first.decisions_ and second.to_bytes() == first.to_bytes()
+    second.partial_fit([], [], negatives=others[1:])
+    assert len(second._negatives) == 2 and second.classes_ == first.classes_
+    with pytest.raises(UserError, match="negative 1 is a support too"):
+        first.partial_fit(others[:1], [np.ones(others[0].shape[:2], bool)])

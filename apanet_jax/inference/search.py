@@ -1,0 +1,146 @@
+"""Looks for classes in an image: as a whole, and in tiles where `scales` says so."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from apanet_jax.inference.geometry import Grid, PositionMap
+from apanet_jax.inference.matcher import Matcher
+from apanet_jax.inference.presence import Decision, SupportAppearance, likeness, peak
+from apanet_jax.inference.scales import Scales
+from apanet_jax.inference.tiles import (
+    at_positions,
+    cut,
+    enlarged,
+    fitted_square,
+    joined,
+    tiles_of,
+)
+
+WHOLE_SHARE = 0.6
+"""Of the whole image in the margins of one that is seen in tiles too: in a tile, much resembles an
+object that the whole shows to be something else."""
+
+Image = UInt8[np.ndarray, "height width 3"]
+Margins = Float[np.ndarray, "classes rows columns"]
+
+
+class LearnedClass(NamedTuple):
+    """What was learned of a class.
+
+    Attributes:
+      learned: by the matcher.
+      appearance: of the class in its supports.
+      decision: how its margins become an answer.
+    """
+
+    learned: Any
+    appearance: SupportAppearance
+    decision: Decision
+
+
+class Found(NamedTuple):
+    """What was found in an image.
+
+    Attributes:
+      margins: of each class, at the positions of `grid` that are centred on the image.
+      peaks: of each class, in the view in which it is most likely; see `presence`.
+      likenesses: likewise.
+      densities: of each class, see `Matcher.densities`; None: there are none.
+      grid: of the square that the image was fitted into.
+    """
+
+    margins: Sequence[PositionMap]
+    peaks: Float[np.ndarray, " classes"]
+    likenesses: Float[np.ndarray, " classes"]
+    densities: Margins | None
+    grid: Grid
+
+
+class _View(NamedTuple):
+    """What was found in one square; the fields are those of `Found`."""
+
+    margins: Margins
+    peaks: Float[np.ndarray, " classes"]
+    likenesses: Float[np.ndarray, " classes"]
+    densities: Margins | None
+
+
+def search(
+    matcher: Matcher,
+    classes: Sequence[LearnedClass],
+    scales: Scales,
+    image: Image,
+    size: tuple[int, int],
+) -> Found:
+    """Looks for classes in an image.
+
+    Args:
+      matcher: which learned the classes.
+      classes: to look for.
+      scales: at which the image is looked at.
+      image: RGB; it may be smaller than `size`.
+      size: height and width of the image in its file.
+    """
+    grid = matcher.grid
+    whole = _view(matcher, classes, fitted_square(image, grid), grid.inside(size))
+    side = scales.tiled_side(size)
+    if side is None:
+        return Found(*whole, grid)
+    large = enlarged(grid, side)
+    shape, square, tiles = (
+        large.inside(size),
+        fitted_square(image, large),
+        tiles_of(size, large, grid),
+    )
+    inside = min(shape[0], grid.positions), min(shape[1], grid.positions)
+    views = [_view(matcher, classes, cut(square, tile, grid), inside) for tile in tiles]
+
+    def both(of_whole: Margins, of_views: Sequence[Margins]) -> Margins:
+        at_large = np.stack([at_positions(x, size, grid, large) for x in of_whole])
+        return WHOLE_SHARE * at_large + (1 - WHOLE_SHARE) * joined(tiles, of_views, shape)
+
+    measures = _most_present([whole, *views], [x.decision for x in classes])
+    margins, densities = both(whole.margins, [x.margins for x in views]), None
+    if whole.densities is not None:
+        densities = both(whole.densities, [x.densities for x in views])
+    return Found(margins, *measures, densities, large)
+
+
+def _view(
+    matcher: Matcher,
+    classes: Sequence[LearnedClass],
+    square: UInt8[np.ndarray, "size size 3"],
+    inside: tuple[int, int],
+) -> _View:
+    """Returns what is found in a square, of whose positions so many rows and columns count."""
+    window = np.s_[: inside[0], : inside[1]]
+    features = matcher.embed(square)
+    margins = [np.asarray(matcher.margins(features, x.learned))[window] for x in classes]
+    margins = [x.astype(np.float32) for x in margins]
+    appearance = matcher.appearance(features)[window]
+    likenesses = [
+        likeness(of_class.appearance, appearance, x, of_class.decision.threshold)
+        for of_class, x in zip(classes, margins, strict=True)
+    ]
+    densities = None
+    if len(classes) > 1:
+        densities = matcher.densities(features, [x.learned for x in classes])
+    if densities is not None:
+        densities = np.stack([x[window] for x in densities]).astype(np.float32)
+    peaks = np.array([peak(x) for x in margins])
+    return _View(np.stack(margins), peaks, np.array(likenesses), densities)
+
+
+def _most_present(
+    views: Sequence[_View], decisions: Sequence[Decision]
+) -> tuple[Float[np.ndarray, " classes"], Float[np.ndarray, " classes"]]:
+    """Returns the peak and the likeness of each class in the view in which it is most likely."""
+    chosen = []
+    for index, decision in enumerate(decisions):
+        pairs = [(float(x.peaks[index]), float(x.likenesses[index])) for x in views]
+        chosen.append(max(pairs, key=lambda pair: decision.presence(*pair)))
+    peaks, likenesses = np.array(chosen).T
+    return peaks, likenesses
