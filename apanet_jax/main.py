@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from apanet_jax.config.flags import config_flag, config_of, run_command
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.paths import given_path
 
 _CONFIG = config_flag("The settings: a config's name or file, and options behind a colon.")
 _WORKDIR = flags.DEFINE_string(
@@ -60,23 +61,23 @@ def main() -> int | None:
     others = (_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with processes.session(*others, timeout=_JOIN_TIMEOUT.value):
         if config is None:
-            return _verify(None, _WORKDIR.value)
+            return _verify(None, given_path(_WORKDIR.value) if _WORKDIR.value else None)
         from apanet_jax.runs.sweep import run_all
 
         compilation.keep_compiled(config.compilation_cache)
-        workdir = Path(_WORKDIR.value or f"runs/{name}")
+        workdir = given_path(_WORKDIR.value or f"runs/{name}")
         if _MODE.value == "verify":
             return _verify(config, workdir)
         run_all(config, workdir, _MODE.value)
     return None
 
 
-def _verify(config: ConfigDict | None, workdir: str | Path | None) -> int:
+def _verify(config: ConfigDict | None, workdir: Path | None) -> int:
     if workdir is None:
         raise UserError("no --workdir: name the one whose results are to be verified")
     from apanet_jax.runs.recount import verify
 
-    return int(verify(Path(workdir), config) > 0)
+    return int(verify(workdir, config) > 0)
 
 
 if __name__ == "__main__":

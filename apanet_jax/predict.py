@@ -26,7 +26,8 @@ found, a guess: the score is how likely that is. contact.png shows the supports
 and the first 24 queries. --format=coco,labelme,yolo,csv writes coco.json,
 labelme/NAME.json, yolo/ (images, labels, data.yaml) and instances.csv, with the
 connected parts of what was found as instances. What an earlier run left in DIR
-is removed first.
+is removed first. Images are listed by the quality to be expected of them, the
+worst first: correct their masks, and give them back with --fitted.
 
 examples:
   %(prog)s --support a.jpg a_mask.png \\
@@ -34,6 +35,9 @@ examples:
   %(prog)s --supports=beetles --output=found photos
   %(prog)s --class beetle a.jpg a_mask.png \\
       --class leaf a.jpg leaf.png --output=found "trap/*.jpg"
+  %(prog)s --supports=beetles --save=beetles.apanet --output=found photos
+  %(prog)s --fitted=beetles.apanet --support photos/a.jpg corrected.json \
+      --save=beetles.apanet --output=found photos
 """
 
 
@@ -54,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         formats=arguments.format,
         every=arguments.every,
+        fitted=arguments.fitted,
+        save=arguments.save,
     )
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
     from apanet_jax.inference.prediction import predict
@@ -134,8 +140,20 @@ def _parser() -> argparse.ArgumentParser:
         help="a support of a class with a name, where there are several classes",
     )
     parser.add_argument(
-        "--output", type=given_path, required=True, metavar="DIR", help="where the results go"
+        "--fitted",
+        type=given_path,
+        metavar="FILE",
+        help="a segmenter that --save wrote, with its supports; those given beside it are added, "
+        "and a mask of an image that it has takes the place of the old one",
     )
+    parser.add_argument(
+        "--save",
+        type=given_path,
+        metavar="FILE",
+        help="where the segmenter is kept with its supports, for --fitted and apanet_jax.load; "
+        "without queries and --output, that is all",
+    )
+    parser.add_argument("--output", type=given_path, metavar="DIR", help="where the results go")
     add_head_flags(parser)
     _add_mask_flags(parser)
     parser.add_argument(
@@ -151,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of videos and TIFF files with several pages, the first and every Nth frame after it "
         "(default: all)",
     )
-    parser.add_argument("queries", nargs="+", metavar="QUERY", help="images to segment")
+    parser.add_argument("queries", nargs="*", metavar="QUERY", help="images to segment")
     return parser
 
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from apanet_jax.data.outlines import CROWDS
 from apanet_jax.data.preparing import Choices, prepare
@@ -12,9 +11,11 @@ from apanet_jax.data.sources.annotated import coco_file, labelme
 from apanet_jax.data.sources.coco import FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.coco_label_maps import CocoLabelMapSource
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.joined import JoinedSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.data.sources.yolo import yolo
 from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
+from apanet_jax.runtime.paths import given_path
 
 
 @main_guard
@@ -82,17 +83,21 @@ def _coco_file(arguments: argparse.Namespace) -> Source:
     )
 
 
+def _folder(arguments: argparse.Namespace) -> Source:
+    sources: list[Source] = [FolderSource(directory) for directory in arguments.source]
+    if arguments.drawn:
+        from apanet_jax.data.sources.synthetic import SyntheticSource
+
+        sources.append(SyntheticSource(train=arguments.drawn, val=arguments.drawn // 4))
+    return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+
 def _synthetic(arguments: argparse.Namespace) -> Source:
     from apanet_jax.data.sources.synthetic import SyntheticSource
 
     return SyntheticSource(
         seed=arguments.seed, train=arguments.train, val=arguments.val, size=arguments.size
     )
-
-
-def _path(text: str) -> Path:
-    # Shells leave the tilde of --flag=~/DIR as it is.
-    return Path(os.path.expanduser(text))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,11 +125,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_pascal(kind: argparse.ArgumentParser) -> None:
-    kind.add_argument("--voc", required=True, type=_path, metavar="DIR", help="VOCdevkit/VOC2012")
-    kind.add_argument("--sbd", type=_path, metavar="DIR", help="SBD's benchmark_RELEASE")
+    kind.add_argument(
+        "--voc", required=True, type=given_path, metavar="DIR", help="VOCdevkit/VOC2012"
+    )
+    kind.add_argument("--sbd", type=given_path, metavar="DIR", help="SBD's benchmark_RELEASE")
     kind.add_argument(
         "--labels",
-        type=_path,
+        type=given_path,
         metavar="DIR",
         help="label maps of all images as PNG, in place of SBD's .mat files: a folder of VOC's "
         "tree such as SegmentationClassAug, or a path",
@@ -135,17 +142,21 @@ def _add_pascal(kind: argparse.ArgumentParser) -> None:
 
 def _add_coco(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
-        "--images", required=True, type=_path, metavar="DIR", help="holds train2014 and val2014"
+        "--images",
+        required=True,
+        type=given_path,
+        metavar="DIR",
+        help="holds train2014 and val2014",
     )
     kind.add_argument(
         "--annotations",
-        type=_path,
+        type=given_path,
         metavar="DIR",
         help="holds instances_train2014.json and instances_val2014.json",
     )
     kind.add_argument(
         "--labels",
-        type=_path,
+        type=given_path,
         metavar="DIR",
         help="holds train2014 and val2014 with a label map (PNG, ids 1 to 80) for each image, in "
         "place of --annotations",
@@ -166,17 +177,29 @@ def _add_folder(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--source",
         required=True,
-        type=_path,
+        action="append",
+        type=given_path,
         metavar="DIR",
         help="holds JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt, "
-        "classes.txt and folds.json",
+        "classes.txt and folds.json; several are joined, and classes of one name are one class",
     )
-    kind.set_defaults(source_of=lambda a: FolderSource(a.source))
+    kind.add_argument(
+        "--drawn",
+        type=int,
+        default=0,
+        metavar="N",
+        help="join as many generated images to train on, as `synthetic` has them (0)",
+    )
+    kind.set_defaults(source_of=_folder)
 
 
 def _add_labelme(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
-        "--source", required=True, type=_path, metavar="DIR", help="holds them, in folders or not"
+        "--source",
+        required=True,
+        type=given_path,
+        metavar="DIR",
+        help="holds them, in folders or not",
     )
     _add_dealing(kind)
     kind.set_defaults(source_of=lambda a: labelme(a.source, folds=a.folds, test=a.test))
@@ -186,7 +209,7 @@ def _add_yolo(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--source",
         required=True,
-        type=_path,
+        type=given_path,
         metavar="DIR",
         help="holds images/, labels/ with polygons, and data.yaml with the names of the classes",
     )
@@ -196,12 +219,12 @@ def _add_yolo(kind: argparse.ArgumentParser) -> None:
 
 def _add_coco_file(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
-        "--images", required=True, type=_path, metavar="DIR", help="what file_name starts from"
+        "--images", required=True, type=given_path, metavar="DIR", help="what file_name starts from"
     )
     kind.add_argument(
         "--annotations",
         required=True,
-        type=_path,
+        type=given_path,
         metavar="FILE",
         help="the JSON or XML of all images",
     )
@@ -222,7 +245,7 @@ def _add_lists(kind: argparse.ArgumentParser, counts: str, train: str, val: str)
     for split, default in (("train", train), ("val", val)):
         kind.add_argument(
             f"--{split}_list",
-            type=_path,
+            type=given_path,
             nargs="+",
             default=[],
             metavar="FILE",
@@ -266,7 +289,7 @@ def _add_dealing(kind: argparse.ArgumentParser) -> None:
 
 def _add_common(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
-        "--output", required=True, type=_path, metavar="RECORDS", help="where the records go"
+        "--output", required=True, type=given_path, metavar="RECORDS", help="where the records go"
     )
     kind.add_argument(
         "--classes",

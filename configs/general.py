@@ -1,10 +1,25 @@
-"""The head that `predict` uses when it is given none: trained on drawn images alone.
+"""The heads that come with the package; `predict --head` chooses one.
+
+`drawn`, with the settings below, has seen drawn images alone:
 
     python -m apanet_jax.main --config=configs/general.py --workdir=WORKDIR
-    python -m apanet_jax.export --workdir=WORKDIR --output=apanet_jax/inference/heads/drawn
 
 Five supports an episode and the prior with contrast; what it scores on photographs that it has not
-seen is in experiments/results/general_head.md.
+seen is in experiments/results/general_head.md. `small` has seen photographs too, of voc_animals and
+scenes, and `dinov2` those of voc_animals, all of its classes:
+
+    python -m apanet_jax.prepare folder --source=VOC_ANIMALS --source=SCENES --drawn=600 \\
+        --output=RECORDS
+    python -m apanet_jax.main --mode=train --config=configs/folder.py:records=RECORDS,fold=10 \\
+        --workdir=WORKDIR
+    python -m apanet_jax.prepare folder --source=VOC_ANIMALS --output=RECORDS
+    python -m apanet_jax.main --mode=train --config=configs/folder.py:records=RECORDS,fold=-1,\\
+        backbone=dinov2_vits14,image_size=336,longer_side=336,views=1,priors=density_ratio \\
+        --workdir=WORKDIR
+
+experiments/results/own_photographs.md has what they score. Each is then exported:
+
+    python -m apanet_jax.export --workdir=WORKDIR --output=apanet_jax/inference/heads/NAME
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,13 @@
 """What the tests of one session share: simulated devices, compiled programs, small records."""
 
 import atexit
-import functools
 import gc
 import itertools
 import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,12 @@ ROOT = Path(__file__).parents[1]
 # All of this before JAX starts. Eight devices are for the tests that spread a batch.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false"
 )
+# Compiling takes nearly all of the tests' time, and a third of it with XLA's plain emitters of
+# loops and few optimisations; see `compiled_as_for_users`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Tests compile the same programs again and again; a cache of one session's own, or the one that the
 # variable names, shares them, small ones too, among its workers and the processes that they start,
@@ -28,8 +32,6 @@ if not {"PYTEST_XDIST_WORKER", "JAX_COMPILATION_CACHE_DIR"} & os.environ.keys():
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Compiling takes nearly all of the tests' time; see `compiled_as_for_users`.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 ABSENT = "beside the project"
 """Words in the reason of every test that is skipped for lack of files in `../shared`."""
@@ -38,7 +40,7 @@ ABSENT = "beside the project"
 def pytest_configure(config):
     """Has files start in their order, and `--cov` measure started processes too."""
     # Not those with most tests first, where `--dist loadfile` has a worker take file after file:
-    # whole runs are few tests, and the last of them would keep one worker busy alone.
+    # see `pytest_collection_modifyitems`.
     config.option.loadscopereorder = False
     # Commands that tests start, and workers that load images; not through the environment of
     # pytest's own workers, which measure themselves.
@@ -56,6 +58,12 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(
         f"skipped for lack of files in ../shared, which {shared}: {absent} tests"
     )
+
+
+def pytest_collection_modifyitems(items):
+    """Has files with many slow tests go first, so that both workers end at the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 MOST_MAPPINGS = 20_000
@@ -87,35 +95,31 @@ def compiled_as_for_users(request):
         yield
         return
     import jax
+    from jax._src import compiler
+
+    plain = compiler.get_compile_options
+
+    def for_users(*arguments, **options):
+        found = plain(*arguments, **options)
+        found.env_option_overrides += [("xla_cpu_use_fusion_emitters", True)]
+        return found
 
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", for_users)
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_programs():
-    """Runs of all tests share compiled functions as those of one command do: see `Programs`.
-
-    The shapes of a backbone's parameters too, for which the whole of it is traced.
-    """
-    from apanet_jax.models import backbones
+    """Runs of all tests share compiled functions as those of one command do: see `Programs`."""
     from apanet_jax.runtime.programs import Programs
-    from apanet_jax.weights import load
 
-    shared, parameter_shapes = Programs(), load.parameter_shapes
-
-    @functools.cache
-    def shapes_of(_row, name, stem):
-        return parameter_shapes(name, stem)
-
-    def shapes(name, stem="deep"):
-        return shapes_of(backbones.spec(name), name, stem)
-
+    shared = Programs()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("apanet_jax.runs.run.Programs", lambda: shared)
-        patch.setattr(load, "parameter_shapes", shapes)
         yield
 
 

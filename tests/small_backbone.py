@@ -5,6 +5,7 @@ Blocks 3, 4 and 5 are one convolution each, the first with a stride of 8. In a p
 """
 
 import contextlib
+import sys
 
 import flax.linen as nn
 import numpy as np
@@ -21,9 +22,10 @@ CHANNELS = (8, 12, 16)
 """Of blocks 3, 4 and 5."""
 OPTIONS = (
     f"backbone={NAME},weights=random,min_area=50,image_size=65,longer_side=65,channels=8,"
-    "training.batch_size=2,evaluation.batch_size=2,pictures=0"
+    "training.batch_size=2,evaluation.batch_size=2,pictures=0,steps=4"
 )
-"""Of a tiny run. Those that differ in less share more compiled programs."""
+"""Of a tiny run. Those that differ in less share more compiled programs; the number of steps is a
+constant in the program of a step."""
 
 
 class ThreeConvolutions(nn.Module):
@@ -65,6 +67,11 @@ def added():
 
 
 if __name__ == "__main__":
+    # TensorBoard's writer imports PyTorch where it is, which takes longer than a tiny run.
+    sys.modules["torch"] = None
+    import tensorboardX  # noqa: F401
+
+    del sys.modules["torch"]
     from apanet_jax.__main__ import main
 
     with added():

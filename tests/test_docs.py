@@ -120,6 +120,8 @@ def check_command(command, line):
                 assert option.removeprefix("config.") in all_settings()
             else:
                 assert option in flags.FLAGS or option == "help", f"train has no --{option}"
+    elif "." in name:
+        assert importlib.util.find_spec(f"apanet_jax.{name}"), f"no module {name}"
     else:
         assert name in __main__._COMMANDS, f"no command {name}"
         known = known_options(name, *(arguments[:1] if name == "prepare" else []))

@@ -49,11 +49,10 @@ def client(notebook, folder, **settings):
     specs = KernelSpecManager(kernel_dirs=[])
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
     assert manager.kernel_spec.argv[0] == sys.executable
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
-    environment |= {f"NOTEBOOK_{name}": value for name, value in settings.items()}
-    # The checkout need not be installed to be tested. Nearly all the time would go into optimising
-    # programs that run a few times.
-    environment |= {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {f"NOTEBOOK_{name}": value for name, value in settings.items()}
+    # The checkout need not be installed to be tested. The last flag counts.
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     environment |= {"IPYTHONDIR": str(folder / "ipython")}
     made = NotebookClient(
         notebook, km=manager, timeout=600, resources={"metadata": {"path": folder}}

@@ -19,7 +19,7 @@ from tests.small_backbone import OPTIONS as SMALL
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
 
-OPTIONS = f"{SMALL},steps=4,checkpoint_every=2,log_every=1,episodes=4,shots=1+2,devices=2"
+OPTIONS = f"{SMALL},checkpoint_every=2,log_every=1,episodes=4,shots=1+2,devices=2"
 # As the paper has it, with all that a head can do: the backbone runs in every step.
 WHOLE = (
     "keep=False,masked_support=True,priors=high+middle+contrast+density_ratio,reduction_dropout=0.5"
@@ -60,12 +60,12 @@ def test_no_value_becomes_nan(prepared, tmp_path, options):
         run_once(prepared, tmp_path / "run", options)
 
 
-# JAX keeps nothing that it traced while it looks for leaks, which takes minutes.
+# JAX keeps nothing that it traced while it looks for leaks: each step and batch takes seconds.
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["", WHOLE, "embed_once=False"], ids=["kept", "whole", "plain"])
 def test_no_tracer_leaks(prepared, tmp_path, options):
     with jax.checking_leaks():
-        run_once(prepared, tmp_path / "run", options)
+        run_once(prepared, tmp_path / "run", f"steps=2,episodes=2,{options}")
 
 
 def guarded(function, calls, name):

@@ -15,8 +15,9 @@ highest) cat requirements.txt ;;
 esac > "$place/requirements.txt"
 "$python" -m venv "$place/venv"
 . "$place/venv/bin/activate"
-pip install --quiet --disable-pip-version-check -r "$place/requirements.txt"
-pip install --quiet --disable-pip-version-check pytest pytest-timeout hypothesis scikit-learn
+install="pip install --quiet --disable-pip-version-check --no-compile"
+$install -r "$place/requirements.txt"
+$install pytest pytest-timeout hypothesis scikit-learn
 python --version
 pip freeze | grep -iE \
     '^(jax|jaxlib|flax|optax|orbax-checkpoint|grain|tensorflow-datasets|array.record|numpy|pillow)='

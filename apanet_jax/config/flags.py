@@ -14,7 +14,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from apanet_jax.config import definitions
 from apanet_jax.config.options import set_options
 from apanet_jax.config.recipes import path_of, recipes
-from apanet_jax.config.settings import inert_fields, settle_inert
+from apanet_jax.config.settings import expand_home, inert_fields, settle_inert
 from apanet_jax.runtime.errors import UserError, main_guard
 
 # A flag belongs to the script that asks for it, not to this module.
@@ -46,6 +46,7 @@ def config_of(holder: flags.FlagHolder) -> tuple[ConfigDict, str]:
     try:
         config = ConfigDict(flag.value)
         _settle_flags(config, flag, filename, options)
+        expand_home(config)
     except OSError as error:
         raise UserError(f"--config={filename} cannot be read: {error}") from error
     return config, Path(name).stem

@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.paths import given_path
 
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED, _CHECKOUT = _PACKAGE / "configs", _PACKAGE.parent / "configs"
@@ -36,7 +37,7 @@ def path_of(name: str) -> Path:
     Raises:
       UserError: there is none.
     """
-    given = Path(name)
+    given = given_path(name)
     packaged = FOLDER / f"{given.stem}.py"
     if given.is_file():
         return given

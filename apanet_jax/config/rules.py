@@ -11,10 +11,12 @@ class Rule(NamedTuple):
     Attributes:
       holds: whether a value is allowed; may raise for a value of another kind, which is not.
       expected: what an error says was expected, or a function that returns it.
+      is_path: whether a value may be a path, in which `~` is the home folder.
     """
 
     holds: Callable[[Any], bool]
     expected: str | Callable[[], str]
+    is_path: bool = False
 
     @property
     def says(self) -> str:
@@ -47,6 +49,11 @@ def switch() -> Rule:
 def text() -> Rule:
     """Any text."""
     return Rule(lambda value: isinstance(value, str), "text")
+
+
+def path() -> Rule:
+    """A path, or a name in place of one."""
+    return text()._replace(is_path=True)
 
 
 def one_of(*choices: str) -> Rule:

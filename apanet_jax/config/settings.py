@@ -13,6 +13,7 @@ from apanet_jax.config import rules
 from apanet_jax.config.definitions import COCO_BINS, PASCAL_BINS, Settings
 from apanet_jax.config.options import flat_fields, set_options
 from apanet_jax.runtime.errors import UserError
+from apanet_jax.runtime.paths import given_path
 
 
 def default_config() -> ConfigDict:
@@ -58,6 +59,18 @@ def check(config: ConfigDict) -> None:
     if not config.get("saved", False):
         refuse_inert(config, dict(inert_fields(config)))
     _check_together(settings)
+
+
+def expand_home(config: ConfigDict) -> None:
+    """Puts the home folder in the place of `~` in the paths of a config, as shells do.
+
+    Raises:
+      UserError: there is no home folder.
+    """
+    for name, field in definitions():
+        value = dict(flat_fields(config)).get(name)
+        if field.metadata["rule"].is_path and str(value).startswith("~"):
+            config.update_from_flattened_dict({name: str(given_path(value))})
 
 
 def inert_fields(config: ConfigDict) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ MOST_BYTES = 128 << 20
 """Of encoded images in a part, unless a single one is larger."""
 
 _SOURCE = "source.json"
-_PARTS = "parts"
+_PARTS, JOINED = "parts", "joined"
 _INDEX = "part.npz"
 
 
@@ -81,6 +81,16 @@ def comes_from(source: Source, directory: Path) -> bool:
     """Returns whether what lies below `directory` was begun with this source."""
     path = directory / _SOURCE
     return path.exists() and path.read_text() == _identity(source)
+
+
+def holds_parts(directory: Path) -> bool:
+    """Returns whether parts were written below `directory` whose data set is not in its place."""
+    return any((directory / name).exists() for name in (_PARTS, JOINED))
+
+
+def remove_parts(directory: Path) -> None:
+    """Removes what is left of the parts whose files were joined."""
+    shutil.rmtree(directory / _PARTS)
 
 
 def any_finished(directory: Path) -> bool:

@@ -13,6 +13,7 @@ from apanet_jax.data.outlines import (
     Mask,
     Outline,
     ellipse_corners,
+    label_name,
     place_patch,
     segmentation_mask,
 )
@@ -61,7 +62,7 @@ def read_cvat(path: Path) -> CocoFile:
 
 def _outline(shape: ElementTree.Element) -> Outline:
     draw = {"polygon": _polygon, "mask": _mask, "ellipse": _ellipse}[shape.tag]
-    return Outline(shape.attrib["label"], lambda h, w: draw(shape.attrib, h, w))
+    return Outline(label_name(shape.attrib["label"]), lambda h, w: draw(shape.attrib, h, w))
 
 
 def _polygon(shape: dict[str, str], height: int, width: int) -> Mask:

@@ -128,7 +128,7 @@ def episode_lists(
         classes=tuple(ids[row] for row in present[usable]),
         left_out=left_out,
     )
-    if len(left_out) == len(class_ids):
+    if class_ids and len(left_out) == len(class_ids):
         line = left_out_line(lists, "the drawing", class_names, shot=shot, min_area=min_area)
         raise UserError(
             f"{line}; take fewer shots, a smaller data.min_area or data.support_gap, or more images"

@@ -1,5 +1,6 @@
 """Which classes are novel in a fold, and which are learned."""
 
+from apanet_jax.config.definitions import NO_FOLD
 from apanet_jax.data.records import Records
 from apanet_jax.runtime.errors import UserError
 
@@ -7,9 +8,13 @@ from apanet_jax.runtime.errors import UserError
 def novel_classes(records: Records, fold: int) -> tuple[int, ...]:
     """Returns the class ids (from 1) that fold `fold` tests and never trains on.
 
+    None is novel in `NO_FOLD`, which trains on all classes, for use and not for a score.
+
     Raises:
       UserError: there is no such fold.
     """
+    if fold == NO_FOLD:
+        return ()
     if not 0 <= fold < len(records.folds):
         raise UserError(
             f"{records.name} has no fold {fold}: its folds are 0 to {len(records.folds) - 1}"

@@ -20,14 +20,26 @@ ENDINGS = (
 )
 """Of the files that are taken for images in a folder, in lower case."""
 
+_MOST_BAD = 100
 _VIDEO_ENDINGS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 
-_LEFT_BEHIND = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+_LEFT_BEHIND = {
+    *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", "@eadir"),
+}
 
 
 def warn(message: str) -> None:
     """Prints one line of warning to the terminal's error stream."""
     print(f"warning: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+
+
+def print_bad(reasons: Sequence[str]) -> None:
+    """Prints a line to the error stream for each file that cannot be used, `_MOST_BAD` at most."""
+    for line in reasons[:_MOST_BAD]:
+        print(f"bad  {printable(line)}", file=sys.stderr)
+    if len(reasons) > _MOST_BAD:
+        print(f"bad  … and {len(reasons) - _MOST_BAD} more", file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -39,7 +51,8 @@ def is_left_behind(name: str) -> bool:
     """Returns whether a file or folder of this name is a system's or a tool's, and no data.
 
     Hidden ones are: `._x.jpg` and `.DS_Store` of macOS, `.ipynb_checkpoints` of Jupyter; also
-    `__MACOSX`, and `Thumbs.db` and `desktop.ini` of Windows.
+    `__MACOSX`; `Thumbs.db`, `desktop.ini`, the bin and the index of a drive of Windows; and
+    `@eaDir` of Synology's network drives.
     """
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 

@@ -286,9 +286,9 @@ def _allowed(formats: Collection[str]) -> str:
 
 def _check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
     if width * height > max_pixels:
+        most = f"{max_pixels / 1e6:.4g} million" if max_pixels >= 1e6 else f"{max_pixels}"
         raise UserError(
-            f"{name} has {width}x{height} pixels, too many: {max_pixels / 1e6:.4g} million "
-            "at most, make it smaller"
+            f"{name} has {width}x{height} pixels, too many: {most} at most, make it smaller"
         )
 
 
@@ -327,7 +327,7 @@ def _decode_tiff_by_opencv(
     data: bytes, name: str, max_pixels: int
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes a TIFF that Pillow does not know; OpenCV turns it upright."""
-    values = None
+    values = no_data = None
     try:
         # A big TIFF's header has 16 bytes.
         tags = ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
@@ -335,18 +335,21 @@ def _decode_tiff_by_opencv(
         file.seek(tags.next)
         tags.load(file)
         width, height = int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH])
+        with contextlib.suppress(TypeError, ValueError):
+            no_data = float(tags.get(_TIFF_NO_DATA))
     except Exception as error:  # A damaged file can raise nearly anything.
         raise UserError(f"{name} is no image that can be read: it is damaged") from error
     _check_pixels(width, height, max_pixels, name)
     with contextlib.suppress(cv2.error):
-        values = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR_RGB
-        )
-    if values is None:
+        # Gray or more than three channels of floating point fail with any other flag.
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim == 3 and values.shape[-1] not in (3, 4):
         raise _UnknownToPillow(name)
+    values = np.stack([values] * 3, -1) if values.ndim == 2 else values[..., 2::-1]
     if values.dtype == np.uint8:
-        return values
-    return _stretched_or_refused(values.reshape(len(values), -1), name).reshape(values.shape)
+        return np.ascontiguousarray(values)
+    gray = _stretched_or_refused(values.reshape(len(values), -1), name, no_data)
+    return gray.reshape(values.shape)
 
 
 def _stretched_or_refused(

@@ -16,6 +16,7 @@ from apanet_jax.data.outlines import (
     Mask,
     Outline,
     ellipse_corners,
+    label_name,
     segmentation_mask,
 )
 
@@ -127,7 +128,7 @@ def _outlines_of(region: Mapping[str, Any], left_out: Counter[str]) -> Iterator[
     if region.get("image_rotation"):
         raise ValueError("an image is rotated in Label Studio: turn its file, and label that")
     for label in labels:
-        yield Outline(str(label), lambda h, w: _drawn(value, h, w))
+        yield Outline(label_name(label), lambda h, w: _drawn(value, h, w))
 
 
 def _drawn(value: Mapping[str, Any], height: int, width: int) -> Mask:

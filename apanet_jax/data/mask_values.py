@@ -16,7 +16,7 @@ from apanet_jax.runtime.errors import UserError
 
 Label = UInt8[np.ndarray, "height width"]
 
-_LARGEST_SMALL_ID = 63
+LARGEST_SMALL_ID = 63
 """Several gray values that are all this small, but for 255, are ids whatever they cover."""
 _ONE = 1.001
 """The largest value of a mask in 0 to 1, with rounding."""
@@ -66,7 +66,7 @@ def label_of_values(values: Shaped[np.ndarray, "height width"], what: str) -> La
     if np.issubdtype(values.dtype, np.floating) and levels[-1] <= _ONE:
         return (values > 0.5).astype(np.uint8)
     ids = levels[levels != IGNORE]
-    if ids[-1] <= _LARGEST_SMALL_ID:
+    if ids[-1] <= LARGEST_SMALL_ID:
         return label_of_one_id(values, ids, what)
     covering, flat = _covering_levels(values, levels)
     if len(covering) > 1 and flat > _FLAT:

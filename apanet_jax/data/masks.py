@@ -7,7 +7,7 @@ The one reader of masks behind every command; `mask_values` says what drawn pixe
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,6 +18,7 @@ from apanet_jax.data.image_files import counted, warn
 from apanet_jax.data.images import Encoded, UprightImage, open_encoded, read_bytes
 from apanet_jax.data.label_studio_files import label_studio_outlines, uploaded_name
 from apanet_jax.data.mask_values import (
+    LARGEST_SMALL_ID,
     label_of_alpha,
     label_of_colours,
     label_of_id,
@@ -34,7 +35,7 @@ from apanet_jax.data.outline_files import (
     read_json,
     reason,
 )
-from apanet_jax.data.outlines import NOT_UNDERSTOOD, paint
+from apanet_jax.data.outlines import NOT_UNDERSTOOD, Outline, label_name, paint
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.data.yolo_files import read_yolo, yolo_names
 from apanet_jax.runtime.errors import UserError
@@ -96,6 +97,29 @@ def read_mask(
     return label
 
 
+def labels_in(path: Path, image: UprightImage) -> list[str]:
+    """Returns what a mask may be of: labels of outlines, or ids, for `PATH:CHOICE`.
+
+    Empty where a drawn mask is of one class, which has no name; or is none: `read_mask` says why.
+
+    Args:
+      path: of the mask.
+      image: whose mask it is.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    if path.suffix.lower() in OUTLINE_ENDINGS:
+        return _outlines_in(path, image, lambda _: None).labels
+    drawn = open_encoded(read_bytes(path), str(path)).decode()
+    if drawn.mode not in ("P", "L", "I", "I;16"):
+        return []
+    present = np.unique(np.array(drawn))
+    ids = present[(present != 0) & (present != IGNORE)]
+    few = len(ids) > 1 and (drawn.mode == "P" or ids[-1] <= LARGEST_SMALL_ID)
+    return [str(x) for x in ids] if few else []
+
+
 def split_choice(path: Path) -> tuple[Path, str | None]:
     """Splits `PATH:CHOICE`, where no file is called like this; a choice may hold colons."""
     text = str(path)
@@ -152,23 +176,71 @@ def _read_outlines(
     name: str | None,
     tell: Callable[[str], None],
 ) -> Label:
+    found = _outlines_in(path, image, tell)
+    if path.suffix.lower() == ".txt" and chosen is not None and chosen.isdecimal():
+        chosen = yolo_names(path).get(int(chosen), chosen)
+    wanted = _chosen_label(found.labels, path, chosen, name)
+    ids = {**found.marks, wanted: 1}
+    outlines = [outline for outline in found.outlines if outline.label in ids]
+    crowd = "ignore"
+    if outlines and all(outline.crowd for outline in outlines):
+        crowd = "class"
+        tell(
+            f"{path} marks all that is labelled {wanted} in {found.image_name} as crowds "
+            "(iscrowd=1), as CVAT does with masks: it is taken as the foreground"
+        )
+    try:
+        return paint(outlines, ids, *found.size, crowd=crowd)
+    except NOT_UNDERSTOOD as error:
+        raise UserError(f"{path} cannot be understood: {reason(error)}") from error
+
+
+class _Outlines(NamedTuple):
+    """What a file of outlines says of an image.
+
+    Attributes:
+      outlines: of the objects in it.
+      size: height and width that they are of.
+      marks: ids of labels that are no classes.
+      image_name: what the file calls the image.
+    """
+
+    outlines: Sequence[Outline]
+    size: tuple[int, int]
+    marks: Mapping[str, int] = {}
+    image_name: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of its classes, as they come."""
+        return list(dict.fromkeys(x.label for x in self.outlines if x.label not in self.marks))
+
+
+def _outlines_in(path: Path, image: UprightImage, tell: Callable[[str], None]) -> _Outlines:
     try:
         if path.suffix.lower() == ".txt":
-            return _of_yolo(image, path, chosen, name, tell)
+            file = read_yolo(path)
+            if file.left_out:
+                tell(f"{path}: left out: {counted(file.left_out)}")
+            # Shares are those of the image as other tools show it, which is upright.
+            return _Outlines(file.outlines, image.image.shape[:2])
         if path.suffix.lower() == ".xml":
-            return _of_images(read_cvat(path), image, path, chosen, name, tell)
+            return _of_image(read_cvat(path), image, path)
         content = read_json(path)
         kind = content if isinstance(content, dict) else {}
         if "shapes" in kind:
-            return _of_labelme(kind, image, path, chosen, name)
+            size, outlines = labelme_outlines(kind)
+            size = size or image.stored_size
+            _check_size(size, image, path)
+            return _Outlines(outlines, size, LABELME_IDS)
         if "annotations" in kind:
-            return _of_images(coco_outlines(kind), image, path, chosen, name, tell)
+            return _of_image(coco_outlines(kind), image, path)
         if isinstance(content, list):
             file = label_studio_outlines(content)
             known = {Path(entry.file_name).name for entry in file.images}
             if image.path and image.path.name not in known:
                 image = image._replace(path=image.path.with_name(uploaded_name(image.path)))
-            return _of_images(file, image, path, chosen, name, tell)
+            return _of_image(file, image, path)
     except NOT_UNDERSTOOD as error:
         raise UserError(f"{path} cannot be understood: {reason(error)}") from error
     raise UserError(
@@ -176,57 +248,17 @@ def _read_outlines(
     )
 
 
-def _of_yolo(image: UprightImage, path: Path, chosen: str | None, name: str | None, tell) -> Label:
-    names = yolo_names(path)
-    file = read_yolo(path, names)
-    if chosen is not None and chosen.isdecimal():
-        chosen = names.get(int(chosen), chosen)
-    if file.left_out:
-        tell(f"{path}: left out: {counted(file.left_out)}")
-    wanted = _chosen_label([outline.label for outline in file.outlines], path, chosen, name)
-    outlines = [outline for outline in file.outlines if outline.label == wanted]
-    # Shares are those of the image as other tools show it, which is upright.
-    return paint(outlines, {wanted: 1}, *image.image.shape[:2])
-
-
-def _of_labelme(
-    content: Mapping[str, Any], image: UprightImage, path: Path, chosen: str | None, name
-) -> Label:
-    size, outlines = labelme_outlines(content)
-    size = size or image.stored_size
-    _check_size(size, image, path)
-    labels = [outline.label for outline in outlines if outline.label not in LABELME_IDS]
-    wanted = _chosen_label(labels, path, chosen, name)
-    ids = LABELME_IDS | {wanted: 1}
-    return paint([outline for outline in outlines if outline.label in ids], ids, *size)
-
-
-def _of_images(
-    file: CocoFile,
-    image: UprightImage,
-    path: Path,
-    chosen: str | None,
-    name: str | None,
-    tell: Callable[[str], None],
-) -> Label:
+def _of_image(file: CocoFile, image: UprightImage, path: Path) -> _Outlines:
     entry = image_called(file.images, image.path, path)
     size = entry.size or image.stored_size
     _check_size(size, image, path)
-    wanted = _chosen_label([outline.label for outline in entry.outlines], path, chosen, name)
-    outlines = [outline for outline in entry.outlines if outline.label == wanted]
-    crowd = "ignore"
-    if all(outline.crowd for outline in outlines):
-        crowd = "class"
-        tell(
-            f"{path} marks all that is labelled {wanted} in {entry.file_name} as crowds "
-            "(iscrowd=1), as CVAT does with masks: it is taken as the foreground"
-        )
-    return paint(outlines, {wanted: 1}, *size, crowd=crowd)
+    return _Outlines(entry.outlines, size, image_name=entry.file_name)
 
 
 def _chosen_label(labels: Sequence[str], path: Path, chosen: str | None, name: str | None) -> str:
     """Returns the label to take: as chosen, else the class's name, else the only one."""
     present = list(dict.fromkeys(labels))
+    chosen, name = (wanted and label_name(wanted) for wanted in (chosen, name))
     if not present:
         raise UserError(f"{path} has no outline for this image")
     if chosen is not None and chosen not in present:

@@ -6,7 +6,7 @@ annotations of images that are gone; `CocoFile` counts them.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from apanet_jax.data.outlines import (
     NOT_UNDERSTOOD,
     BadOutline,
     Outline,
+    label_name,
     segmentation_mask,
     shape_mask,
 )
@@ -86,7 +87,10 @@ def labelme_outlines(content: Mapping[str, Any]) -> tuple[Size | None, list[Outl
 
 def labelme_outline(shape: Mapping[str, Any], number: int) -> Outline:
     """Returns the outline of one of LabelMe's shapes; what is wrong with it names the shape."""
-    label = str(shape["label"])
+    try:
+        label = label_name(shape["label"])
+    except BadOutline as error:
+        raise BadOutline(f"shape {number} has {error}") from error
 
     def draw(height: int, width: int):
         try:
@@ -103,11 +107,11 @@ def coco_outlines(content: Mapping[str, Any]) -> CocoFile:
     Categories that no annotation names are left out: exporters put the project's name there.
 
     Raises:
-      NOT_UNDERSTOOD: it is built in another way, or two categories have one name.
+      NOT_UNDERSTOOD: it is built in another way, or two categories or images have one name or id.
     """
     annotations = content["annotations"]
-    names = {c["id"]: str(c["name"]) for c in content.get("categories") or ()}
-    used = {a.get("category_id") for a in annotations} - {None}
+    names = _by_id("categories", content.get("categories") or (), _category_name)
+    used = {_number(a.get("category_id")) for a in annotations} - {None}
     if annotations and not used:
         raise KeyError("category_id")
     if not names:
@@ -115,27 +119,52 @@ def coco_outlines(content: Mapping[str, Any]) -> CocoFile:
     left_out = Counter[str]()
     if unused := len(set(names) - used):
         left_out["categories without an annotation"] = unused
-    all_names = [names[number] for number in sorted(names)]
-    names = {number: names[number] for number in sorted(names) if number in used}
+    in_order = sorted(names, key=lambda number: (isinstance(number, str), number))
+    all_names = [names[number] for number in in_order]
+    names = {number: names[number] for number in in_order if number in used}
     if len(set(names.values())) < len(names):
         twice = Counter(names.values()).most_common(1)[0][0]
         raise ValueError(f"two categories that annotations name are called {twice!r}")
-    outlines: dict[Any, list[Outline]] = {image["id"]: [] for image in content["images"]}
+    outlines: dict[Any, list[Outline]] = _by_id("images", content["images"], lambda _: [])
     for annotation in annotations:
-        if annotation.get("image_id") not in outlines:
+        image = _number(annotation.get("image_id"))
+        category = _number(annotation.get("category_id"))
+        if image not in outlines:
             left_out["annotations of no image"] += 1
-        elif annotation.get("category_id") not in names:
+        elif category not in names:
             left_out["annotations of no category"] += 1
         elif not annotation.get("segmentation"):
             left_out["boxes without an outline"] += 1
         else:
-            outline = coco_outline(annotation, names[annotation["category_id"]])
-            outlines[annotation["image_id"]].append(outline)
+            outlines[image].append(coco_outline(annotation, names[category]))
     images = [
-        CocoImage(str(image["file_name"]), _coco_size(image), outlines[image["id"]])
+        CocoImage(str(image["file_name"]), _coco_size(image), outlines[_number(image["id"])])
         for image in content["images"]
     ]
     return CocoFile(images, list(names.values()), all_names, left_out)
+
+
+def _by_id(what: str, entries: Sequence[Mapping[str, Any]], value: Callable) -> dict[Any, Any]:
+    """Returns a value for each entry, by its id; raises ValueError where two have one id."""
+    found = {_number(entry["id"]): value(entry) for entry in entries}
+    if len(found) < len(entries):
+        ids = Counter(_number(entry["id"]) for entry in entries)
+        raise ValueError(f"two of its {what} have the id {ids.most_common(1)[0][0]}")
+    return found
+
+
+def _category_name(category: Mapping[str, Any]) -> str:
+    try:
+        return label_name(category["name"])
+    except BadOutline as error:
+        raise BadOutline(f"category {category['id']} has {error}") from error
+
+
+def _number(given: Any) -> Any:
+    """Returns an id as it is compared: some tools write 1 as 1.0, or as text."""
+    if isinstance(given, float) and given.is_integer():
+        return int(given)
+    return int(given) if isinstance(given, str) and given.strip().isdecimal() else given
 
 
 def _coco_size(image: Mapping[str, Any]) -> Size | None:
@@ -156,7 +185,7 @@ def coco_outline(annotation: Mapping[str, Any], label: str) -> Outline:
         except NOT_UNDERSTOOD as error:
             raise BadOutline(f"annotation {annotation.get('id')} {reason(error)}") from error
 
-    return Outline(label, draw, bool(annotation.get("iscrowd")))
+    return Outline(label, draw, _number(annotation.get("iscrowd")) == 1)
 
 
 def image_called(images: Sequence[CocoImage], path: Path | None, file: Path) -> CocoImage:

@@ -1,7 +1,6 @@
 """From outlines to pixels: COCO's polygons and run lengths, LabelMe's shapes."""
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from pycocotools import mask as coco_masks
 
+from apanet_jax.data.image_files import composed
 from apanet_jax.data.images import decode_stored
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.runtime.errors import UserError
@@ -30,11 +30,25 @@ class BadOutline(UserError, ValueError):
     """An outline that cannot be drawn."""
 
 
+def label_name(given: Any) -> str:
+    """Returns the name that a file gives a class, as it is compared with others.
+
+    One name can be written in two forms of Unicode, and with spaces around it.
+
+    Raises:
+      BadOutline: it is empty.
+    """
+    name = composed(" ".join(str(given).split()))
+    if given is None or not name:
+        raise BadOutline("a label without a name")
+    return name
+
+
 class Outline(NamedTuple):
     """An outlined object.
 
     Attributes:
-      label: its class, by name.
+      label: its class, by `label_name`.
       draw: from the image's height and width to the object's pixels; raises one of
         `NOT_UNDERSTOOD` where it cannot be told which these are.
       crowd: whether it stands for many objects (COCO's `iscrowd`).
@@ -115,7 +129,7 @@ def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:
     reach = _REACH * max(height, width)
     polygons = []
     for polygon in segmentation:
-        corners = np.asarray(polygon, np.float64)
+        corners = _numbers(polygon)
         if corners.ndim != 1 or len(corners) % 2 or not np.isfinite(corners).all():
             raise BadOutline("has a polygon that is no list of x, y, x, y, …")
         if len(corners) and np.abs(corners).max() > reach:
@@ -138,8 +152,8 @@ def shape_mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
     Raises:
       BadOutline, KeyError, TypeError, ValueError: it is none, or encloses nothing.
     """
-    kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], np.float64)
-    if points.ndim != 2 or points.shape[1] != 2:
+    kind, points = shape.get("shape_type") or "polygon", _numbers(shape["points"])
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise BadOutline("a shape's points are no list of [x, y]")
     if kind == "mask" and len(points):
         return _patch(shape["mask"], points[0], height, width)
@@ -181,17 +195,22 @@ def _run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> Ma
     counts, size = segmentation.get("counts"), segmentation.get("size")
     if isinstance(counts, str | bytes):
         counts = _decompressed(counts.encode() if isinstance(counts, str) else counts)
-    try:
-        lengths = np.asarray(counts, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        lengths = np.empty((0, 0))
+    lengths = _numbers(counts)
     if lengths.ndim != 1:
         raise BadOutline("has run lengths that are no list of numbers")
     whole = bool(np.all((lengths >= 0) & (lengths == np.floor(lengths))))
-    if list(size or ()) != [height, width] or not whole or lengths.sum() != height * width:
+    if not np.array_equal(size, [height, width]) or not whole or lengths.sum() != height * width:
         raise BadOutline("has run lengths that do not make up its image")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths.astype(int)).reshape((width, height)).T
+
+
+def _numbers(given: Any) -> Float[np.ndarray, "..."]:
+    """Returns an array of what a file gives; one of no dimension where these are no numbers."""
+    try:
+        return np.array(given, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return np.array(np.nan)
 
 
 def _decompressed(text: bytes) -> list[int]:
@@ -224,8 +243,11 @@ def _patch(encoded: str, corner: np.ndarray, height: int, width: int) -> Mask:
     """Returns an encoded mask of a part of an image, put at its place."""
     try:
         data = base64.b64decode(encoded)
+    except (TypeError, ValueError):
+        raise BadOutline("a shape's mask is no image in base64") from None
+    try:
         patch = decode_stored(data, "a shape's mask", max_pixels=height * width)
-    except (UserError, binascii.Error) as error:
+    except UserError as error:
         raise BadOutline(f"{error}, for an image of {width}x{height}") from error
     if patch.ndim != 2:
         raise BadOutline("a shape's mask has colours, expected black and white")

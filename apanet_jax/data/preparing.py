@@ -1,7 +1,6 @@
 """Preparing a data set: choosing its classes, writing its records, saying what came of it."""
 
 import dataclasses
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,10 @@ from tqdm import tqdm
 
 from apanet_jax.data import records
 from apanet_jax.data.building import count_classes
-from apanet_jax.data.image_files import printable
+from apanet_jax.data.image_files import print_bad, printable
 from apanet_jax.data.source import SPLITS, Sample, Source, Split, notes_of
 from apanet_jax.runtime.errors import UserError
 
-_MOST_SHOWN = 100
 _WIDTH = 80
 
 
@@ -64,9 +62,9 @@ def prepare(source: Source, output: Path, choices: Choices) -> None:
             min_area=choices.min_area,
         )
     except records.BadImages as refused:
-        _print_bad(refused.report)
+        print_bad(refused.report.bad)
         raise
-    _print_bad(report)
+    print_bad(report.bad)
     print(report_table(report, source, choices.shots, choices.min_area))
     notes = list(report.notes)
     if report.bad:
@@ -214,10 +212,3 @@ def _areas(source: Source, split: Split) -> np.ndarray:
         except UserError:
             continue
     return areas
-
-
-def _print_bad(report: records.Report) -> None:
-    for line in report.bad[:_MOST_SHOWN]:
-        print(f"bad  {printable(line)}", file=sys.stderr)
-    if len(report.bad) > _MOST_SHOWN:
-        print(f"bad  … and {len(report.bad) - _MOST_SHOWN} more", file=sys.stderr)

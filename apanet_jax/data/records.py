@@ -15,7 +15,16 @@ import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from apanet_jax.data.building import Part, any_finished, comes_from, join, write_parts
+from apanet_jax.data.building import (
+    JOINED,
+    Part,
+    any_finished,
+    comes_from,
+    holds_parts,
+    join,
+    remove_parts,
+    write_parts,
+)
 from apanet_jax.data.images import decode_verified
 from apanet_jax.data.record_files import open_split
 from apanet_jax.data.source import Source, Split, notes_of
@@ -25,6 +34,7 @@ from apanet_jax.runtime.errors import UserError
 _INDEX = "index.json"
 _ARRAYS = "index.npz"
 _REPORT = "report.json"
+_REPLACED = "replaced"
 _FORMAT = 1
 
 
@@ -173,7 +183,7 @@ def write(
       source: what to write.
       directory: where to; it appears when everything is written.
       skip_bad: leave out images that cannot be used, instead of refusing.
-      overwrite: replace what is there.
+      overwrite: replace what is there, once the new records are whole.
       min_area: pixels of a class that put an image on its list, for the report.
 
     Raises:
@@ -183,9 +193,12 @@ def write(
     if directory.is_symlink():
         directory = directory.resolve()
     unfinished = directory.with_name(directory.name + ".unfinished")
+    if (unfinished / _REPLACED).exists() and not directory.exists():
+        # A call was killed between the two renames of `_put`.
+        move(unfinished / _REPLACED, directory)
     if directory.exists() and not overwrite:
-        # A call that was killed behind its last step but one.
-        if (directory / _REPORT).exists() and comes_from(source, unfinished):
+        # A call that was killed behind its last step but one; before, records are earlier ones.
+        if comes_from(source, unfinished) and not holds_parts(unfinished):
             shutil.rmtree(unfinished)
             return Report(**json.loads((directory / _REPORT).read_text()))
         raise UserError(f"{directory} is there already: name another, or pass --overwrite")
@@ -196,14 +209,13 @@ def write(
         if refusal := _refusal(source, report, skip_bad):
             shutil.rmtree(unfinished)
             raise refusal
-        joined = unfinished / "joined"
+        joined = unfinished / JOINED
         shutil.rmtree(joined, ignore_errors=True)
         join(parts, joined)
         _write_index(source, parts, joined)
         write_json(joined / _REPORT, vars(report))
-        if directory.exists():
-            shutil.rmtree(directory)
-        move(joined, directory)
+        remove_parts(unfinished)
+        _put(joined, directory, unfinished / _REPLACED)
         shutil.rmtree(unfinished)
     except OSError as error:
         raise UserError(
@@ -247,8 +259,23 @@ def open_records(directory: Path) -> Records:
         ) from error
 
 
+def _put(new: Path, directory: Path, replaced: Path) -> None:
+    """Puts new records into their place; earlier ones leave it just before, or stay."""
+    if directory.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        move(directory, replaced)
+    try:
+        move(new, directory)
+    except BaseException:
+        if replaced.exists() and not directory.exists():
+            move(replaced, directory)
+        raise
+
+
 def _what_is_kept(unfinished: Path) -> str:
     """Tells what an interruption leaves, and removes it where no part is finished."""
+    if (unfinished / _REPLACED).exists():
+        return f"; the earlier records are in {unfinished / _REPLACED}"
     if any_finished(unfinished):
         return f"; {unfinished} keeps what is finished, and the same command goes on from there"
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from apanet_jax.data.outlines import BadOutline, Mask, Outline, segmentation_mask
+from apanet_jax.data.outlines import BadOutline, Mask, Outline, label_name, segmentation_mask
 from apanet_jax.runtime.errors import UserError
 
 _NAMES_IN = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
@@ -100,7 +100,7 @@ def _of_yaml(file: Path) -> dict[int, str]:
         content = yaml.safe_load(_text(file))
         names = content.get("names") if isinstance(content, dict) else None
         pairs = names.items() if isinstance(names, dict) else enumerate(names or ())
-        return {int(number): str(name) for number, name in pairs}
+        return {int(number): label_name(name) for number, name in pairs}
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be understood: expected YAML with a list of the classes' names"
@@ -109,7 +109,7 @@ def _of_yaml(file: Path) -> dict[int, str]:
 
 def _of_lines(file: Path) -> dict[int, str]:
     lines = [line.strip() for line in _text(file).splitlines()]
-    return {number: name for number, name in enumerate(lines) if name}
+    return {number: label_name(name) for number, name in enumerate(lines) if name}
 
 
 def _text(path: Path) -> str:

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         host=arguments.host,
         port=arguments.port,
         share=arguments.share,
+        root_path=arguments.root_path.rstrip("/"),
     )
 
 
@@ -54,5 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         "--share",
         action="store_true",
         help="ask Gradio's service for a public address; images then pass through it",
+    )
+    parser.add_argument(
+        "--root-path",
+        default="",
+        metavar="/PATH",
+        help="path below which a proxy serves the page, and which it takes off",
     )
     return parser

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from apanet_jax.runtime.errors import UserError
 _FOLDER = "GRADIO_TEMP_DIR"
 _PROXIES = ("NO_PROXY", "no_proxy")
 _QUEUE, _VISITORS = 20, 50
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
 def serve(
@@ -24,6 +26,7 @@ def serve(
     host: str,
     port: int,
     share: bool,
+    root_path: str = "",
 ) -> None:
     """Serves the page until a signal ends it.
 
@@ -35,12 +38,18 @@ def serve(
       host: see `serving`.
       port: see `serving`.
       share: see `serving`.
+      root_path: see `serving`.
 
     Raises:
       UserError: see `serving`; Gradio or the head are missing.
     """
     if not 1 <= port <= 65535:
         raise UserError(f"--port={port}: expected a number from 1 to 65535")
+    if root_path and not _ROOT_PATH.fullmatch(root_path):
+        raise UserError(
+            f"--root-path={root_path}: expected the path below which a proxy serves the page, "
+            "as in /segment"
+        )
     _require_gradio()
 
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
@@ -48,15 +57,16 @@ def serve(
     from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 
     keep_compiled(DIRECTORY)
-    with serving(
-        load(source, head=head, size=size, trained=trained).matcher, host, port, share=share
-    ) as address:
+    matcher = load(source, head=head, size=size, trained=trained).matcher
+    with serving(matcher, host, port, share=share, root_path=root_path) as address:
         print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
         threading.Event().wait()
 
 
 @contextlib.contextmanager
-def serving(matcher, host: str, port: int, *, share: bool = False) -> Iterator[str]:
+def serving(
+    matcher, host: str, port: int, *, share: bool = False, root_path: str = ""
+) -> Iterator[str]:
     """Serves the page while the block runs; yields its address. Nothing is kept afterwards.
 
     Args:
@@ -64,13 +74,14 @@ def serving(matcher, host: str, port: int, *, share: bool = False) -> Iterator[s
       host: address to listen on.
       port: to listen on.
       share: whether Gradio's service lends a public address too.
+      root_path: below which a proxy serves the page, and which it takes off; empty for none.
 
     Raises:
       UserError: the address cannot be listened on, or cannot be reached.
     """
     with contextlib.ExitStack() as opened:
         opened.enter_context(_temporary_folder())
-        from apanet_jax.demo import cards, page, visit
+        from apanet_jax.demo import finding, page, uploads, visit
 
         opened.enter_context(page.bounded_editors())
         samples = {name: visit.drawn_sample(name) for name in visit.SAMPLES}
@@ -87,13 +98,14 @@ def serving(matcher, host: str, port: int, *, share: bool = False) -> Iterator[s
                     run_history=False,
                     enable_monitoring=False,
                     footer_links=[],
-                    max_file_size=visit.LARGEST_FILE,
+                    max_file_size=uploads.LARGEST_FILE,
+                    root_path=root_path,
                     state_session_capacity=_VISITORS,
                     theme=page.THEME,
                     css=page.CSS,
                 )
             # Compiles what the first visitor would wait for.
-            next(cards.cards(samples[visit.SAMPLES[0]], matcher))
+            next(finding.found(samples[visit.SAMPLES[0]], matcher))
             yield public or local
         finally:
             blocks.close(verbose=False)

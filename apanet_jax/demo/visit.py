@@ -1,57 +1,81 @@
-"""What a visitor has entered so far: supports, what is painted on them, and queries."""
+"""What a visitor has entered so far: classes, supports, what is painted on them, and queries."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
-from apanet_jax.data.images import decode_image, open_encoded, read_bytes
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
-from apanet_jax.inference.prediction_files import shrunk
+from apanet_jax.data.transforms import IGNORE
+from apanet_jax.inference.formats.instances import NO_NAME
+from apanet_jax.reports import overlays
 from apanet_jax.runtime.errors import UserError
 
-MOST_SUPPORTS, MOST_QUERIES = 5, 12
-LARGEST_FILE = 20 * 2**20
-"""Bytes of an uploaded file."""
-LARGEST_IMAGE = 50_000_000
-"""Pixels of an uploaded image."""
-LARGEST_SIDE = 1280
-"""Pixels; images with a longer side are shrunk to it when they come in."""
+MOST_CLASSES, MOST_SUPPORTS, MOST_QUERIES = 6, 10, 12
+LONGEST_NAME = 40
+"""Letters in the name of a class."""
+COLOURS = (overlays.GIVEN, *overlays.CLUSTERS)
+"""Of the classes."""
+RUB_OUT = -1
+"""The number of no class: what is painted is of none."""
 
 SAMPLES = ("butterfly", "bottle", "bird")
 """Classes that the head of the package was not trained on, see configs/general.py."""
 _SAMPLE_SUPPORTS, _SAMPLE_QUERIES, _SAMPLE_SIDE = 3, 4, 320
 _PAINTED = 63
-_MOST_LAYERS, _PAINT_FORMATS = 4, ("PNG", "WEBP", "JPEG")
 
 Image = UInt8[np.ndarray, "height width 3"]
-Mask = Bool[np.ndarray, "height width"]
+Label = UInt8[np.ndarray, "height width"]
+"""0: none, 1 + the number of the class that a pixel is of, 255: ignored."""
+Size = tuple[int, int]
 
 
 class Support(NamedTuple):
-    """An image that shows the class.
+    """An image that shows classes.
 
     Attributes:
       name: of its file.
-      image: the image.
+      image: as it is worked on.
       before: what was painted before the editor showed it last, None if nothing.
-      mask: all that is painted, None if nothing.
+      label: all that is painted, None if nothing.
+      size: height and width of the file's image, upright; None where it is that of `image`.
+      orientation: EXIF's, of the file.
     """
 
     name: str
     image: Image
-    before: Mask | None = None
-    mask: Mask | None = None
+    before: Label | None = None
+    label: Label | None = None
+    size: Size | None = None
+    orientation: int = 1
+
+    @property
+    def full_size(self) -> Size:
+        """Height and width of the file's image."""
+        return self.size or self.image.shape[:2]
 
 
 class Query(NamedTuple):
-    """An image to segment."""
+    """An image to segment.
+
+    Attributes:
+      name: of its file.
+      image: as it is worked on.
+      size: see `Support`.
+      label: what was found in it last, None before.
+    """
 
     name: str
     image: Image
+    size: Size | None = None
+    label: Label | None = None
+
+    @property
+    def full_size(self) -> Size:
+        """Height and width of the file's image."""
+        return self.size or self.image.shape[:2]
 
 
 class Visit(NamedTuple):
@@ -61,70 +85,38 @@ class Visit(NamedTuple):
       supports: `MOST_SUPPORTS` at most.
       current: number of the support that is being painted on.
       queries: `MOST_QUERIES` at most.
+      classes: names, `MOST_CLASSES` at most.
+      painting: number of the class that is being painted, or `RUB_OUT`.
     """
 
     supports: tuple[Support, ...] = ()
     current: int = 0
     queries: tuple[Query, ...] = ()
+    classes: tuple[str, ...] = (NO_NAME,)
+    painting: int = 0
+
+    @property
+    def shown(self) -> Support | None:
+        """The support that is being painted on."""
+        return self.supports[self.current] if self.supports else None
 
 
-def read_upload(path: Path) -> tuple[str, Image]:
-    """Returns an uploaded image with its file's name, its longer side `LARGEST_SIDE` at most.
-
-    Raises:
-      UserError: it cannot be used; the message names the file without its folder.
-    """
-    try:
-        image = decode_image(_upload(path), path, max_pixels=LARGEST_IMAGE).image
-        return path.name, shrunk(image, LARGEST_SIDE)
-    except UserError as error:
-        raise UserError(str(error).replace(str(path), path.name)) from error
+def classes_on(support: Support) -> list[int]:
+    """Returns the numbers of the classes that are painted on a support."""
+    if support.label is None:
+        return []
+    return [int(x) - 1 for x in np.unique(support.label) if x not in (0, IGNORE)]
 
 
-def read_layers(sent: Sequence[str | bytes]) -> list[UInt8[np.ndarray, "height width 4"]]:
-    """Returns the layers of paint that a visitor sent, as RGBA.
-
-    Args:
-      sent: image files, or their content.
-
-    Raises:
-      UserError: these are too many, or one is too large or no image.
-    """
-    _check_number(0, len(sent), _MOST_LAYERS, "layers of paint")
-    layers = []
-    for file in sent:
-        data = file if isinstance(file, bytes) else _upload(Path(file))
-        encoded = open_encoded(data, "the paint", max_pixels=LARGEST_IMAGE, formats=_PAINT_FORMATS)
-        layers.append(np.array(encoded.decode().convert("RGBA")))
-    return layers
+def unpainted(visit: Visit) -> list[int]:
+    """Returns the numbers of the supports on which no class is painted, from 0 on."""
+    return [i for i, support in enumerate(visit.supports) if not classes_on(support)]
 
 
-def _upload(path: Path) -> bytes:
-    if path.exists() and (size := path.stat().st_size) > LARGEST_FILE:
-        raise UserError(
-            f"{path.name} has {size / 2**20:.0f} MB: {LARGEST_FILE // 2**20} at most, make it "
-            "smaller"
-        )
-    return read_bytes(path)
-
-
-def with_supports(visit: Visit, paths: Sequence[Path]) -> Visit:
-    """Returns the visit with more supports, none of them painted; the first is current.
-
-    Raises:
-      UserError: these are too many, or one cannot be used; then none is taken.
-    """
-    _check_number(len(visit.supports), len(paths), MOST_SUPPORTS, "images that show the class")
-    new = tuple(Support(*read_upload(path)) for path in paths)
-    return visit._replace(supports=visit.supports + new, current=len(visit.supports))
-
-
-def with_queries(visit: Visit, paths: Sequence[Path]) -> Visit:
-    """Returns the visit with more queries; see `with_supports`."""
-    _check_number(len(visit.queries), len(paths), MOST_QUERIES, "images to segment")
-    return visit._replace(
-        queries=visit.queries + tuple(Query(*read_upload(path)) for path in paths)
-    )
+def unshown(visit: Visit) -> list[str]:
+    """Returns the names of the classes that are painted nowhere."""
+    shown = {number for support in visit.supports for number in classes_on(support)}
+    return [name for number, name in enumerate(visit.classes) if number not in shown]
 
 
 def with_painted(visit: Visit, editor: Mapping[str, Any] | None) -> Visit:
@@ -134,33 +126,31 @@ def with_painted(visit: Visit, editor: Mapping[str, Any] | None) -> Visit:
       visit: so far.
       editor: its value; `layers` are RGBA, opaque where something was painted in it.
     """
-    if not visit.supports:
+    support = visit.shown
+    if support is None:
         return visit
-    support = visit.supports[visit.current]
     height, width = support.image.shape[:2]
-    mask = np.zeros((height, width), bool) if support.before is None else support.before.copy()
+    label = np.zeros((height, width), np.uint8) if support.before is None else support.before.copy()
     for layer in (editor or {}).get("layers") or ():
         alpha = layer[..., 3]
-        if alpha.shape != mask.shape:
+        if alpha.shape != label.shape:
             alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_NEAREST)
-        mask |= alpha > _PAINTED
-    painted = support._replace(mask=mask if mask.any() else None)
-    return _with_current(visit, painted)
+        label[alpha > _PAINTED] = visit.painting + 1
+    return with_current(visit, support._replace(label=label if label.any() else None))
 
 
 def shown_again(visit: Visit) -> Visit:
     """Returns the visit when the editor shows the current support with all that is painted."""
-    if not visit.supports:
+    if visit.shown is None:
         return visit
-    support = visit.supports[visit.current]
-    return _with_current(visit, support._replace(before=support.mask))
+    return with_current(visit, visit.shown._replace(before=visit.shown.label))
 
 
 def wiped(visit: Visit) -> Visit:
     """Returns the visit with nothing painted on the current support."""
-    if not visit.supports:
+    if visit.shown is None:
         return visit
-    return _with_current(visit, visit.supports[visit.current]._replace(before=None, mask=None))
+    return with_current(visit, visit.shown._replace(before=None, label=None))
 
 
 def without_current(visit: Visit) -> Visit:
@@ -169,9 +159,42 @@ def without_current(visit: Visit) -> Visit:
     return visit._replace(supports=supports, current=max(min(visit.current, len(supports) - 1), 0))
 
 
-def unpainted(visit: Visit) -> list[int]:
-    """Returns the numbers of the supports on which nothing is painted, from 0 on."""
-    return [i for i, support in enumerate(visit.supports) if support.mask is None]
+def with_class(visit: Visit, name: str) -> Visit:
+    """Returns the visit with a class of this name, which is the one that is being painted.
+
+    The class without a name takes it, until there is another or it is painted somewhere.
+
+    Raises:
+      UserError: these are too many, or the name is too long or none.
+    """
+    name = " ".join(name.split())
+    if not name or len(name) > LONGEST_NAME:
+        raise UserError(f"A class has a name of 1 to {LONGEST_NAME} letters.")
+    if name in visit.classes:
+        return visit._replace(painting=visit.classes.index(name))
+    if visit.classes == (NO_NAME,) and unshown(visit):
+        return visit._replace(classes=(name,), painting=0)
+    check_number(len(visit.classes), 1, MOST_CLASSES, "classes")
+    return visit._replace(classes=(*visit.classes, name), painting=len(visit.classes))
+
+
+def with_corrected(visit: Visit, number: int) -> Visit:
+    """Returns the visit with a query among the supports, with the mask that was found in it.
+
+    Raises:
+      UserError: these are too many, or nothing was searched for in it yet.
+    """
+    query = visit.queries[number]
+    if query.label is None:
+        raise UserError(f"{query.name} has no mask yet to correct: press the button first.")
+    check_number(len(visit.supports), 1, MOST_SUPPORTS, "images that show the classes")
+    label = query.label if query.label.any() else None
+    support = Support(query.name, query.image, label, label, query.size)
+    return visit._replace(
+        supports=(*visit.supports, support),
+        current=len(visit.supports),
+        queries=visit.queries[:number] + visit.queries[number + 1 :],
+    )
 
 
 def drawn_sample(name: str) -> Visit:
@@ -182,22 +205,28 @@ def drawn_sample(name: str) -> Visit:
     supports = []
     for number in range(1, _SAMPLE_SUPPORTS + 1):
         image, label = draw_image(rng, [wanted], _SAMPLE_SIDE)
-        mask = label == wanted + 1
-        supports.append(Support(f"{name} {number}", image, mask, mask))
+        painted = (label == wanted + 1).astype(np.uint8)
+        supports.append(Support(f"{name} {number}", image, painted, painted))
     queries = []
     for number in range(1, _SAMPLE_QUERIES):
         image, _ = draw_image(rng, [wanted, int(rng.integers(len(CLASS_NAMES)))], _SAMPLE_SIDE)
         queries.append(Query(f"drawn {number}", image))
     queries.append(Query(f"drawn {_SAMPLE_QUERIES}", draw_image(rng, [other], _SAMPLE_SIDE)[0]))
-    return Visit(tuple(supports), 0, tuple(queries))
+    return Visit(tuple(supports), 0, tuple(queries), (name,))
 
 
-def _with_current(visit: Visit, support: Support) -> Visit:
+def with_current(visit: Visit, support: Support) -> Visit:
+    """Returns the visit with another support in place of the current one."""
     supports = (*visit.supports[: visit.current], support, *visit.supports[visit.current + 1 :])
     return visit._replace(supports=supports)
 
 
-def _check_number(there: int, more: int, most: int, what: str) -> None:
+def check_number(there: int, more: int, most: int, what: str) -> None:
+    """Refuses more of something than there may be.
+
+    Raises:
+      UserError: these are too many.
+    """
     if there + more > most:
         raise UserError(
             f"{there + more} {what}: {most} at most, "

@@ -59,7 +59,7 @@ class AnnotationFiles:
         if "coco" in formats:
             self._coco.add(annotated)
         if "csv" in formats:
-            self._table.add(annotated)
+            self._table.add(annotated, answer.quality)
         if query.frame is not None and formats & {"coco", "labelme"}:
             yield f"{FRAMES}/{query.name}.png", png(image)
         if "labelme" in formats:

@@ -10,7 +10,8 @@ from apanet_jax.inference.geometry import grid_of
 from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, HEADS, SMALL, excluding
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision
-from apanet_jax.inference.saved_head import GENERAL_HEAD, open_head
+from apanet_jax.inference.saved_head import FOLDER, GENERAL_HEAD, OtherWeights, SavedHead, open_head
+from apanet_jax.inference.saved_segmenter import HeadSource
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import hub
@@ -23,23 +24,22 @@ class Frozen(NamedTuple):
     Attributes:
       backbone: of `models.backbones.BACKBONES`.
       size: longer side of the images, in pixels.
-      head: folder of a head that was trained on the backbone; None: there is none yet.
+      head: folder of a head that was trained on the backbone.
       decisions: by the number of supports.
     """
 
     backbone: str
     size: int
-    head: Path | None
+    head: Path
     decisions: Mapping[int, Decision]
 
 
-# Decisions: experiments/results/own_photographs.md. A head on DINOv2-S that is trained later goes
-# into heads/, and its folder in the place of None.
+# Decisions: experiments/results/own_photographs.md.
 _FROZEN = {
     SMALL: Frozen(
         "efficientnet_lite0",
         385,
-        GENERAL_HEAD,
+        FOLDER / SMALL,
         {
             1: Decision(0.0, 2.689, bias=0.507, peak_weight=-0.121, likeness_weight=1.564),
             5: Decision(0.0, 1.321, bias=-1.341, peak_weight=0.555, likeness_weight=8.208),
@@ -48,7 +48,7 @@ _FROZEN = {
     DINOV2: Frozen(
         "dinov2_vits14",
         518,
-        None,
+        FOLDER / DINOV2,
         {
             1: Decision(0.0, 3.151, bias=-0.401, peak_weight=0.036, likeness_weight=0.368),
             5: Decision(0.0, 2.074, bias=-0.485, peak_weight=0.064, likeness_weight=3.476),
@@ -78,19 +78,80 @@ def open_matcher(
     return name, _frozen_matcher(_FROZEN[name], size, trained=trained)
 
 
+def reopen_matcher(
+    source: HeadSource, size: int, weights: Mapping[str, str], where: str
+) -> tuple[str, Matcher]:
+    """Returns the matcher of a saved segmenter, and its head's name.
+
+    Args:
+      source: of the matcher.
+      size: see `segmenter.load`.
+      weights: their hashes, see `Matcher.fingerprints`.
+      where: the file; a head's folder that is no longer where it was is looked for beside it.
+
+    Raises:
+      UserError: the head is not there, or the weights are others.
+    """
+    folder = source.folder and _folder_of(Path(source.folder), where)
+    name, matcher = open_matcher(folder or None, source.head, size, trained=source.trained)
+    found = matcher.fingerprints()
+    for part in dict.fromkeys([*weights, *found]):
+        if weights.get(part) != found.get(part):
+            was, now = (str(x.get(part, "none"))[:12] for x in (weights, found))
+            raise UserError(
+                f"{where} was fitted with {name}, whose {part} had weights of the hash {was}, and "
+                f"those on this machine have {now}: install the former, or fit again"
+            )
+    return name, matcher
+
+
+def _folder_of(folder: Path, where: str) -> Path:
+    beside = Path(where).parent / folder.name
+    for place in (folder, beside):
+        if place.is_dir():
+            return place
+    raise UserError(
+        f"{where} was fitted with the head in {folder}, which is not there: put it there or at "
+        f"{beside}"
+    )
+
+
+def frozen_matcher(name: str, size: int | None = None, head: Path | None = None) -> FrozenMatcher:
+    """Returns the matcher of SMALL or DINOV2 with another head than its own.
+
+    Args:
+      name: of the two.
+      size: longer side of the images, in pixels; None: the usual one.
+      head: folder of a head that was trained on the same backbone; None: the package's own.
+
+    Raises:
+      UserError: the head or the backbone's weights are missing, or do not go together.
+    """
+    frozen = _FROZEN[name] if head is None else _FROZEN[name]._replace(head=head)
+    return _frozen_matcher(frozen, size, trained=True)
+
+
 def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> FrozenMatcher:
     grid = grid_of(frozen.backbone, size or frozen.size)
-    if trained and frozen.head is not None:
-        saved = open_head(frozen.head)
+    saved = _trained_head(frozen.head) if trained else None
+    if saved is None:
+        head, module = None, backbones.create(frozen.backbone)
+        parameters = load_backbone(frozen.backbone, default_source(frozen.backbone))
+    else:
         head = saved.matcher(grid.size)
         module, parameters = saved.network.backbone, saved.backbone_parameters
-    else:
-        head, module = None, backbones.create(frozen.backbone)
-        if backbones.spec(frozen.backbone).patch is not None:
-            # Rules use block 4 alone: what comes behind it is not computed.
-            module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
-        parameters = load_backbone(frozen.backbone, default_source(frozen.backbone))
+    if backbones.spec(frozen.backbone).patch and not (head and head.network.head.needs_high):
+        # Rules use block 4 and the head no more than block 3: what comes behind is not computed.
+        module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
     return FrozenMatcher(module, parameters, grid, frozen.decisions, head)
+
+
+def _trained_head(folder: Path) -> SavedHead | None:
+    try:
+        return open_head(folder)
+    except OtherWeights as error:
+        print(f"note: no trained head is used: {error}", file=sys.stderr)
+        return None
 
 
 def _best_at_hand() -> str:

@@ -3,16 +3,15 @@
 cvat-cli task auto-annotate TASK --function-module=apanet_jax.inference.cvat_detection \\
     -p supports=str:DIR --allow-unmatched-labels
 
+or `-p fitted=str:FILE`, which `predict --save=FILE` wrote.
+
 It needs `cvat-cli`, whose library this module imports.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import cvat_sdk.auto_annotation as cvat
 import numpy as np
-from cvat_sdk.masks import encode_mask
-from cvat_sdk.models import LabeledShapeRequest
 from PIL import Image
 
 from apanet_jax.inference import segmenter
@@ -20,6 +19,12 @@ from apanet_jax.inference.formats.instances import NO_NAME, Instance, instances
 from apanet_jax.inference.formats.polygons import polygon_of
 from apanet_jax.inference.mask_options import MaskOptions
 from apanet_jax.inference.support_folders import folder_supports
+from apanet_jax.runtime.errors import UserError, needs
+
+with needs("cvat-cli", "automatic annotation for CVAT"):
+    import cvat_sdk.auto_annotation as cvat
+    from cvat_sdk.masks import encode_mask
+    from cvat_sdk.models import LabeledShapeRequest
 
 
 class FewShotFunction:
@@ -50,19 +55,33 @@ class FewShotFunction:
 
 
 def create(
-    supports: str, workdir: str | None = None, size: int | None = None, smallest: int = 0
+    supports: str | None = None,
+    fitted: str | None = None,
+    workdir: str | None = None,
+    size: int | None = None,
+    smallest: int = 0,
 ) -> FewShotFunction:
     """Returns the function that `cvat-cli` asks for, with the parameters given by `-p`.
 
     Args:
       supports: a folder, see `folder_supports`; a folder for each class, called like CVAT's label.
+      fitted: a file that `predict --save` or `Segmenter.save` wrote, in place of supports.
       workdir: of a head, see `segmenter.load`.
       size: longer side at which images are seen, see `segmenter.load`.
       smallest: connected parts of fewer pixels are left out.
 
     Raises:
-      UserError: the supports or the head cannot be used.
+      UserError: the supports, the saved segmenter or the head cannot be used.
     """
+    if (supports is None) == (fitted is None) or fitted and (workdir or size):
+        raise UserError(
+            "expected -p supports=str:DIR, with workdir and size or without; or "
+            "-p fitted=str:FILE, which has both"
+        )
+    if fitted:
+        known = segmenter.load(fitted)
+        known.options = known.options._replace(smallest=smallest or known.options.smallest)
+        return FewShotFunction(known)
     names, images, masks = zip(*folder_supports(Path(supports)), strict=True)
     empty = segmenter.load(workdir, size=size)
     empty.options = MaskOptions(smallest=smallest)

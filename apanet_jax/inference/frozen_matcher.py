@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
@@ -23,6 +24,8 @@ from apanet_jax.inference.rules import (
 )
 from apanet_jax.models.backbones import Features
 from apanet_jax.models.network import Parameters
+from apanet_jax.runtime.errors import UserError
+from apanet_jax.weights.load import fingerprint
 
 SMOOTHING = 0.5
 """Share of its region's mean in a position's margin."""
@@ -112,16 +115,47 @@ class FrozenMatcher:
         shots = len(learned.supports.features) // self.grid.positions**2
         return nearest_decision(self._decisions, shots)._replace(threshold=learned.fit.threshold)
 
-    def learn(self, features: Sequence[FrozenFeatures], labels: Sequence[Label]) -> FrozenClass:
+    def learn(
+        self,
+        features: Sequence[FrozenFeatures],
+        labels: Sequence[Label],
+        chosen: Mapping[str, Any] | None = None,
+    ) -> FrozenClass:
         """See `Matcher.learn`."""
         supports = support_positions([x.positions for x in features], labels, self.grid)
+        of_head = self._learned_by_head(features, labels)
+        if chosen is not None:
+            return FrozenClass(supports, of_head, self._fit_of(chosen))
         held_out = [
             self._held_out(features, labels, supports, left_out)
             for left_out in range(min(len(features), MOST_HELD_OUT))
             if len(features) > 1
         ]
-        of_head = self._learned_by_head(features, labels)
         return FrozenClass(supports, of_head, fit(held_out, self._mixtures, USUAL))
+
+    def chosen(self, learned: FrozenClass) -> dict[str, Any]:
+        """See `Matcher.chosen`: the fit without its weights, which its name says."""
+        return {k: x for k, x in learned.fit._asdict().items() if k != "weights"}
+
+    def stored(self, features: FrozenFeatures) -> dict[str, np.ndarray]:
+        """See `Matcher.stored`."""
+        if self._head is None:
+            arrays = {"block4": np.asarray(features.positions)[None]}
+        else:
+            arrays = self._head.stored(features.all)
+        return arrays | {"regions": features.regions.astype(np.int32)}
+
+    def restored(self, arrays: Mapping[str, np.ndarray]) -> FrozenFeatures:
+        """See `Matcher.restored`."""
+        blocks = Features(*(arrays.get(name) for name in Features._fields))
+        blocks = jax.tree.map(jnp.asarray, blocks)
+        return FrozenFeatures(blocks.block4[0], arrays["regions"], blocks)
+
+    def fingerprints(self) -> dict[str, str]:
+        """See `Matcher.fingerprints`."""
+        if self._head is not None:
+            return self._head.fingerprints()
+        return {"backbone": fingerprint(self._parameters)}
 
     def margins(self, features: FrozenFeatures, learned: FrozenClass) -> PositionMap:
         """See `Matcher.margins`."""
@@ -139,6 +173,16 @@ class FrozenMatcher:
         rest = without(supports, left_out, len(features))
         margins = self._margins(features[left_out], rest, of_head)
         return HeldOut(margins, *label_shares(labels[left_out], self.grid))
+
+    def _fit_of(self, chosen: Mapping[str, Any]) -> Fit:
+        """Returns the fit that `chosen` describes."""
+        name = chosen.get("name")
+        if name not in self._mixtures:
+            raise UserError(
+                f"the rule {name!r} was chosen by another version of apanet_jax, this one has "
+                f"{', '.join(self._mixtures)}: fit the supports again"
+            )
+        return Fit(name, self._mixtures[name], chosen["threshold"], chosen["ious"])
 
     def _learned_by_head(self, features, labels) -> Any:
         return self._head and self._head.learn([x.all for x in features], labels)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet, ImageFeatures
 from apanet_jax.models.network import Network, Parameters
+from apanet_jax.weights.load import fingerprint
 
 UNCALIBRATED = {1: Decision(threshold=0.0, scale=1.0)}
 """A head's decisions where none were calibrated: what training made more likely than not."""
@@ -66,10 +68,29 @@ class HeadMatcher:
     def appearance(self, features: backbones.Features) -> Appearance:
         return np.asarray(features.block4[0])
 
-    def learn(self, features, labels) -> tuple[ImageFeatures, UInt8[np.ndarray, "1 shots s s"]]:
+    def learn(
+        self, features, labels, chosen=None
+    ) -> tuple[ImageFeatures, UInt8[np.ndarray, "1 shots s s"]]:
         parts = [self._support(x, label) for x, label in zip(features, labels, strict=True)]
         support = jax.tree.map(lambda *x: jnp.concatenate(x)[None], *parts)
         return support, np.stack(labels)[None]
+
+    def chosen(self, learned) -> Mapping[str, Any]:
+        return {}
+
+    def stored(self, features: backbones.Features) -> dict[str, np.ndarray]:
+        arrays = features._asdict()
+        if not self.network.head.needs_high:
+            del arrays["block5"]
+        return {name: np.asarray(x) for name, x in arrays.items()}
+
+    def restored(self, arrays: Mapping[str, np.ndarray]) -> backbones.Features:
+        named = {name: jnp.asarray(x) for name, x in arrays.items()}
+        return backbones.Features(named["block3"], named["block4"], named.get("block5"))
+
+    def fingerprints(self) -> dict[str, str]:
+        parts = {"backbone": self.backbone_parameters, "head": self.parameters}
+        return {name: fingerprint(x) for name, x in parts.items()}
 
     def margins(self, features, learned) -> Float[np.ndarray, "positions positions"]:
         query = self.network.of_images(features)

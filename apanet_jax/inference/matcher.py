@@ -1,6 +1,6 @@
 """What a segmenter needs of a way to match images with supports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,12 +27,36 @@ class Matcher(Protocol):
     def appearance(self, features: Any) -> Appearance:
         """Returns those of an image's features that tell whether an object is of a class."""
 
-    def learn(self, features: Sequence[Any], labels: Sequence[Label]) -> Any:
+    def learn(
+        self,
+        features: Sequence[Any],
+        labels: Sequence[Label],
+        chosen: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Returns a class, learned from supports' features and labels.
 
         Args:
           features: what `embed` returned, of each support.
           labels: `[size, size]` of each: 1 where the class is, 0 elsewhere, 255 outside or ignored.
+          chosen: what `chosen` returned of a class learned from the same; None: it is chosen.
+
+        Raises:
+          UserError: `chosen` is of another version of the package.
+        """
+
+    def chosen(self, learned: Any) -> Mapping[str, Any]:
+        """Returns what was chosen by a class's supports, as JSON can hold it."""
+
+    def stored(self, features: Any) -> Mapping[str, np.ndarray]:
+        """Returns named arrays of a support's features, from which `restored` makes them again."""
+
+    def restored(self, arrays: Mapping[str, np.ndarray]) -> Any:
+        """Returns the features that `learn` takes of what `stored` returned."""
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """Returns SHA-256 of the parameters, see `weights.load.fingerprint`, by what they are of.
+
+        They are of the "backbone", and of the "head" where there is one.
         """
 
     def decision(self, learned: Any) -> Decision:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from apanet_jax.config.definitions import Settings
+from apanet_jax.config.definitions import NO_FOLD, Settings
 
 if TYPE_CHECKING:
     from apanet_jax.inference.saved_head import BackboneWeights
@@ -76,7 +76,7 @@ In apanet_jax:
 
 ## Limits
 
-It was trained on the base classes of one fold of one data set, on images of {size} pixels a
+It was trained on {classes} of one data set, on images of {size} pixels a
 side. It always marks something: it does not say that an image shows none of the class.
 """
 
@@ -102,12 +102,14 @@ def model_card(
     dataset = settings.dataset or "own images"
     kind = "APANet" if settings.model.num_clusters else "Baseline"
     title = f"{kind} ({settings.model.comparison}, {settings.backbone.name}), {dataset}"
-    title += f", fold {settings.fold}"
+    of_all = settings.fold == NO_FOLD
+    title += ", all classes" if of_all else f", fold {settings.fold}"
     pytorch = _PYTORCH_FEM
     if settings.model.comparison == "conv":
         reduction = "down_supp" if settings.model.shared_reduction else "down_query"
         pytorch = _PYTORCH_CONV.replace("{query}", f"{reduction}.0")
     return _CARD.format(
+        classes="all classes" if of_all else "the base classes of one fold",
         header=_header(title, dataset, results),
         title=title,
         facts=_rows(_facts(settings, checkpoint, step, weights)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from apanet_jax.data.image_files import printable
+from apanet_jax.data.image_files import print_bad, printable
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.annotation_files import AnnotationFiles
 from apanet_jax.inference.prediction_files import (
@@ -27,12 +27,16 @@ from apanet_jax.runtime.atomic_files import json_bytes
 from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 from apanet_jax.runtime.errors import UserError
 
+LISTED = 10
+"""Images that are printed with their expected quality."""
+
 
 def predict(job: PredictionJob) -> int:
     """Does a job; prints what was found, and which queries could not be used.
 
-    Each file appears whole. What an earlier job left in the folder is removed first, and `RESULTS`
-    is written last, so that it never describes other files than those beside it.
+    Each file appears whole. The segmenter is saved first, if it is. What an earlier job left in the
+    folder is removed then, and `RESULTS` is written last, so that it never describes other files
+    than those beside it.
 
     Returns:
       The command's status: 2 where some queries could not be used, else 0.
@@ -42,6 +46,11 @@ def predict(job: PredictionJob) -> int:
     """
     keep_compiled(DIRECTORY)
     fitted = _fitted(job)
+    if job.save is not None:
+        fitted.save(job.save)
+        print(f"saved to {printable(str(job.save))}: {_counted_supports(fitted)}")
+    if not job.queries:
+        return 0
     written, annotations = WrittenFiles(job.output), AnnotationFiles(job)
     rows, shown = [], []
     for row, captioned in _results(job, fitted, written, annotations):
@@ -50,22 +59,52 @@ def predict(job: PredictionJob) -> int:
             shown.append(captioned)
     for name, content in annotations.of_all():
         written.write(name, content)
-    written.write(CONTACT_SHEET, contact_sheet(job.supports, shown, list(job.class_files)))
+    sheet = contact_sheet(fitted.supports_, fitted.matcher.grid, shown, list(job.class_files))
+    written.write(CONTACT_SHEET, sheet)
+    # Those that could not be used, which have no quality, come last.
+    rows.sort(key=lambda row: row.get("quality", 2))
     written.write(RESULTS, json_bytes(_settings(job, fitted) | {"queries": rows}))
     found = sum(any(x["found"] for x in row.get("classes", ())) for row in rows)
-    sheet = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
-    print(f"found in {found} of {len(rows)} images; {sheet} shows them")
+    path = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
+    print(f"found in {found} of {len(rows)} images; {path} shows them")
+    _list_worst(rows)
     for note in job.notes:
         print(printable(note))
     return _report_failures(rows)
 
 
 def _fitted(job: PredictionJob) -> segmenter.Segmenter:
-    """Returns a segmenter that has learned from the job's supports."""
-    empty = segmenter.load(job.source, head=job.head, size=job.size, trained=job.trained)
-    empty.options = job.options
+    """Returns a segmenter that has learned from the job's supports, and from earlier ones."""
+    if job.fitted is None:
+        made = segmenter.load(job.source, head=job.head, size=job.size, trained=job.trained)
+    else:
+        made = segmenter.load(job.fitted)
+    made.options = job.options
+    if not job.supports:
+        return made
     names, images, masks = zip(*job.supports, strict=True)
-    return empty.fit(images, masks, None if names[0] is None else names)
+    return made.partial_fit(images, masks, None if names[0] is None else names)
+
+
+def _counted_supports(fitted: segmenter.Segmenter) -> str:
+    counts = [(len(of_class), name) for name, of_class in fitted.supports_.items()]
+    said = [
+        f"{n} support{'s' if n > 1 else ''}{f' of {name}' if name else ''}" for n, name in counts
+    ]
+    return printable(", ".join(said))
+
+
+def _list_worst(rows: list[dict[str, Any]]) -> None:
+    """Prints the images of which the least is expected, that are worth correcting."""
+    usable = [row for row in rows if "quality" in row]
+    if len(usable) < 2:
+        return
+    print("expected quality, the worst first:")
+    for row in usable[:LISTED]:
+        frame = f" frame {row['frame']}" if "frame" in row else ""
+        print(f"  {row['quality']:.2f}  {printable(row['query'])}{frame}")
+    if len(usable) > LISTED:
+        print(f"  and {len(usable) - LISTED} more in {RESULTS}")
 
 
 def _results(
@@ -98,11 +137,17 @@ def _results(
 
 def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]:
     decisions = zip(fitted.classes_, fitted.decisions_, strict=True)
+    supports = [
+        [name or None, *files]
+        for name, of_class in fitted.supports_.items()
+        for support in of_class
+        for files in support.files
+    ]
     return {
         "head": fitted.head,
-        "trained": job.trained,
+        "trained": job.trained if fitted.source is None else fitted.source.trained,
         "size": fitted.matcher.grid.size,
-        "supports": [[name, str(image), str(mask)] for name, image, mask in job.supports],
+        "supports": supports,
         "classes": [{"name": name, **decision._asdict()} for name, decision in decisions],
     }
 
@@ -110,8 +155,8 @@ def _settings(job: PredictionJob, fitted: segmenter.Segmenter) -> dict[str, Any]
 def _report_failures(rows: list[dict[str, Any]]) -> int:
     failed = [row["error"] for row in rows if "error" in row]
     if failed:
-        print(
-            f"error: {len(failed)} of {len(rows)} images could not be used, the first: {failed[0]}",
-            file=sys.stderr,
-        )
+        why = f": {failed[0]}" if len(failed) == 1 else ""
+        if not why:
+            print_bad(failed)
+        print(f"error: {len(failed)} of {len(rows)} images could not be used{why}", file=sys.stderr)
     return 2 if failed else 0

@@ -1,8 +1,9 @@
 """What `apanet_jax.predict` writes for each image: masks, probabilities, overlays, a sheet."""
 
 import io
-from collections import Counter
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -11,15 +12,14 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 
 from apanet_jax.data.georeference import geotiff
-from apanet_jax.data.images import read_image
-from apanet_jax.data.masks import read_mask
 from apanet_jax.inference.prediction_job import map_ending
 from apanet_jax.inference.queries import Query
-from apanet_jax.inference.support_folders import Support
 from apanet_jax.reports import overlays
 
 if TYPE_CHECKING:
     from apanet_jax.inference.answer import Answer
+    from apanet_jax.inference.geometry import Grid
+    from apanet_jax.inference.given_supports import Support
 
 CONTACT_IMAGES = 24
 _CONTACT_SUPPORTS, _COLUMNS = 6, 6
@@ -100,12 +100,15 @@ def result_row(
                 "class": class_name or None,
                 "found": bool(answer.found[index]),
                 "score": round(float(answer.scores[index]), 4),
+                "quality": round(float(answer.qualities[index]), 4),
                 "area": area,
                 "share": round(area / (height * width), 6),
                 "mask": mask,
             }
         )
-    return described(query) | {"width": width, "height": height, "classes": classes}
+    quality = round(answer.quality, 4)
+    sides = {"width": width, "height": height}
+    return described(query) | sides | {"quality": quality, "classes": classes}
 
 
 def described(query: Query) -> dict[str, Any]:
@@ -133,25 +136,28 @@ def thumbnail(image: Image) -> Image:
 
 
 def contact_sheet(
-    supports: Sequence[Support], shown: Sequence[tuple[str, Image]], class_names: Sequence[str]
+    supports: Mapping[str, Sequence["Support"]],
+    grid: "Grid",
+    shown: Sequence[tuple[str, Image]],
+    class_names: Sequence[str],
 ) -> bytes:
     """Returns a sheet: a row of supports, the queries below, and what colours and numbers mean.
 
     Args:
-      supports: the first ones of each class are shown.
+      supports: see `Segmenter.supports_`; the first ones of each class are shown.
+      grid: of the squares that they are fitted into.
       shown: captions and overlays of queries.
       class_names: in the order of their colours; one that is empty where there is one class.
     """
     given = []
-    for name, path, mask in _of_each_class(supports)[:_CONTACT_SUPPORTS]:
-        image = read_image(path)
-        # What there is to warn of was said when the supports were learned.
-        label = read_mask(mask, image, name, tell=lambda _: None)
-        small, label = (thumbnail(x) for x in (image.image, label))
-        shown_support = overlays.overlay(small, label == 1, overlays.GIVEN)
-        given.append(
-            (_lines(f"support of {name}" if name else "support", path.name), shown_support)
+    for name, support in _of_each_class(supports)[:_CONTACT_SUPPORTS]:
+        height, width = grid.fitted(support.size)
+        small, label = (x[:height, :width] for x in (support.square, support.label))
+        shown_support = overlays.overlay(
+            thumbnail(small), shrunk(label, _THUMBNAIL_SIDE) == 1, overlays.GIVEN
         )
+        said = _lines(f"support of {name}" if name else "support", Path(support.files[0][0]).name)
+        given.append((said, shown_support))
     rows = [shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)]
     sheet = overlays.sheet([given, *rows], _SHEET_SIDE)
     width = max(sheet.shape[1], _LEGEND_WIDTH)
@@ -159,15 +165,10 @@ def contact_sheet(
     return png(np.concatenate([sheet, overlays.legend(_legend(class_names), width)]))
 
 
-def _of_each_class(supports: Sequence[Support]) -> list[Support]:
+def _of_each_class(supports: Mapping[str, Sequence["Support"]]) -> list[tuple[str, "Support"]]:
     """Returns supports in turn: the first of each class, the second of each, and so on."""
-    seen = Counter[str | None]()
-    turns = []
-    for support in supports:
-        turns.append(seen[support.name])
-        seen[support.name] += 1
-    order = sorted(range(len(supports)), key=turns.__getitem__)
-    return [supports[i] for i in order]
+    turns = itertools.zip_longest(*([(name, x) for x in given] for name, given in supports.items()))
+    return [pair for turn in turns for pair in turn if pair is not None]
 
 
 def _legend(class_names: Sequence[str]) -> list[tuple[tuple[int, int, int] | None, str]]:

@@ -11,6 +11,7 @@ from apanet_jax.data.masks import split_choice
 from apanet_jax.inference.head_choice import AUTO, HeadChoice, excluding
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.queries import Query, file_name, find_queries
+from apanet_jax.inference.saved_segmenter import class_names, is_saved
 from apanet_jax.inference.support_folders import Support
 from apanet_jax.inference.written_files import CONTACT_SHEET, LIST, RESULTS, check_replaced
 from apanet_jax.runtime.errors import UserError
@@ -28,8 +29,8 @@ class PredictionJob(NamedTuple):
 
     Attributes:
       supports: images with masks.
-      queries: images to segment.
-      output: folder of the results.
+      queries: images to segment; none where the segmenter is only saved.
+      output: folder of the results; None where there are no queries.
       class_files: by the name of each class (None where there is one without a name), what stands
         for it in the names of files; see `class_files`.
       source: of the head, see `segmenter.load`; None: one that comes with the package.
@@ -39,11 +40,13 @@ class PredictionJob(NamedTuple):
       options: which pixels the masks mark.
       formats: of `FORMATS`, in which the results are written.
       notes: lines that say which files in the queries' folders are no images that are read.
+      fitted: a saved segmenter that learns from the supports too; None: they are all.
+      save: the file that the segmenter is saved as; None: it is not.
     """
 
     supports: Sequence[Support]
     queries: Sequence[Query]
-    output: Path
+    output: Path | None
     class_files: dict[str, str]
     source: Path | None = None
     head: HeadChoice = AUTO
@@ -52,12 +55,14 @@ class PredictionJob(NamedTuple):
     options: MaskOptions = DEFAULT_OPTIONS
     formats: Sequence[str] = ("png",)
     notes: Sequence[str] = ()
+    fitted: Path | None = None
+    save: Path | None = None
 
 
 def prediction_job(
     supports: Sequence[Support],
     queries: Sequence[str],
-    output: Path,
+    output: Path | None,
     *,
     source: Path | None = None,
     head: HeadChoice = AUTO,
@@ -66,6 +71,8 @@ def prediction_job(
     options: MaskOptions = DEFAULT_OPTIONS,
     formats: str = "png",
     every: int | None = None,
+    fitted: Path | None = None,
+    save: Path | None = None,
 ) -> PredictionJob:
     """Returns the job, once it is known that its files can be opened and its results written.
 
@@ -80,34 +87,31 @@ def prediction_job(
       options: see `PredictionJob`.
       formats: of `FORMATS`, with commas between them.
       every: see `find_queries`.
+      fitted: see `PredictionJob`.
+      save: see `PredictionJob`.
 
     Raises:
-      UserError: there are no supports or no queries, a query is no image, or a result would replace
-        a given file, another result, or a file that is none of an earlier job.
+      UserError: there are no supports or no queries, a query is no image, a result would replace a
+        given file, another result, or a file that is none of an earlier job, or choices exclude
+        each other.
     """
-    if not supports:
-        raise UserError(
-            "no support: give --support IMAGE MASK, --class NAME IMAGE MASK, or --supports DIR"
-        )
-    if len({support.name is None for support in supports}) > 1:
-        raise UserError(
-            "some supports with a class and some without (--support and --class together): name "
-            "every support's class, or none"
-        )
-    flags = {"source": "--workdir", "head": f"--head={head}", "untrained": "--untrained"}
-    if pair := excluding(source, head, trained=trained):
-        raise UserError(f"{' and '.join(flags[name] for name in pair)} together: give one of them")
+    names = _class_names(supports, fitted)
+    _check_head(source, head, size, fitted, trained=trained)
+    if not queries and (save is None or output is not None):
+        raise UserError("no query: name images to segment, or give --save=FILE and no --output")
+    if queries and output is None:
+        raise UserError("no --output: name the folder where the results go")
     if not 0 < options.threshold < 1:
         raise UserError(f"--threshold={options.threshold:g}: expected a number between 0 and 1")
     if options.smallest < 0:
         raise UserError(f"--smallest={options.smallest}: expected 0 pixels or more")
-    files = class_files([support.name for support in supports])
+    files = class_files(names)
     chosen = _formats(formats)
     notes: list[str] = []
-    images = find_images(queries, tell=notes.append)
+    images = find_images(queries, tell=notes.append) if queries else []
     job = PredictionJob(
         supports,
-        find_queries(images, every, tell=notes.append),
+        find_queries(images, every, tell=notes.append) if queries else [],
         output,
         files,
         source,
@@ -117,10 +121,82 @@ def prediction_job(
         options,
         chosen,
         notes,
+        fitted,
+        save,
     )
-    _check_results(job)
-    _check_writable(output)
+    if output is not None:
+        _check_results(job)
+        _check_writable(output)
+    if save is not None:
+        _check_saved(save)
     return job
+
+
+def _class_names(supports: Sequence[Support], fitted: Path | None) -> list[str | None]:
+    """Returns the classes of a saved segmenter and of supports; None where there is no name.
+
+    Raises:
+      UserError: there is none, some have a name and some have not, or the file cannot be used.
+    """
+    saved = [] if fitted is None else [name or None for name in class_names(fitted)]
+    given = [support.name for support in supports]
+    if not saved and not given:
+        raise UserError(
+            "no support: give --support IMAGE MASK, --class NAME IMAGE MASK, or --supports DIR; or "
+            "--fitted=FILE, a segmenter that was saved"
+        )
+    if len({name is None for name in given}) > 1:
+        raise UserError(
+            "some supports with a class and some without (--support and --class together): name "
+            "every support's class, or none"
+        )
+    if len({name is None for name in (*saved, *given)}) > 1:
+        flags = "--support" if saved[0] is None else f"--class, as of {', '.join(map(str, saved))}"
+        raise UserError(
+            f"--fitted={fitted} has supports with{'out' if saved[0] is None else ''} a class's "
+            f"name: give further ones by {flags}"
+        )
+    return [*saved, *given]
+
+
+def _check_head(
+    source: Path | None, head: str, size: int | None, fitted: Path | None, *, trained: bool
+) -> None:
+    """Refuses flags of which one decides what another says."""
+    flags = {"source": "--workdir", "head": f"--head={head}", "untrained": "--untrained"}
+    if pair := excluding(source, head, trained=trained):
+        raise UserError(f"{' and '.join(flags[name] for name in pair)} together: give one of them")
+    if source is not None and source.is_file():
+        raise UserError(
+            f"--workdir={source} is no folder: give a run's, or an exported head's; a saved "
+            "segmenter is given by --fitted"
+        )
+    own = {
+        "--workdir": source is not None,
+        f"--head={head}": head != AUTO,
+        f"--size={size}": size is not None,
+        "--untrained": not trained,
+    }
+    for flag in (flag for flag, is_given in own.items() if is_given and fitted is not None):
+        raise UserError(
+            f"--fitted and {flag} together: a saved segmenter has its head and its size, give one "
+            "of them"
+        )
+
+
+def _check_saved(save: Path) -> None:
+    """Refuses a file that the segmenter cannot be saved as, or would replace something else."""
+    folder = save.absolute().parent
+    if save.is_dir():
+        raise UserError(f"--save={save} is a folder: give the name of a file in it")
+    if not folder.is_dir():
+        raise UserError(f"--save={save}: there is no folder {folder}, make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--save={save}: {folder} cannot be written to, take another folder")
+    if save.exists() and not is_saved(save):
+        raise UserError(
+            f"--save={save} is there and is no saved segmenter: take another name, or move it"
+        )
 
 
 def class_files(names: Sequence[str | None]) -> dict[str, str]:
@@ -192,7 +268,10 @@ def _check_results(job: PredictionJob) -> None:
         if (job.output / name).resolve() in given:
             raise UserError(f"{job.output / name} is one of the given files: take another --output")
     of_all = [OF_ALL[name] for name in job.formats if name in OF_ALL]
-    check_replaced(job.output, [*results, *of_all, CONTACT_SHEET, RESULTS, LIST], given)
+    results += [*of_all, CONTACT_SHEET, RESULTS, LIST]
+    if job.save is not None and job.save.resolve() in {(job.output / x).resolve() for x in results}:
+        raise UserError(f"--save={job.save} is called like a result: take another name")
+    check_replaced(job.output, results, given)
 
 
 def _check_writable(output: Path) -> None:

@@ -1,5 +1,6 @@
 """The images to segment: files, frames of videos and pages of TIFF files."""
 
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -14,6 +15,8 @@ from apanet_jax.data.images import UprightImage, read_image
 from apanet_jax.runtime.errors import UserError
 
 _TIFF_ENDINGS = (".tif", ".tiff")
+_MOST_BYTES = 100
+"""Of an image's or a class's part in the name of a result."""
 
 
 class Query(NamedTuple):
@@ -63,13 +66,15 @@ def find_queries(
 def named_queries(paths: Sequence[Path]) -> list[Query]:
     """Names the results of each image: its stem, with folder or ending where that is not enough.
 
-    `a/1.jpg` and `b/1.jpg` are `a_1` and `b_1`; `1.jpg` and `1.png` of a folder keep their ending.
+    `a/1.jpg` and `b/1.jpg` are `a_1` and `b_1`; `1.jpg` and `1.png` of a folder keep their ending;
+    `a b.jpg` and `a_b.jpg` have a digest of their own.
     """
     names = [file_name(path.stem) for path in paths]
     for longer in (
         lambda path: f"{path.absolute().parent.name}_{path.stem}",
         lambda path: f"{path.absolute().parent.name}_{path.name}",
         lambda path: "_".join(path.absolute().parts[1:]),
+        lambda path: f"{path.stem}_{_digest(str(path))}",
     ):
         count = Counter(names)
         names = [
@@ -102,8 +107,19 @@ def read_queries(
 
 
 def file_name(text: str) -> str:
-    """Returns a text as it can stand in the name of a file."""
-    return re.sub(r"[^\w.-]+", "_", text)
+    """Returns a text as it can stand in the name of a file, beside another and an ending.
+
+    Of a long one the beginning stays, with a digest of the whole: file systems take 255 bytes.
+    """
+    name = re.sub(r"[^\w.-]+", "_", text)
+    if len(name.encode()) <= _MOST_BYTES:
+        return name
+    digest = f"_{_digest(text)}"
+    return name.encode()[: _MOST_BYTES - len(digest)].decode(errors="ignore") + digest
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
 
 
 def _images_in(query: Query, every: int) -> list[Query]:

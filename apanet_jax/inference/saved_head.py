@@ -23,8 +23,11 @@ from apanet_jax.runtime.errors import UserError
 from apanet_jax.training.checkpoints import Checkpoints, abstract_state
 from apanet_jax.weights.network import NetworkLoader, make_network
 
-GENERAL_HEAD = Path(__file__).parent / "heads" / "drawn"
-"""The head that comes with the package; configs/general.py says how it was trained."""
+FOLDER = Path(__file__).parent / "heads"
+"""The heads that come with the package; configs/general.py says how they were trained."""
+
+GENERAL_HEAD = FOLDER / "drawn"
+"""The one that saw drawn images alone."""
 
 WEIGHTS = "model.safetensors"
 """The tensors of an exported head."""
@@ -33,6 +36,10 @@ _FINGERPRINT, _SOURCE = "backbone_weights", "backbone_source"
 
 DECISION = "decision.json"
 """Beside a head: the size of the images it is for, and its `Decision` by the number of supports."""
+
+
+class OtherWeights(UserError):
+    """The backbone has other weights than those that a head was trained on."""
 
 
 class BackboneWeights(NamedTuple):
@@ -115,8 +122,8 @@ def open_head(folder: Path, checkpoint: str | None = "last") -> SavedHead:
       checkpoint: of a run, see `restore_head`; an exported head has but one.
 
     Raises:
-      UserError: there is none, or the backbone's weights are not installed, or are others than in
-        training.
+      UserError: there is none, or the backbone's weights are not installed; `OtherWeights` where
+        they are others than in training.
     """
     if not folder.is_dir():
         raise UserError(f"--workdir={folder} is no folder: give a run's, or an exported head's")
@@ -173,7 +180,7 @@ def _check_backbone(folder: Path, found: BackboneWeights, *, calibrated: bool) -
     """Refuses other weights of the backbone than those that the head was trained on.
 
     Raises:
-      UserError: they are others.
+      OtherWeights: they are others.
     """
     recorded = recorded_weights(folder)
     if recorded is None and calibrated:
@@ -185,7 +192,7 @@ def _check_backbone(folder: Path, found: BackboneWeights, *, calibrated: bool) -
     if recorded is None or recorded.fingerprint == found.fingerprint:
         return
     was = f" from {recorded.source}" if recorded.source else ""
-    raise UserError(
+    raise OtherWeights(
         f"{folder} was trained on backbone weights{was} with the fingerprint "
         f"{recorded.fingerprint[:12]}, those from {found.source} have {found.fingerprint[:12]}: "
         f"install the former, or name them as backbone.weights in {folder / FILE}"

@@ -3,27 +3,37 @@
 segmenter = apanet_jax.load()
 segmenter.fit(images, masks)
 found = segmenter.predict(new_images)
+segmenter.save("beetles.apanet")
+segmenter = apanet_jax.load("beetles.apanet").partial_fit(more_images, more_masks)
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
-from apanet_jax.data.transforms import IGNORE, fit_square
+from apanet_jax.inference import saved_segmenter
 from apanet_jax.inference.answer import Answer
-from apanet_jax.inference.bundled import open_matcher
-from apanet_jax.inference.geometry import label_shares, square_label, upsample
+from apanet_jax.inference.bundled import open_matcher, reopen_matcher
+from apanet_jax.inference.geometry import label_shares, upsample
+from apanet_jax.inference.given_supports import Support, given_supports, square_image
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
-from apanet_jax.inference.inputs import Image, as_image, several, support_label
+from apanet_jax.inference.inputs import Image, as_image, several
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import Decision, likeness, support_appearance
+from apanet_jax.inference.presence import (
+    Decision,
+    SupportAppearance,
+    likeness,
+    support_appearance,
+)
+from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage, SavedSupport
 from apanet_jax.kernels.kmeans import kmeans
+from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import UserError
 
 _SMALLEST_SIZE = 65
@@ -37,11 +47,12 @@ def load(
     size: int | None = None,
     trained: bool = True,
 ) -> "Segmenter":
-    """Returns a segmenter that waits for its supports.
+    """Returns a segmenter that waits for its supports, or one that was saved with them.
 
     Args:
-      source: workdir of a run that trained a head, or a folder that `apanet_jax.export` wrote.
-        None: what comes with the package, see `head`.
+      source: workdir of a run that trained a head, or a folder that `apanet_jax.export` wrote; or
+        the file of a saved segmenter, which is given alone. None: what comes with the package, see
+        `head`.
       head: which of those that come with the package, see `head_choice.HEADS`.
       size: longer side to which images are resized, in pixels. None: what the head's decision.json
         says, else what it was trained at; without a head 518 for DINOv2-S, 385 for the small one.
@@ -49,12 +60,54 @@ def load(
 
     Raises:
       UserError: there is no such head, the weights are not installed, or two choices exclude each
-        other.
+        other; a saved segmenter is damaged, or its weights are others than those installed.
     """
+    if source is not None and Path(source).is_file():
+        if head != AUTO or size is not None or not trained:
+            raise UserError(
+                f"{source} is a saved segmenter, which has its head and its size: give it alone"
+            )
+        return from_bytes(saved_segmenter.read(Path(source)), str(source))
     if size is not None and size < _SMALLEST_SIZE:
         raise UserError(f"size {size}: expected at least {_SMALLEST_SIZE} pixels")
     name, matcher = open_matcher(source and Path(source), head, size, trained=trained)
-    return Segmenter(matcher, head=name)
+    folder = None if source is None else str(Path(source).absolute())
+    chosen = HeadSource(folder, AUTO if source else name, trained)
+    return Segmenter(matcher, head=name, source=chosen)
+
+
+def from_bytes(content: bytes, where: str = "the saved segmenter") -> "Segmenter":
+    """Returns the segmenter that `Segmenter.to_bytes` made bytes of.
+
+    Args:
+      content: the bytes; nothing in them is run.
+      where: names them in messages, and is where the folder of a head is looked for beside, if it
+        is no longer where it was.
+
+    Raises:
+      UserError: they are damaged, or the weights are others than those installed.
+    """
+    contents = saved_segmenter.from_bytes(content, where)
+    name, matcher = reopen_matcher(contents.source, contents.size, contents.weights, where)
+    segmenter = Segmenter(
+        matcher, MaskOptions(**contents.options), head=name, source=contents.source
+    )
+    segmenter._restore(contents)
+    return segmenter
+
+
+class LearnedClass(NamedTuple):
+    """What was learned of a class.
+
+    Attributes:
+      learned: by the matcher.
+      appearance: of the class in its supports.
+      decision: how its margins become an answer.
+    """
+
+    learned: Any
+    appearance: SupportAppearance
+    decision: Decision
 
 
 class Segmenter:
@@ -67,13 +120,42 @@ class Segmenter:
       classes_: names of the classes, in the order in which they first came; [""] where the
         supports were given without.
       decisions_: thresholds of each class.
+      supports_: by class, its supports, each image once.
+      source: by which a saved segmenter finds its matcher again; None: it cannot be saved.
     """
 
-    def __init__(self, matcher: Matcher, options: MaskOptions = DEFAULT_OPTIONS, *, head: str = ""):
-        """Makes a segmenter that has no supports yet."""
-        self.matcher, self.options, self.head = matcher, options, head
-        self.classes_: list[str] = []
-        self.decisions_: list[Decision] = []
+    def __init__(
+        self,
+        matcher: Matcher,
+        options: MaskOptions = DEFAULT_OPTIONS,
+        *,
+        head: str = "",
+        source: HeadSource | None = None,
+    ):
+        """Makes a segmenter that has no supports yet.
+
+        Args:
+          matcher: see `Segmenter`.
+          options: see `Segmenter`.
+          head: see `Segmenter`.
+          source: see `Segmenter`.
+        """
+        self.matcher, self.options, self.head, self.source = matcher, options, head, source
+        # By the bytes of the supports' squares.
+        self._supports: dict[str, dict[bytes, Support]] = {}
+        self._learned: dict[str, LearnedClass] = {}
+
+    @property
+    def classes_(self) -> list[str]:
+        return list(self._learned)
+
+    @property
+    def decisions_(self) -> list[Decision]:
+        return [x.decision for x in self._learned.values()]
+
+    @property
+    def supports_(self) -> dict[str, list[Support]]:
+        return {name: list(x.values()) for name, x in self._supports.items()}
 
     def fit(
         self,
@@ -97,34 +179,85 @@ class Segmenter:
         Raises:
           UserError: something cannot be used; nothing has been learned then.
         """
-        images = list(several(images, "images", of_one=3))
-        masks = list(several(masks, "masks", of_one=2))
-        names = [""] * len(images) if classes is None else _class_names(classes)
-        if not images:
-            raise UserError("no support: give at least one image with a mask")
-        if not len(images) == len(masks) == len(names):
+        return self._fit({}, given_supports(images, masks, classes, self.matcher.grid))
+
+    def partial_fit(
+        self,
+        images: Iterable[Image],
+        masks: Iterable[Any],
+        classes: Iterable[str] | None = None,
+    ) -> "Segmenter":
+        """Learns from further supports besides those that it has; embeds the new images alone.
+
+        An image that was a support of the class before has the new mask from now on: a corrected
+        mask takes the place of the old one.
+
+        Args:
+          images: see `fit`.
+          masks: see `fit`.
+          classes: see `fit`; some may be new, but the first supports had a class or these have not.
+
+        Returns:
+          itself.
+
+        Raises:
+          UserError: something cannot be used; nothing has been learned then.
+        """
+        given = given_supports(images, masks, classes, self.matcher.grid)
+        if self._supports and ("" in self._supports) != ("" in given):
+            had, have = ("no class", "one") if "" in self._supports else ("a class", "none")
             raise UserError(
-                f"{len(images)} support images, {len(masks)} masks and {len(names)} classes: "
-                "expected the same number of each"
+                f"the supports so far have {had}, the new ones have {have}: name every support's "
+                "class, or none"
             )
-        supports = self._squares(zip(images, masks, names, strict=True))
-        if len(supports) > _MOST_CLASSES:
-            raise UserError(f"{len(supports)} classes: a label map holds {_MOST_CLASSES} at most")
-        embedded: dict[bytes, Any] = {}
-        learned, appearances, decisions = [], [], []
-        for of_class in supports.values():
-            for square in of_class:
-                if square not in embedded:
-                    embedded[square] = self.matcher.embed(_image_of(square, self.matcher.grid.size))
-            features, labels = [embedded[x] for x in of_class], list(of_class.values())
-            learned.append(self.matcher.learn(features, labels))
-            shares = zip(*(label_shares(x, self.matcher.grid) for x in labels), strict=True)
-            of_features = [self.matcher.appearance(x) for x in features]
-            appearances.append(support_appearance(of_features, *shares))
-            decisions.append(self.matcher.decision(learned[-1]))
-        self._learned, self._appearances = learned, appearances
-        self.classes_, self.decisions_ = list(supports), decisions
-        return self
+        return self._fit(self._supports, given)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the segmenter into one file, which `load` opens again with the same answers.
+
+        The file holds the supports (their images, masks and features), what was chosen by them, and
+        the hash of the weights, which are not in it. Nothing in it is run when it is opened. It
+        appears whole or not at all.
+
+        Raises:
+          UserError: it cannot be written, or the segmenter did not come from `load`.
+        """
+        write_bytes(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Returns what `save` writes.
+
+        Raises:
+          UserError: the segmenter did not come from `load`.
+        """
+        if self.source is None:
+            raise UserError("a segmenter that did not come from apanet_jax.load cannot be saved")
+        squares = [square for x in self._supports.values() for square in x]
+        numbers = {square: n for n, square in enumerate(dict.fromkeys(squares))}
+        images: dict[bytes, SavedImage] = {}
+        supports = []
+        for name, of_class in self._supports.items():
+            for square, support in of_class.items():
+                if square not in images:
+                    stored = self.matcher.stored(support.features)
+                    images[square] = SavedImage(support.square, stored)
+                supports.append(
+                    SavedSupport(name, numbers[square], support.size, support.files, support.label)
+                )
+        contents = Contents(
+            self.source,
+            self.matcher.grid.size,
+            self.matcher.fingerprints(),
+            self.options._asdict(),
+            {name: self.matcher.chosen(x.learned) for name, x in self._learned.items()},
+            tuple(supports),
+            tuple(images.values()),
+        )
+        return saved_segmenter.to_bytes(contents)
+
+    def __reduce__(self):
+        """Pickles what `save` writes: the weights are looked up where it is unpickled."""
+        return from_bytes, (self.to_bytes(),)
 
     def answers(self, images: Iterable[Image]) -> Iterator[Answer]:
         """Yields what is found in each image, one after the other, in the memory of one.
@@ -180,7 +313,7 @@ class Segmenter:
         if not self.has_clusters:
             raise UserError("clusters are those of a head's features: load one, not trained=False")
         image, grid = as_image(given, "the image").image, self.matcher.grid
-        features, size = self.matcher.embed(self._square(image)), image.shape[:2]
+        features, size = self.matcher.embed(square_image(image, self.matcher.grid)), image.shape[:2]
         high = self.matcher.high(features)
         rows, columns = grid.inside(size)
         inside = np.zeros(high.shape[:2], np.float32)
@@ -190,62 +323,63 @@ class Segmenter:
         clusters = np.asarray(found).reshape(inside.shape)[:rows, :columns]
         return np.argmax([upsample(clusters == k, size, grid) for k in range(number)], 0)
 
-    def _squares(
-        self, supports: Iterable[tuple[Image, Any, str]]
-    ) -> dict[str, dict[bytes, UInt8[np.ndarray, "size size"]]]:
-        """Returns for each class the labels of its supports by the bytes of their squares."""
-        found: dict[str, dict[bytes, np.ndarray]] = {}
-        for number, (given, mask, name) in enumerate(supports, 1):
-            what = str(given) if isinstance(given, str | os.PathLike) else f"support {number}"
-            image = as_image(given, what)
-            label = square_label(support_label(mask, image, what, name or None), self.matcher.grid)
-            of_class, square = found.setdefault(name, {}), self._square(image.image).tobytes()
-            if square in of_class:
-                if (of_class[square] == label).all():
-                    raise UserError(f"{what} is given twice{f' for {name}' if name else ''}")
-                label = _joined(of_class[square], label)
-            of_class[square] = label
-        return found
+    def _fit(
+        self, before: Mapping[str, dict[bytes, Support]], given: Mapping[str, dict[bytes, Support]]
+    ) -> "Segmenter":
+        """Learns the classes of which supports are given, and keeps the others."""
+        names = list(dict.fromkeys([*before, *given]))
+        if len(names) > _MOST_CLASSES:
+            raise UserError(f"{len(names)} classes: a label map holds {_MOST_CLASSES} at most")
+        embedded = {key: x.features for y in before.values() for key, x in y.items()}
+        supports = {name: before.get(name, {}) | given.get(name, {}) for name in names}
+        for of_class in supports.values():
+            for key, support in of_class.items():
+                if key not in embedded:
+                    embedded[key] = self.matcher.embed(support.square)
+                of_class[key] = support._replace(features=embedded[key])
+        learned = {
+            name: self._learn(list(supports[name].values()))
+            if name in given
+            else self._learned[name]
+            for name in names
+        }
+        self._supports, self._learned = supports, learned
+        return self
+
+    def _learn(
+        self, supports: Iterable[Support], chosen: Mapping[str, Any] | None = None
+    ) -> LearnedClass:
+        """Returns a class; see `Matcher.learn`."""
+        features, labels = [x.features for x in supports], [x.label for x in supports]
+        learned = self.matcher.learn(features, labels, chosen)
+        shares = zip(*(label_shares(x, self.matcher.grid) for x in labels), strict=True)
+        appearance = support_appearance([self.matcher.appearance(x) for x in features], *shares)
+        return LearnedClass(learned, appearance, self.matcher.decision(learned))
+
+    def _restore(self, contents: Contents) -> None:
+        """Takes the supports of a saved segmenter, with what was chosen by them."""
+        features = [self.matcher.restored(x.features) for x in contents.images]
+        for name, image, size, files, label in contents.supports:
+            square = contents.images[image].square
+            support = Support(square, label, size, files, features[image])
+            self._supports.setdefault(name, {})[square.tobytes()] = support
+        self._learned = {
+            name: self._learn(list(self._supports[name].values()), chosen)
+            for name, chosen in contents.classes.items()
+        }
 
     def _answer(self, given: Image, what: str) -> Answer:
         image = as_image(given, what).image
-        features, size = self.matcher.embed(self._square(image)), image.shape[:2]
+        features, size = self.matcher.embed(square_image(image, self.matcher.grid)), image.shape[:2]
         grid, options = self.matcher.grid, self.options
         rows, columns = grid.inside(size)
-        margins = [np.asarray(self.matcher.margins(features, x)) for x in self._learned]
+        classes = self._learned.values()
+        margins = [np.asarray(self.matcher.margins(features, x.learned)) for x in classes]
         inside = [x[:rows, :columns].astype(np.float32) for x in margins]
         appearance = self.matcher.appearance(features)[:rows, :columns]
-        of_classes = zip(self._appearances, inside, self.decisions_, strict=True)
         likenesses = [
-            likeness(supports, appearance, of_class, decision.threshold)
-            for supports, of_class, decision in of_classes
+            likeness(x.appearance, appearance, of_class, x.decision.threshold)
+            for x, of_class in zip(classes, inside, strict=True)
         ]
         seen = image if options.refine else None
         return Answer(inside, likenesses, self.decisions_, size, grid, options, seen)
-
-    def _square(self, image: np.ndarray) -> UInt8[np.ndarray, "size size 3"]:
-        grid = self.matcher.grid
-        label = np.zeros(image.shape[:2], np.uint8)
-        return fit_square(image, label, grid.size, grid.stride)[0]
-
-
-def _class_names(classes: Iterable[str]) -> list[str]:
-    if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise UserError(
-            f"classes={classes!r}: expected a list with the name of each support's class"
-        )
-    names = list(classes)
-    for name in names:
-        if not isinstance(name, str | int | np.integer) or name == "":
-            raise UserError(f"the class {name!r} is no name: expected strings that are not empty")
-    return names
-
-
-def _image_of(square: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    return np.frombuffer(square, np.uint8).reshape(size, size, 3)
-
-
-def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the label of an image of which two masks show objects of one class."""
-    ignored = (first == IGNORE) | (second == IGNORE)
-    return np.where((first == 1) | (second == 1), 1, ignored * np.uint8(IGNORE)).astype(np.uint8)

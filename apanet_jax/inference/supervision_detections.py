@@ -4,10 +4,13 @@ It needs `supervision`, which this module imports.
 """
 
 import numpy as np
-import supervision
 
 from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.formats.instances import instances
+from apanet_jax.runtime.errors import needs
+
+with needs("supervision", "what was found as its Detections"):
+    import supervision
 
 
 def detections(answer: Answer) -> supervision.Detections:

@@ -66,14 +66,31 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     of_images = _files(images if separate else folder, ENDINGS)
     of_masks = _files(masks if separate else folder, (*ENDINGS, *OUTLINE_ENDINGS))
     if not separate:
-        of_images = [path for path in of_images if not _is_mask(path, of_images, of_masks)]
+        of_images = without_masks(of_images, of_masks)
     if not of_images:
         raise UserError(f"{images if separate else folder} holds no image ({', '.join(ENDINGS)})")
-    stems = {_stem(path) for path in of_images}
-    for_all = [
-        path for path in of_masks if path.suffix.lower() in _FOR_ALL and _stem(path) not in stems
-    ]
-    return [(path, mask) for path in of_images for mask in _masks_of(path, of_masks, for_all)]
+    found = masks_of_images(of_images, of_masks)
+    for image, of_image in zip(of_images, found, strict=True):
+        if not of_image:
+            raise UserError(f"{image} has no mask: {_expected(image)}")
+    pairs = zip(of_images, found, strict=True)
+    return [(path, mask) for path, of_image in pairs for mask in of_image]
+
+
+def without_masks(images: Sequence[Path], files: Sequence[Path]) -> list[Path]:
+    """Returns the images that are no masks of others, by the names of all files."""
+    return [path for path in images if not _is_mask(path, images, files)]
+
+
+def masks_of_images(images: Sequence[Path], masks: Sequence[Path]) -> list[list[Path]]:
+    """Returns the masks of each image, by their names: see `folder_supports`. None of them is read.
+
+    Raises:
+      UserError: an image has several that are not one for each object.
+    """
+    stems = {_stem(path) for path in images}
+    for_all = [x for x in masks if x.suffix.lower() in _FOR_ALL and _stem(x) not in stems]
+    return [_masks_of(path, masks, for_all) for path in images]
 
 
 def _masks_of(image: Path, masks: Sequence[Path], for_all: Sequence[Path]) -> list[Path]:
@@ -82,16 +99,18 @@ def _masks_of(image: Path, masks: Sequence[Path], for_all: Sequence[Path]) -> li
     # Notes and boxes lie beside images too, and are no masks where there is another.
     perhaps = [path for path in own if path.suffix.lower() in _PERHAPS]
     own = [path for path in own if path not in perhaps]
-    found = own or [path for path in others if _of_object(path, stem)] or for_all[:] or perhaps
-    of_objects = not own and found not in (for_all, perhaps)
-    if len(found) == 1 or of_objects and found:
-        return list(found)
-    expected = f"{image.stem}{_MASK}.png, {image.stem}.png or {image.stem}.json"
-    several = f"{len(found)} masks, {' and '.join(path.name for path in found)}"
-    raise UserError(
-        f"{image} has {several if found else 'no mask'}: expected one of {expected}; or one mask "
-        f"for each object, {image.stem}_1.png, {image.stem}_2.png"
-    )
+    of_objects = [] if own else [path for path in others if _of_object(path, stem)]
+    found = own or of_objects or list(for_all) or perhaps
+    if len(found) > 1 and not of_objects:
+        names = " and ".join(path.name for path in found)
+        raise UserError(f"{image} has {len(found)} masks, {names}: {_expected(image)}")
+    return found
+
+
+def _expected(image: Path) -> str:
+    one = f"{image.stem}{_MASK}.png, {image.stem}.png or {image.stem}.json"
+    each = f"{image.stem}_1.png, {image.stem}_2.png"
+    return f"expected one of {one}; or one mask for each object, {each}"
 
 
 def _is_mask(path: Path, images: Sequence[Path], masks: Sequence[Path]) -> bool:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 
+_SMALLEST = 1e-18
+"""Of the largest number that is clustered: its square is a normal number of float32."""
+
+
 class KMeans:
     """k-means of the rows of a matrix, by cosine or Euclidean distance.
 
@@ -98,9 +102,14 @@ class KMeans:
 
         Raises:
           ValueError: for settings out of range, shapes that do not fit, NaN or infinity, or rows
-            whose squares overflow float32.
+            whose squares overflow float32, or all vanish in it.
         """
         rows = as_rows(X)
+        if 0 < float(abs(rows).max()) < _SMALLEST:
+            raise ValueError(
+                f"X holds no number of at least {_SMALLEST:g}, and squares of smaller ones vanish "
+                "in float32: multiply them all by one number"
+            )
         weights = as_weights(sample_weight, len(rows))
         given = self._check(rows)
         shift = None

@@ -23,6 +23,7 @@ from apanet_jax.models.prior import contrast_prior, density_prior, prior_mask
 from apanet_jax.models.prototypes import (
     AREA_EPSILON,
     allocation,
+    cluster_means,
     foreground_parts,
     grid_regions,
     over_shots,
@@ -75,6 +76,19 @@ class Outputs(NamedTuple):
     resembling: Float[Array, "batch height width"] | None = None
 
 
+class EncodedQuery(NamedTuple):
+    """What of a comparison the queries' features alone make up.
+
+    Attributes:
+      comparison: what the comparison's own `encode_query` returned.
+      clusters: `[B, h, w]`, the cluster of each position in which logits are averaged at inference;
+        None where they are not.
+    """
+
+    comparison: Any
+    clusters: Int[Array, "batch height width"] | None
+
+
 class APANet(nn.Module):
     """The trained part of APANet.
 
@@ -108,6 +122,8 @@ class APANet(nn.Module):
       unit_features: scale each position's middle features to a mean square of 1 before they are
         reduced: for backbones whose features have no scale of their own, beside which a prior mask
         in [0, 1] would not be seen.
+      query_clusters: clusters of the query, by block 4, within which half of the logits is averaged
+        at inference; 0: none are, as in the paper, which clusters in training alone.
       prior_scale: factor of the prior masks, in both branches, before they are compared: beside
         many feature channels a mask in [0, 1] is hardly seen.
       stretch_prior: min-max normalise each prior mask over its image, as PFENet does.
@@ -135,6 +151,7 @@ class APANet(nn.Module):
     bandwidth: float = 0.05
     block4_channels: int = 1024
     agnostic_prior: Literal["complement", "same", "zeros"] = "complement"
+    query_clusters: int = 0
     unit_features: bool = False
     prior_scale: float = 1.0
     stretch_prior: bool = True
@@ -242,10 +259,10 @@ class APANet(nn.Module):
             "same": scaled,
             "zeros": jnp.zeros_like(prior),
         }
-        repeated = (encoded, prototypes, opposite[self.agnostic_prior])
-        encoded, prototypes, opposed = jax.tree.map(self._for_each_negative, repeated)
+        repeated = (encoded.comparison, prototypes, opposite[self.agnostic_prior])
+        compared, prototypes, opposed = jax.tree.map(self._for_each_negative, repeated)
         agnostic = self.comparison_module(
-            encoded, prototypes, assignment, opposed, levels=self.agnostic_levels, train=train
+            compared, prototypes, assignment, opposed, levels=self.agnostic_levels, train=train
         )
         return Outputs(
             specific.logits,
@@ -283,16 +300,22 @@ class APANet(nn.Module):
 
     def encode_query(
         self, middle: Float[Array, "batch height width channels"], *, train: bool = False
-    ) -> Any:
+    ) -> EncodedQuery:
         """Returns the part of the comparison that the queries' features alone make up."""
         reduce = self.reduce_support if self.shared_reduction else self.reduce_query
         reduced = self.drop(reduce(middle), deterministic=not train)
         self.sow("intermediates", "reduced_query", reduced)
-        return self.comparison_module.encode_query(reduced)
+        clusters = None
+        if self.query_clusters and not train:
+            batch, height, width, _ = middle.shape
+            block4 = middle[..., : self.block4_channels].reshape(batch, height * width, -1)
+            found = kmeans(block4, self.query_clusters, rounds=self.kmeans_rounds)
+            clusters = found.assignment.reshape(batch, height, width)
+        return EncodedQuery(self.comparison_module.encode_query(reduced), clusters)
 
     def compare(
         self,
-        encoded: Any,
+        encoded: EncodedQuery,
         prototypes: Float[Array, "batch compared reduced"],
         prior: Float[Array, "batch height width priors"],
         assignment: Float[Array, "batch height width compared"] | None = None,
@@ -312,14 +335,18 @@ class APANet(nn.Module):
         """
         if assignment is None:
             assignment = jnp.ones((*prior.shape[:3], 1))
-        return self.comparison_module(
-            encoded,
+        compared = self.comparison_module(
+            encoded.comparison,
             prototypes,
             assignment,
             self.prior_scale * prior,
             levels=levels,
             train=train,
         )
+        if encoded.clusters is None:
+            return compared
+        means = cluster_means(compared.logits, encoded.clusters, self.query_clusters)
+        return compared._replace(logits=(compared.logits + means) / 2)
 
     def _at_size(self, mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
         return at_size(mask, size, centred=self.centred)

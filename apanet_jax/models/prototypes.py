@@ -115,6 +115,18 @@ def region_prototypes(
     )
 
 
+def cluster_means(
+    values: Float[Array, "batch height width channels"],
+    clusters: Int[Array, "batch height width"],
+    count: int,
+) -> Float[Array, "batch height width channels"]:
+    """Returns at each position the mean of the values in its cluster."""
+    member = jax.nn.one_hot(clusters, count)
+    sums = jnp.einsum("bhwn,bhwc->bnc", member, values, precision="highest")
+    means = sums / jnp.maximum(member.sum((1, 2)), 1.0)[..., None]
+    return jnp.einsum("bhwn,bnc->bhwc", member, means, precision="highest")
+
+
 def grid_regions(height: int, width: int, side: int) -> Int[Array, "height width"]:
     """Numbers the cells of a grid of `side` x `side` over a map, row by row from 0."""
     rows, columns = (jnp.arange(size) * side // size for size in (height, width))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apanet_jax.config.definitions import Settings
+from apanet_jax.config.definitions import NO_FOLD, Settings
 from apanet_jax.config.saved import of_run
 from apanet_jax.config.settings import typed
 from apanet_jax.data.records import Records, open_records
@@ -60,7 +60,9 @@ class RunRecord(NamedTuple):
     def title(self) -> str:
         """What is trained, on what."""
         kind = "APANet" if self.settings.model.num_clusters else "Baseline"
-        return f"{kind} on {self.dataset}, fold {self.settings.fold}"
+        fold = self.settings.fold
+        classes = "all classes" if fold == NO_FOLD else f"fold {fold}"
+        return f"{kind} on {self.dataset}, {classes}"
 
     @property
     def dataset(self) -> str:

@@ -236,7 +236,7 @@ def _keeper(
         augmentation=augmentation_of(settings.augmentation, settings.image_size),
         multiple=fitting_multiple(settings.backbone.name),
         views=settings.features.views,
-        seed=settings.seed,
+        seed=settings.seed if settings.features.seed < 0 else settings.features.seed,
         workers=settings.workers,
         # As many as set, and a few more where they could not be spread over the devices.
         batch_size=-(-batch_size // devices) * devices,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from apanet_jax.config import saved
+from apanet_jax.config.definitions import NO_FOLD
 from apanet_jax.config.settings import check, fingerprint, typed, with_options
 from apanet_jax.data import records
 from apanet_jax.evaluation.results import RESULTS, read_results
@@ -82,6 +83,12 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
         raise UserError(
             f"evaluation.checkpoint={config.evaluation.checkpoint} is scored, never trained on: "
             "pass --mode=evaluate"
+        )
+    folds = config.sweep.folds or (config.fold,)
+    if NO_FOLD in folds and (mode != "train" or config.evaluation.every):
+        raise UserError(
+            f"fold={NO_FOLD} has no novel class to score: pass --mode=train, with "
+            "evaluation.every=0"
         )
     if config.data.generate:
         config.data.records = str(workdir / "records")

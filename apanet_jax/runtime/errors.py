@@ -6,6 +6,7 @@ import functools
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -60,6 +61,30 @@ def called(command: str) -> str:
     return console if sys.argv[0] == console else f"python -m apanet_jax.{command}"
 
 
+class MissingTool(UserError, ImportError):
+    """A package that only one helper needs is not installed."""
+
+
+@contextlib.contextmanager
+def needs(package: str, what: str) -> Iterator[None]:
+    """Says which package is missing where the block cannot import it.
+
+    Args:
+      package: as pip calls it.
+      what: needs it.
+
+    Raises:
+      MissingTool: it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingTool(
+            f"{what} needs {package}, which is not installed (no module {error.name}): "
+            f"pip install {package}"
+        ) from error
+
+
 def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
     """Wraps a command's entry point: prints a `UserError` as one line and exits with status 2.
 
@@ -70,7 +95,9 @@ def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args, **kwargs) -> None:
         try:
-            with _signals_to(_stop_at_once, signal.SIGTERM):
+            with warnings.catch_warnings(), _signals_to(_stop_at_once, signal.SIGTERM):
+                # Pillow's, of tags that nothing here reads.
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
                 status = function(*args, **kwargs)
         except UserError as error:
             _tell(f"error: {error}")

@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from apanet_jax.runtime.atomic_files import cannot_write, writing
 
 METRICS = "metrics.jsonl"
@@ -32,6 +30,9 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int):
         """Goes on after `step`: lines of later steps, from before an interruption, are dropped."""
+        # It imports PyTorch where that is installed, seconds that only a training shall spend.
+        from tensorboardX import SummaryWriter
+
         self._path = workdir / METRICS
         with cannot_write(self._path):
             kept = [line for line in read_metrics(workdir) if line["step"] <= step]

@@ -168,8 +168,14 @@ def origin_of(path: Path, source: str) -> Origin:
 
 def parameter_shapes(name: str, stem: str = "deep") -> Parameters:
     """Returns a backbone's tree of parameters with `jax.ShapeDtypeStruct`s as leaves."""
+    return _parameter_shapes(backbones.spec(name), name, stem)
+
+
+@functools.cache
+def _parameter_shapes(row: backbones.BackboneSpec, name: str, stem: str) -> Parameters:
+    """Traces the whole backbone, once for each row of the table of backbones."""
     module = backbones.create(name, stem=stem)
-    side = backbones.spec(name).patch or 33
+    side = row.patch or 33
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
 

@@ -2,21 +2,28 @@
 
     pip install playwright
     python experiments/own_pictures/demo_tour.py --support=IMAGE [--support=IMAGE …] --queries=DIR \
-        --output=DIR [--chromium=/usr/bin/chromium] [--workdir=WORKDIR] [--port=7871]
+        --output=DIR [--mask=FILE …] [--below=/PATH] [--chromium=/usr/bin/chromium] \
+        [--workdir=WORKDIR] [--head=HEAD] [--port=7871]
 
-It takes a sample and finds its class; then it uploads the supports, paints over the middle of each
-with the mouse, uploads the queries and finds again; then it makes a visitor's mistakes. It returns
-1 unless masks appear each time, the page answers every mistake, nothing is wider than a phone, and
-no request leaves this machine. DIR then holds screenshots of the page at the widths of a desk and
-a phone, and demo.png for the README.
+It takes a sample and finds its class; then it uploads the supports with their masks, paints over
+the middle of each that has none with the mouse, uploads the queries and finds again. It paints a
+second class on a support, finds both, corrects the first mask that was found, and asks again; then
+it makes a visitor's mistakes. It returns 1 unless masks appear each time, the downloads are of all
+images, the page answers every mistake, nothing is wider than a phone, and no request leaves this
+machine, or leaves /PATH where a proxy serves the page below it. DIR then holds screenshots of the
+page at the widths of a desk and a phone, and demo.png for the README.
 """
 
 import argparse
+import base64
+import contextlib
 import io
+import json
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,13 +36,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from apanet_jax.data.image_files import find_images
 from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
+from experiments.own_pictures.reverse_proxy import proxied
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 _WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
-_PATIENCE = 120_000
+_PATIENCE = 300_000
 """Milliseconds for anything to appear."""
 _README_WIDTH, _README_HEIGHT = 800, 1560
 _LOCAL = ("127.0.0.1", "localhost")
@@ -46,10 +54,15 @@ def arguments() -> Parser:
     parser = harness.parser(__doc__)
     support = {"action": "append", "required": True, "metavar": "IMAGE"}
     parser.add_argument("--support", **support, help="to paint on, in its middle")
+    parser.add_argument(
+        "--mask", action="append", default=[], metavar="FILE", help="of supports, by its name"
+    )
+    parser.add_argument("--below", default="", metavar="/PATH", help="where a proxy serves it")
     parser.add_argument("--queries", required=True, help="a folder with 1 to 12 images to search")
     parser.add_argument("--output", type=Path, required=True, help="where screenshots go")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser")
     parser.add_argument("--workdir", help="another head than that of the package")
+    parser.add_argument("--head", help="which of those of the package")
     parser.add_argument("--port", type=harness.whole(1), default=7871, help="of the page (7871)")
     return parser
 
@@ -66,17 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong: list[str] = []
     command = [sys.executable, "-m", "apanet_jax.demo", f"--port={given.port}"]
     command += [f"--workdir={given.workdir}"] if given.workdir else []
+    command += [f"--head={given.head}"] if given.head else []
+    command += [f"--root-path={given.below}"] if given.below else []
     pipe = subprocess.PIPE
     server = subprocess.Popen(command, cwd=harness.ROOT, stdout=pipe, stderr=pipe, text=True)
     try:
         line = server.stdout.readline()
         if not line.startswith("open "):
             raise UserError(f"the page did not start: {server.stderr.read()}")
-        with sync_playwright() as playwright:
+        address = line.split()[1]
+        with contextlib.ExitStack() as opened:
+            if given.below:
+                address = opened.enter_context(proxied(address, given.below, given.port + 1))
+            playwright = opened.enter_context(sync_playwright())
             browser = playwright.chromium.launch(executable_path=given.chromium, args=list(_FLAGS))
             for name, (width, height) in _WIDTHS.items():
                 page = browser.new_page(viewport={"width": width, "height": height})
-                wrong += [f"{name}: {x}" for x in _tour(page, line.split()[1], given, name)]
+                wrong += [f"{name}: {x}" for x in _tour(page, address, given, name)]
                 page.close()
             browser.close()
     finally:
@@ -93,7 +112,7 @@ def _tour(page: Any, address: str, given: argparse.Namespace, name: str) -> list
     wrong: list[str] = []
     page.set_default_timeout(_PATIENCE)
     page.set_default_navigation_timeout(_PATIENCE)
-    page.on("request", lambda request: wrong.extend(_foreign(request.url)))
+    page.on("request", lambda request: wrong.extend(_foreign(request.url, given.below)))
     page.on("pageerror", lambda error: wrong.append(f"error in the page: {error}"))
     page.goto(address)
     page.wait_for_selector("#find")
@@ -115,25 +134,45 @@ def _tour(page: Any, address: str, given: argparse.Namespace, name: str) -> list
     page.wait_for_timeout(1500)
     _mistake(page, lambda: page.click("#find"))
     queries = find_images([given.queries])
-    page.set_input_files("#supports input[type=file]", given.support)
+    page.set_input_files("#supports input[type=file]", [*given.support, *given.mask])
     page.wait_for_selector("#editor canvas")
     page.set_input_files("#queries input[type=file]", queries)
     page.wait_for_selector("#strip img")
-    _mistake(page, lambda: page.click("#find"))
     for number in range(len(given.support)):
         if len(given.support) > 1:
-            _choose(page, number)
-        _paint(page)
+            _choose(page, "chosen", number)
+        if f"{number + 1}: paint" in (page.text_content("#chosen") or "1: paint"):
+            _paint(page)
     shoot("painted")
     wrong += _find(page, len(queries))
+    wrong += _downloads(page, len(given.support) + len(queries))
     shoot("own")
+
+    page.fill("#new-class input, #new-class textarea", "corner")
+    page.get_by_role("button", name="Add").click()
+    page.wait_for_selector("#legend .legend")
+    page.wait_for_timeout(2000)
+    _paint(page, 0.2)
+    wrong += _find(page, len(queries))
+    shoot("classes")
+    _choose(page, "strip", 0)
+    _mistake(page, lambda: page.get_by_label("rub out").check())
+    page.wait_for_timeout(2000)
+    _paint(page)
+    page.get_by_label("corner").check()
+    page.wait_for_timeout(2000)
+    _paint(page, 0.2)
+    shoot("corrected")
+    wrong += _find(page, len(queries) - 1)
+    wrong += _downloads(page, len(given.support) + len(queries))
+    shoot("again")
 
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "notes.png"
         text.write_text("no image")
         _mistake(page, lambda: page.set_input_files("#queries input[type=file]", text))
-    six = (given.support * 6)[:6]
-    _mistake(page, lambda: page.set_input_files("#supports input[type=file]", six))
+        many = _copies(given.support[0], 11, Path(folder))
+        _mistake(page, lambda: page.set_input_files("#supports input[type=file]", many))
     shoot("problem")
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     if wide > 0:
@@ -153,6 +192,8 @@ def _mistake(page: Any, make: Callable[[], None]) -> None:
 def _find(page: Any, count: int) -> list[str]:
     """Presses the button; returns what is wrong with what appears."""
     begun = time.monotonic()
+    # What was found before is there until the first of the new.
+    page.evaluate("document.querySelectorAll('.cards').forEach(x => x.classList.remove('done'))")
     page.click("#find")
     page.wait_for_selector("#results .cards.done")
     print(f"{count} images in {time.monotonic() - begun:.1f} s")
@@ -160,23 +201,45 @@ def _find(page: Any, count: int) -> list[str]:
     if cards.count() != count:
         return [f"{cards.count()} images were searched, expected {count}"]
     shown = page.evaluate("[...document.querySelectorAll('.card img')].map(x => x.naturalWidth)")
-    return [] if len(shown) == 3 * count and all(shown) else [f"images are missing: {shown}"]
+    return [] if len(shown) == 2 * count and all(shown) else [f"images are missing: {shown}"]
 
 
-def _choose(page: Any, number: int) -> None:
-    """Clicks a support, and waits some seconds until the editor shows it."""
+def _downloads(page: Any, count: int) -> list[str]:
+    """Returns what is wrong with the files to download, which are of so many images."""
+    links = page.locator("#results .downloads a")
+    contents = [links.nth(i).get_attribute("href").partition(",")[2] for i in range(links.count())]
+    if len(contents) != 2:
+        return [f"{len(contents)} downloads, expected 2"]
+    coco, labelme = (base64.b64decode(x) for x in contents)
+    coco = json.loads(coco)
+    print(f"{len(coco['annotations'])} instances in {len(coco['images'])} images")
+    with zipfile.ZipFile(io.BytesIO(labelme)) as opened:
+        names = opened.namelist()
+    right = len(coco["images"]) == len(names) == count and coco["annotations"]
+    return [] if right else [f"downloads of {len(coco['images'])} and {len(names)} images"]
+
+
+def _copies(image: str, count: int, folder: Path) -> list[Path]:
+    paths = [folder / f"{number}{Path(image).suffix}" for number in range(count)]
+    for path in paths:
+        path.write_bytes(Path(image).read_bytes())
+    return paths
+
+
+def _choose(page: Any, gallery: str, number: int) -> None:
+    """Clicks an image, and waits some seconds until the editor shows it."""
     with page.expect_request("**/queue/join**"):
-        page.locator("#chosen button.thumbnail-lg").nth(number).click()
+        page.locator(f"#{gallery} button.thumbnail-lg").nth(number).click()
     page.wait_for_timeout(4000)
 
 
-def _paint(page: Any) -> None:
-    """Paints over the middle of the image in the editor."""
+def _paint(page: Any, at: float = 0.5) -> None:
+    """Paints in the editor, over the image's middle or at another share of its sides."""
     canvas = page.locator("#editor canvas").first
     canvas.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
     box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = box["x"] + box["width"] * at, box["y"] + box["height"] * at
     reach = min(box["width"], box["height"]) / 8
     page.mouse.move(x - reach, y - reach)
     page.mouse.down()
@@ -194,9 +257,11 @@ def _save_small(screenshot: bytes, path: Path) -> None:
     upper.quantize(96).save(path, optimize=True)
 
 
-def _foreign(url: str) -> list[str]:
+def _foreign(url: str, below: str) -> list[str]:
     parts = urlparse(url)
-    if parts.scheme in ("data", "blob", "about") or parts.hostname in _LOCAL:
+    if parts.scheme in ("data", "blob", "about"):
+        return []
+    if parts.hostname in _LOCAL and parts.path.startswith(below):
         return []
     return [f"a request for {url}"]
 

@@ -2,7 +2,7 @@
 
     python experiments/own_pictures/own_pictures.py --source=VOC_LAYOUT_DIR \
         --output=FILE.md [--method=small,dinov2] [--shot=1,5,25] [--queries=10] [--gap=30] \
-        [--classes=cat,dog] [--split=val] [--size=385] [--features=DIR]
+        [--classes=cat,dog] [--split=val] [--size=385] [--features=DIR] [--heads=DIR]
     python experiments/own_pictures/own_pictures.py --calibrate=apanet_jax/inference/heads/drawn
 
 The images are those of `--split`: supports come from the first half of its list, queries from the
@@ -10,7 +10,9 @@ second, `--gap` names apart (the frames of a film). For each class the queries a
 it, on `--min_area` pixels or more, and some without a pixel of it. A class without enough supports
 for a number of them is left out there, and named. FILE.md is the table; beside it, FILE.json has
 the names of the images that were drawn and what was counted in each query. A method is a head of
-`apanet_jax.load`, with "-untrained" behind it where no trained head is to be used.
+`apanet_jax.load`, with "-untrained" behind it where no trained head is to be used. The heads of
+`small` and `dinov2` were trained on all classes of voc_animals: with `--heads` DIR/METHOD_fold0,
+DIR/METHOD_fold1, … are used in their place, each for the classes that are novel in its fold.
 
 `--calibrate` predicts on drawn images of the classes that the head was not trained on, and writes
 what it needs to decide (`presence.Decision`) beside the head:
@@ -24,7 +26,7 @@ import argparse
 import hashlib
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +44,8 @@ from apanet_jax.data.source import Source
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
 from apanet_jax.data.transforms import IGNORE, binary_label
+from apanet_jax.inference.bundled import frozen_matcher
+from apanet_jax.inference.head_choice import DINOV2, SMALL
 from apanet_jax.inference.presence import Decision
 from apanet_jax.inference.saved_head import DECISION
 from apanet_jax.inference.segmenter import Segmenter
@@ -51,7 +55,7 @@ from experiments import harness
 from experiments.harness import Row
 
 _UNTRAINED = "-untrained"
-METHODS = ("drawn", "small", "small-untrained", "dinov2")
+METHODS = ("drawn", "small", "small-untrained", "dinov2", "dinov2-untrained")
 PIXELS = 300
 """Drawn from each image for the scale."""
 
@@ -114,6 +118,7 @@ def arguments() -> Parser:
     parser.add_argument("--split", choices=("train", "val"), default="val", help="of the data set")
     parser.add_argument("--classes", default="", help="names of those to find (all)")
     parser.add_argument("--features", type=Path, help="keeps features here, for later runs")
+    parser.add_argument("--heads", type=Path, help="exported heads METHOD_fold0, METHOD_fold1, …")
     for name, default, meaning in (
         ("size", "0", "of an image; 0: the method's own; the first for --calibrate"),
         ("shot", "1,5", "numbers of supports"),
@@ -154,8 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         say_left_out(source, tasks, given)
         for size in given.size:
             for method in given.method:
-                segmenter = opened(method, size, given.features)
-                rows += measure(source, method, segmenter, names, images, tasks, given.shot)
+                for segmenter, of_head in by_head(source, method, size, tasks, given):
+                    rows += measure(source, method, segmenter, names, images, of_head, given.shot)
                 write_json(given.output.with_suffix(".json"), rows)
                 write_bytes(given.output, table(rows).encode())
     print(table(rows))
@@ -217,6 +222,25 @@ def say_left_out(source: Source, tasks: Sequence[Task], given: argparse.Namespac
         if missing:
             names = ", ".join(source.class_names[x - 1] for x in missing)
             print(f"{source.name}, {shot} supports: left out {names}", file=sys.stderr)
+
+
+def by_head(
+    source: Source, method: str, size: int, tasks: Sequence[Task], given: argparse.Namespace
+) -> Iterator[tuple[Segmenter, list[Task]]]:
+    """Yields the segmenters of a method, each with the classes that it is to find.
+
+    There are several where `--heads` has a head for each fold.
+    """
+    if given.heads is None or method not in (SMALL, DINOV2):
+        yield opened(method, size, given.features), list(tasks)
+        return
+    features = given.features and given.features / method
+    for fold, novel in enumerate(source.folds):
+        of_fold = [x for x in tasks if source.class_names[x.class_id - 1] in novel]
+        if of_fold:
+            folder = given.heads / f"{method}_fold{fold}"
+            matcher = frozen_matcher(method, size or None, folder)
+            yield embedding_once(Segmenter(matcher, head=str(folder)), features), of_fold
 
 
 def opened(method: str, size: int, folder: Path | None) -> Segmenter:

@@ -20,13 +20,15 @@ same WORKDIR stand below.
 Not in the paper: `--table=hidden` trains baseline and APANet on equally many images with more or
 fewer novel objects hidden in them: by the paper's explanation the gain must grow with their share.
 `--table=beyond` tries changes of APANet, alone and together with the prior with contrast;
+`--table=photographs` varies one choice at a time, the prior mask, training list, comparison and
+number of supports among them, each beside a baseline with the same choice where it has one;
 `--table=why` asks what its gain depends on: rows that train a baseline too hold APANet against that
 one, the others against APANet as it is. `--table=rate` has the learning rates that the baseline was
 tried with.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -40,6 +42,14 @@ from experiments.paper.ablation_report import Table, TableRow, write_table
 from experiments.paper.run_lines import APANET, BASELINE, TRAINING_FREE
 
 SHARES = (0.0, 0.5, 1.0)
+CHOICES = {
+    "comparison by feature enrichment": ("fem", "comparison=fem,pyramid_bins=1.0+0.5+0.25"),
+    "no training image with a novel class": ("no_novel", "training_list=no_novel"),
+    "prior mask with contrast": ("prior_contrast", "priors=contrast"),
+    "prior mask by the density ratio": ("prior_density", "priors=density_ratio"),
+    "trained with 5 supports": ("shot5", "shot=5"),
+}
+"""Settings of both baseline and APANet, one at a time: names, options."""
 TRAININGS = {
     "200 steps": ("steps200", "steps=200"),
     "800 steps": ("steps800", "steps=800"),
@@ -48,6 +58,7 @@ TRAININGS = {
     "no prior mask": ("no_prior", "priors="),
 }
 """Settings of both baseline and APANet, to see what is left of the gain: names, options."""
+BOTH = TRAININGS | CHOICES
 RUNS = (
     {BASELINE: "num_clusters=0", APANET: "num_clusters=3"}
     | {f"clusters{n}": f"num_clusters={n}" for n in (1, 2, 4, 5)}
@@ -60,8 +71,8 @@ RUNS = (
         for name, n in ((BASELINE, 0), (APANET, 3))
     }
     | {f"rate{factor}": f"num_clusters=0,rate_factor={factor}" for factor in (1, 3, 10, 30, 100)}
-    | dict(TRAININGS.values())
-    | {f"{name}_{BASELINE}": f"{options},num_clusters=0" for name, options in TRAININGS.values()}
+    | dict(BOTH.values())
+    | {f"{name}_{BASELINE}": f"{options},num_clusters=0" for name, options in BOTH.values()}
     | {
         "start_plusplus": "kmeans_init=k-means++",
         "start_random": "kmeans_init=random",
@@ -91,6 +102,14 @@ _FREE = tuple(
     TableRow(f"no training: {name}", f"{TRAINING_FREE}_{name}")
     for name in ("cosine", "stretched", "prototype")
 )
+
+
+def _beside_baselines(settings: Mapping[str, tuple[str, str]]) -> Iterator[TableRow]:
+    for label, (name, _) in settings.items():
+        yield TableRow(f"{label}: baseline", f"{name}_{BASELINE}")
+        yield TableRow(f"{label}: APANet above it", name, against=f"{name}_{BASELINE}")
+
+
 TABLES = {
     "4": Table(
         "IV",
@@ -164,6 +183,23 @@ TABLES = {
             ),
         ),
     ),
+    "photographs": Table(
+        "",
+        "One choice at a time",
+        (
+            *_FREE,
+            *(
+                TableRow(f"no training: {name.replace('_', ' ')}", f"{TRAINING_FREE}_{name}")
+                for name in ("density_ratio", "density_clusters")
+            ),
+            TableRow("baseline", BASELINE),
+            TableRow("APANet", APANET),
+            TableRow("one cluster", "clusters1"),
+            TableRow("five clusters", "clusters5"),
+            TableRow("resembling clusters left out", "resembling"),
+            *_beside_baselines(CHOICES),
+        ),
+    ),
     "rate": Table(
         "",
         "Learning rate of the baseline, times 0.0025",
@@ -211,14 +247,7 @@ TABLES = {
         (
             TableRow("baseline", BASELINE),
             TableRow("APANet above it", APANET, against=BASELINE),
-            *(
-                row
-                for label, (name, _) in TRAININGS.items()
-                for row in (
-                    TableRow(f"{label}: baseline", f"{name}_{BASELINE}"),
-                    TableRow(f"{label}: APANet above it", name, against=f"{name}_{BASELINE}"),
-                )
-            ),
+            *_beside_baselines(TRAININGS),
             TableRow("clusters start by k-means++", "start_plusplus"),
             TableRow("clusters start at random", "start_random"),
             TableRow("high-level features clustered", "clusters_high"),

@@ -43,7 +43,7 @@ PHASES = {
     "checkpoint": "writing a checkpoint",
     "evaluation": "evaluation",
 }
-_TRIES = 5
+_TRIES = 12
 
 
 def arguments() -> Parser:

@@ -198,7 +198,7 @@ def damaged_features(drill: Drill, place: Path, rng: Random) -> Row:
     features = shutil.copytree(drill.whole / "features", place / "features")
     _cut_short(rng.choice(sorted(features.glob("*/middle.npy"))))
     what = "kept features cut short", "before the start"
-    return _warned(drill, place, what, "made anew", features=features)
+    return _warned(drill, place, what, "are damaged", features=features)
 
 
 def _cut_short(path: Path) -> None:
@@ -263,7 +263,7 @@ def orphans(drill: Drill, place: Path, _rng: Random) -> Row:
     process, workers = _with_workers(drill, place, command)
     process.kill()
     finished(process)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 300
     while any(map(_lives, workers)) and time.monotonic() < until:
         time.sleep(0.1)
     left = sum(map(_lives, workers))

@@ -110,7 +110,13 @@ def process_environment(compiled: Path, devices: int = 1) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # Of several numbers of devices the last one counts.
+        "XLA_FLAGS": " ".join(
+            [
+                os.environ.get("XLA_FLAGS", ""),
+                f"--xla_force_host_platform_device_count={devices}",
+            ]
+        ),
     }
 
 

@@ -1,9 +1,11 @@
 """Options by name, and settings that are refused."""
 
+from pathlib import Path
+
 import pytest
 
 from apanet_jax.config.options import flat_fields
-from apanet_jax.config.settings import check, typed, with_options
+from apanet_jax.config.settings import check, expand_home, typed, with_options
 from apanet_jax.config.settings import fingerprint as settings_fingerprint
 from apanet_jax.runtime.errors import UserError
 from configs import coco, common, compare, folder, pascal, quickstart
@@ -45,7 +47,7 @@ def test_options_set_fields(options, path, value):
         ("num_cluster=1", "did you mean 'model.num_clusters'"),
         ("fold=two", "expected int"),
         ("fold=1.5", "expected int"),
-        ("batch_size=4", "evaluation.batch_size or training.batch_size"),
+        ("batch_size=4", "evaluation.batch_size or features.batch_size or training.batch_size"),
         ("crop=1", "expected bool"),
     ],
 )
@@ -57,7 +59,7 @@ def test_options_that_cannot_be_set_are_refused(options, says):
 @pytest.mark.parametrize(
     "options",
     [
-        "fold=-1",
+        "fold=-2",
         "shot=0",
         "backbone=resnet18",
         "agnostic_weight=1.5",
@@ -115,3 +117,32 @@ def test_sweeps_are_asked_for_by_name(options, folds, seeds):
 def test_sweeps_that_cannot_be_run_are_refused(options):
     with pytest.raises(UserError, match="several"):
         check(with_options(common.get_config(), options))
+
+
+def test_the_home_folder_is_meant_by_its_sign_in_every_path(monkeypatch, tmp_path):
+    """Behind an equals sign the shell leaves it: records in a folder called ~ were looked for."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {
+        "data.records": "~/records",
+        "backbone.weights": "~/w.pth",
+        "evaluation.checkpoint": "~/heads/{fold}",
+        "evaluation.list": "~",
+        "features.directory": "~/kept",
+    }
+    options = ",".join(f"{name}={path}" for name, path in paths.items())
+    config = with_options(common.get_config(), options)
+    expand_home(config)
+    given = dict(flat_fields(config))
+    for name, path in paths.items():
+        assert given[name] == path.replace("~", str(tmp_path))
+    named = with_options(common.get_config(), "weights=pip,records=a~b")
+    expand_home(named)
+    assert (named.backbone.weights, named.data.records) == ("pip", "a~b")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(UserError, match="there is no home folder"):
+        expand_home(with_options(common.get_config(), options))
+
+
+def no_home(_):
+    raise RuntimeError("Could not determine home directory.")

@@ -32,6 +32,9 @@ LEFT_BEHIND = (
     "Thumbs.db",
     "desktop.ini",
     ".Trash-1000/b.jpg",
+    "$RECYCLE.BIN/b.jpg",
+    "System Volume Information/b.jpg",
+    "@eaDir/b.jpg",
 )
 
 

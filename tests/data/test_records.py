@@ -135,8 +135,14 @@ def test_absent_or_damaged_records_say_what_to_do(written, tmp_path):
 
 def test_folds_part_the_classes(written):
     assert folds.novel_classes(written, 0) == (1, 2) and folds.base_classes(written, 0) == (3, 4)
+    assert folds.novel_classes(written, -1) == () and folds.base_classes(written, -1) == (
+        1,
+        2,
+        3,
+        4,
+    )
     assert folds.novel_classes(written, 1) == (3, 4)
-    for wrong in (-1, 2):
+    for wrong in (-2, 2):
         with pytest.raises(UserError, match="0 to 1"):
             folds.novel_classes(written, wrong)
 
@@ -218,3 +224,44 @@ def test_nothing_but_the_builder_imports_what_needs_array_record_when_it_is_impo
             elif isinstance(node, ast.ImportFrom):
                 imported |= {node.module.partition(".")[0], node.module.rpartition(".")[2]}
         assert path.name == "builder.py" or not imported & needing, path.name
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    return trees.folder_tree(tmp_path_factory.mktemp("two") / "two", train=1, val=1)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_records_that_are_replaced_stay_until_the_new_ones_are_whole(
+    of_two, tmp_path, monkeypatch, killed
+):
+    """They were removed first: an interruption then left neither the old nor the new ones."""
+    place, source = tmp_path / "records", FolderSource(of_two)
+    records.write(source, place)
+    before = files_in(place)
+    moved = records.move
+
+    def interrupted(new, target):
+        if new.name == "joined":
+            raise KeyboardInterrupt
+        # One that is killed puts nothing back.
+        if not (killed and target == place):
+            moved(new, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "move", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            records.write(source, place, overwrite=True)
+    assert place.exists() != killed
+    if killed:
+        # Not taken for the new ones of the same source.
+        with pytest.raises(UserError, match="is there already"):
+            records.write(FolderSource(of_two), place)
+    assert files_in(place) == before
+    records.write(source, place, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["records"]
+    records.open_records(place).split("train")[0]
+
+
+def files_in(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.joined import JoinedSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.runtime.errors import UserError
 from tests import trees
@@ -183,3 +184,25 @@ def test_pascal_names_what_is_missing(pascal, tmp_path):
     mat.write_bytes(b"no mat file at all")
     with pytest.raises(UserError, match="no SBD label"):
         PascalSource(voc, sbd, any_count=True).read("train", names["sbd"][-1])
+
+
+def test_joined_sources_have_the_images_of_all_and_classes_by_name(tmp_path):
+    first = trees.folder_tree(tmp_path / "first", train=2, val=1)
+    second = trees.folder_tree(tmp_path / "second", train=3, val=2, seed=1)
+    (second / "classes.txt").write_text("class5\nclass2\nclass6\nclass7\n")
+    (second / "folds.json").write_text('[["class2", "class5"], ["class6"]]')
+    joined = JoinedSource([FolderSource(first), FolderSource(second)])
+    assert joined.class_names == tuple(f"class{i}" for i in range(1, 8))
+    assert joined.folds == (("class1", "class2"), ("class3", "class4"), ("class5",), ("class6",))
+    assert joined.names("train")[1:3] == ["first-train_001", "second-train_000"]
+    assert len(joined.names("val")) == 3
+    theirs = FolderSource(second).read("train", "train_000").label
+    ours = joined.read("train", "second-train_000")
+    assert ours.name == "second-train_000"
+    for own, number in ((0, 0), (1, 5), (2, 2), (3, 6), (4, 7), (255, 255)):
+        np.testing.assert_array_equal(ours.label == number, theirs == own)
+
+
+def test_sources_of_one_name_are_not_joined(folder):
+    with pytest.raises(UserError, match="mine, mine: .*different names"):
+        JoinedSource([FolderSource(folder), FolderSource(folder)])

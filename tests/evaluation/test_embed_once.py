@@ -37,7 +37,8 @@ def head_of(run, seed=0):
     )
     # An untrained head finds everything or nothing: half of what it sees shall be foreground.
     with run.data.test_batches(1, range(8)) as batches:
-        logits = run.network(state.parameters, run.loaded.backbone_parameters, next(batches)).logits
+        network = jax.jit(run.network.__call__)
+        logits = network(state.parameters, run.loaded.backbone_parameters, next(batches)).logits
     output = state.parameters["comparison"]["output"]
     output = output.get("output", output)
     output["bias"] += np.array([0, -np.median(logits[..., 1] - logits[..., 0])], np.float32)

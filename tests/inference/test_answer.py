@@ -93,3 +93,15 @@ def test_label_maps_leave_out_small_regions_of_each_class(margins):
         expected = without_specks(plain.labels() == label, smallest)
         np.testing.assert_array_equal(cleaned.labels() == label, expected)
     assert (cleaned.labels() == 0).sum() > (plain.labels() == 0).sum()
+
+
+def test_the_quality_of_an_answer_is_that_of_its_worst_class(margins):
+    answer = made(*margins[:2])
+    probability = 1 / (1 + np.exp(-(margins[0] - 0.1) / 0.5))
+    marked = probability > 0.5
+    expected = probability[marked].sum() / (marked.sum() + probability[~marked].sum())
+    assert answer.qualities[0] == pytest.approx(expected, rel=1e-5)
+    assert answer.quality == pytest.approx((answer.scores * answer.qualities).min())
+    # What was not found is right where the image does not show it.
+    missed = made(margins[0], presence=-2.0)
+    assert not missed.found[0] and missed.quality == pytest.approx(1 - missed.scores[0])

@@ -1,9 +1,12 @@
 """Which of the package's matchers is opened: no test here loads large weights or asks a network."""
 
+import json
+
 import pytest
 
 from apanet_jax.inference import bundled
 from apanet_jax.inference.head_choice import DINOV2, SMALL
+from apanet_jax.inference.saved_head import OtherWeights
 from apanet_jax.runtime.errors import UserError
 
 
@@ -51,3 +54,20 @@ def test_auto_takes_the_small_network_with_one_line_without_a_hub(opened, monkey
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "the small network is used" in line
     assert choose("small") == SMALL and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [SMALL, DINOV2])
+def test_heads_that_come_along_are_of_the_backbones_that_are_compared(name):
+    frozen = bundled._FROZEN[name]
+    config = json.loads((frozen.head / "config.json").read_text())
+    assert config["backbone"]["name"] == frozen.backbone
+    assert sum(path.stat().st_size for path in frozen.head.iterdir()) < 5e6
+
+
+def test_a_head_for_other_weights_is_left_out_with_a_line(monkeypatch, tmp_path, capsys):
+    def refuse(folder):
+        raise OtherWeights("trained on other weights")
+
+    monkeypatch.setattr(bundled, "open_head", refuse)
+    assert bundled._trained_head(tmp_path) is None
+    assert capsys.readouterr().err == "note: no trained head is used: trained on other weights\n"

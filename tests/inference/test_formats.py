@@ -209,17 +209,17 @@ def test_yolos_lines_are_drawn_by_opencv_to_within_a_pixel(tmp_path):
     assert yolo_labels(AnnotatedImage("a.png", (4, 4), [])) == ""
 
 
-def test_a_table_has_a_line_for_each_instance():
+def test_a_table_has_a_line_for_each_instance_of_the_worst_image_first():
     table = InstanceTable(["a, b"])
     mask = np.array([[True, False], [True, True]])
-    table.add(AnnotatedImage("x,1.png", (9, 9), [Instance(0, 2, 3, mask, 0.25)]))
-    rows = list(csv.DictReader(io.StringIO(table.text)))
-    assert rows == [
-        {
-            **{"image": "x,1.png", "class": "a, b", "score": "0.25", "area": "3"},
-            **{"left": "2", "top": "3", "width": "2", "height": "2"},
-        }
-    ]
+    table.add(AnnotatedImage("x,1.png", (9, 9), [Instance(0, 2, 3, mask, 0.25)]), 0.81236)
+    table.add(AnnotatedImage("worse.png", (9, 9), [Instance(0, 2, 3, mask, 0.5)]), 0.3)
+    worse, row = csv.DictReader(io.StringIO(table.text))
+    assert row == {
+        **{"image": "x,1.png", "class": "a, b", "score": "0.25", "area": "3"},
+        **{"left": "2", "top": "3", "width": "2", "height": "2", "quality": "0.8124"},
+    }
+    assert worse["image"] == "worse.png" and worse["quality"] == "0.3"
 
 
 @pytest.mark.parametrize("hole", [False, True])

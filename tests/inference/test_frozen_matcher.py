@@ -37,6 +37,16 @@ class KnownHead:
         return margins
 
 
+class StoringHead(KnownHead):
+    """One that can be saved: of an image it needs all features."""
+
+    def stored(self, features):
+        return {name: np.asarray(x) for name, x in features._asdict().items()}
+
+    def fingerprints(self):
+        return {"backbone": "b", "head": "h"}
+
+
 def matcher(head=None):
     return FrozenMatcher(Colours(), {"gray": np.full(3, 0.3)}, GRID, DECISIONS, head)
 

@@ -32,12 +32,24 @@ class ColourMatcher:
     def appearance(self, features):
         return features
 
-    def learn(self, features, labels):
+    def learn(self, features, labels, chosen=None):
         inside = [x[y[::8, ::8] == 1] for x, y in zip(features, labels, strict=True)]
         return np.concatenate(inside).mean(0)
 
     def margins(self, features, learned):
         return 0.5 - np.abs(features - learned).max(-1)
+
+    def chosen(self, learned):
+        return {}
+
+    def stored(self, features):
+        return {"colours": features}
+
+    def restored(self, arrays):
+        return arrays["colours"]
+
+    def fingerprints(self):
+        return {"backbone": "none"}
 
 
 def scene(colour, where, size=(80, 120)):

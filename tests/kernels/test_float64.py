@@ -69,3 +69,11 @@ def test_features_of_float64_are_converted():
     assert all(y.dtype in (np.float32, np.int32) for y in jax.tree.leaves(found))
     assert gradient.dtype == np.float64
     np.testing.assert_array_equal(found[0].assignment, kmeans(x, 3).assignment)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_rows_whose_squares_vanish_are_refused(metric):
+    """Their inertia was 0, and all of them were alike."""
+    rows = np.random.default_rng(0).standard_normal((20, 3))
+    with pytest.raises(ValueError, match="vanish in float32"):
+        KMeans(2, metric=metric).fit(rows * 1e-30)

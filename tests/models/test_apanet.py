@@ -14,6 +14,7 @@ from apanet_jax.training.losses import cross_entropy, losses
 from tests.literal import (
     BATCH,
     CHANNELS,
+    SHOT,
     SIZE,
     Literal,
     assert_gradients_agree,
@@ -21,6 +22,9 @@ from tests.literal import (
     episode,
     explain_negatives,
 )
+
+DROPOUT = {"reduction_dropout": 0.5, "comparison_dropout": 0.1}
+"""None at inference."""
 
 
 def head(**options):
@@ -82,8 +86,8 @@ def test_both_branches_and_all_gradients_agree_with_torch(seed):
 
 
 def test_shots_are_averaged():
-    query, support, labels, _ = episode(shot=3)
-    module = head()
+    query, support, labels, _ = episode()
+    module = head(**DROPOUT)
     parameters = parameters_of(module, (query, support, labels))
     together = infer(module, parameters, query, support, labels)
     priors = [
@@ -94,7 +98,7 @@ def test_shots_are_averaged():
             ImageFeatures(support.middle[:, k : k + 1], support.high[:, k : k + 1]),
             labels[:, k : k + 1],
         ).prior
-        for k in range(3)
+        for k in range(SHOT)
     ]
     np.testing.assert_allclose(together.prior, np.mean(priors, 0), atol=1e-6)
 
@@ -128,15 +132,13 @@ def test_a_query_without_background_teaches_the_branch_nothing():
 def test_the_agnostic_prior_is_what_was_chosen(choice):
     inputs = episode()
     label = inputs[3]
-    modules = {c: head(agnostic_prior=c, num_clusters=1) for c in ("complement", choice)}
-    parameters = parameters_of(modules[choice], inputs)
-    outputs = run(modules[choice], parameters, inputs, label)
+    module = head(agnostic_prior=choice, num_clusters=2)
+    parameters = parameters_of(module, inputs)
+    outputs = run(module, parameters, inputs, label)
     prior = np.asarray(outputs.prior)
     stands = {"complement": 1 - prior, "same": prior, "zeros": 0 * prior}[choice]
-    literal = Literal(parameters)
-    clusters = np.zeros((BATCH, SIZE, SIZE), int)
-    expected = literal.agnostic(inputs[0], label, clusters, (0, 0), 1 - stands)
-    np.testing.assert_allclose(outputs.agnostic_logits, expected.detach(), atol=1e-5)
+    complement = outputs._replace(prior=1 - stands)
+    assert explain_negatives(Literal(parameters), inputs, complement, 2) is not None
 
 
 def test_a_shared_reduction_has_no_second_one():
@@ -147,7 +149,7 @@ def test_a_shared_reduction_has_no_second_one():
 
 def test_inference_needs_no_query_label_and_no_random_numbers():
     inputs = episode()
-    module = head(reduction_dropout=0.5, comparison_dropout=0.1)
+    module = head(**DROPOUT)
     parameters = parameters_of(module, inputs)
     first = infer(module, parameters, *inputs[:3]).logits
     np.testing.assert_array_equal(first, infer(module, parameters, *inputs[:3]).logits)
@@ -180,10 +182,9 @@ def test_a_block_s_prior_mask_looks_at_that_block_alone():
         np.testing.assert_allclose(outputs.prior[..., channel], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("opposite", ["complement", "zeros"])
-def test_the_scale_of_the_prior_is_the_scale_of_its_weights(opposite):
+def test_the_scale_of_the_prior_is_the_scale_of_its_weights():
     inputs = episode()
-    module = head(agnostic_prior=opposite, num_clusters=2)
+    module = head(num_clusters=2)
     parameters = parameters_of(module, inputs)
     kernel = np.array(parameters["comparison"]["kernel"])
     kernel[:, :, 2 * CHANNELS :] *= 3
@@ -239,15 +240,8 @@ def test_the_supports_background_is_a_prototype_of_its_own():
     outputs = run(module, parameters, (query, support, labels), label)
     # The branch compares with the supports' background as the other one does with their foreground.
     flipped = np.where(labels == 255, 255, 1 - labels).astype(np.uint8)
-    encoded = module.apply({"params": parameters}, query.middle, method="encode_query")
-    shares = np.asarray(at_size(flipped == 1, (SIZE, SIZE)))
-    prototype = module.apply(
-        {"params": parameters}, support.middle, shares[..., None], method="prototypes"
-    )
-    expected = module.apply(
-        {"params": parameters}, encoded, prototype.mean(1), 1 - outputs.prior, method="compare"
-    )
-    np.testing.assert_allclose(outputs.agnostic_logits, expected.logits, atol=1e-5)
+    expected = Literal(parameters).specific(query, support, flipped, 1 - outputs.prior)
+    np.testing.assert_allclose(outputs.agnostic_logits, expected.detach(), atol=1e-5)
 
 
 def test_several_negatives_are_different_clusters_each_in_a_comparison_of_its_own():
@@ -280,11 +274,12 @@ def test_several_negatives_are_different_clusters_each_in_a_comparison_of_its_ow
 def test_more_negatives_than_clusters_repeat_them():
     query, support, labels, label = episode()
     query = ImageFeatures(np.ones_like(query.middle), np.ones_like(query.high))
-    module = head(num_clusters=3, negatives=2)
+    module = head(num_clusters=3, negatives=3)
     parameters = parameters_of(module, (query, support, labels))
     outputs = run(module, parameters, (query, support, labels), label)
-    first, second = np.split(np.asarray(outputs.agnostic_logits), 2)
-    np.testing.assert_allclose(first, second, atol=1e-6)
+    first, *others = np.split(np.asarray(outputs.agnostic_logits), 3)
+    for other in others:
+        np.testing.assert_allclose(first, other, atol=1e-6)
 
 
 def test_background_like_the_supports_is_left_out_of_both_losses():
@@ -332,3 +327,30 @@ def test_bfloat16_features_are_reduced_as_they_are_with_float32_sums(unit_featur
     np.testing.assert_allclose(found, expected, atol=3e-3 if unit_features else 1e-5)
     program = str(jax.make_jaxpr(lambda x: reduction.apply(variables, x))(features))
     assert "f32[1,2,2,512]" not in program or unit_features
+
+
+def test_half_of_the_logits_is_averaged_in_the_querys_clusters():
+    query, support, labels, _ = episode()
+    rng = np.random.default_rng(3)
+    kind = rng.integers(0, 3, query.middle.shape[:3])
+    channels = query.middle.shape[-1]
+    apart = 4 * np.eye(channels)[kind] + 0.05 * rng.standard_normal(query.middle.shape)
+    query = ImageFeatures(apart.astype(np.float32), query.high)
+    # Block 4 is all of the middle features here.
+    plain, smooth = (head(block4_channels=channels, query_clusters=n) for n in (0, 3))
+    parameters = parameters_of(plain, (query, support, labels))
+    logits = np.asarray(infer(plain, parameters, query, support, labels).logits)
+    expected = logits.copy()
+    for image in range(len(logits)):
+        for number in range(3):
+            inside = kind[image] == number
+            expected[image][inside] += logits[image][inside].mean(0)
+    found = infer(smooth, parameters, query, support, labels).logits
+    np.testing.assert_allclose(found, expected / 2, atol=1e-5)
+
+
+def test_training_does_not_average_logits_in_clusters():
+    inputs = episode()
+    parameters = parameters_of(head(), inputs)
+    plain, smooth = (run(head(query_clusters=n), parameters, inputs, inputs[3]) for n in (0, 3))
+    np.testing.assert_array_equal(plain.logits, smooth.logits)

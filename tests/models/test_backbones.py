@@ -12,22 +12,15 @@ from apanet_jax.models.backbones import Features
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.load import load_backbone, parameter_shapes
 
+# Both depths and both stems of a ResNet, each once.
+LATER = {("resnet50", "plain"), ("resnet101", "deep")}
 CASES = [
-    (name, stem)
+    pytest.param(name, stem, marks=[pytest.mark.slow] * ((name, stem) in LATER))
     for name, row in backbones.BACKBONES.items()
     # One vision transformer stands for them all; see test_vit.
     if row.patch is None or name == "dinov2_vits14"
     for stem in row.stems or ("deep",)
 ]
-
-
-@functools.cache
-def weights(name, stem):
-    return load_backbone(name, "random", stem=stem)
-
-
-def pictures(*shape):
-    return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
 
 
 @pytest.mark.parametrize("name,stem", CASES)

@@ -34,7 +34,7 @@ from tests.small_backbone import OPTIONS
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
 
-TINY = f"{OPTIONS},steps=4,checkpoint_every=2,log_every=2,episodes=4,shots=1,devices=1"
+TINY = f"{OPTIONS},checkpoint_every=2,log_every=2,episodes=4,shots=1,devices=1"
 HOLDING = """
 import fcntl, sys
 file = open(sys.argv[1], "w")

@@ -19,7 +19,7 @@ from tests.small_backbone import OPTIONS
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
 
-TINY = f"{OPTIONS},steps=4,log_every=2,episodes=4,shots=1,devices=1,write_episodes=True"
+TINY = f"{OPTIONS},log_every=2,episodes=4,shots=1,devices=1,write_episodes=True"
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,10 @@ def start(prepared, workdir, processes=1, devices=1, options="", arguments=()):
     """Starts the processes of one run, each with `devices` simulated devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # The last one counts.
+        "XLA_FLAGS": (
+            f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        ),
     }
     command = [
         sys.executable,

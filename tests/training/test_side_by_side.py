@@ -14,8 +14,7 @@ from tests.small_backbone import OPTIONS
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_backbone")]
 
 TINY = (
-    f"{OPTIONS},steps=4,checkpoint_every=2,log_every=2,episodes=6,shots=1,devices=1,"
-    "validation_episodes=4"
+    f"{OPTIONS},checkpoint_every=2,log_every=2,episodes=6,shots=1,devices=1,validation_episodes=4"
 )
 
 
@@ -95,8 +94,8 @@ def test_one_seed_and_fold_share_their_batches(prepared, tmp_path):
 
 
 def test_different_networks_come_after_one_another(prepared, tmp_path):
-    config = config_of_sweep(prepared, "folds=0,side_by_side=True,steps=2")
+    config = config_of_sweep(prepared, "folds=0,side_by_side=True")
     config.variants.tenth = "num_clusters=0"
     results = sweep.run_all(config, tmp_path, "train_and_evaluate")
     assert {rows[0]["num_clusters"] for rows in results.values()} == {0, 3}
-    assert len(results) == 4 and all(rows[0]["step"] == 2 for rows in results.values())
+    assert len(results) == 4 and all(rows[0]["step"] == 4 for rows in results.values())

@@ -1,5 +1,7 @@
 """Loss, optimizer and schedule against PyTorch; the step on one and on several devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,12 @@ from apanet_jax.training.losses import cross_entropy, losses
 from tests.literal import drawn
 
 SIZE, LABEL, CHANNELS, HIGH = 5, 17, 6, 8
+
+NETWORKS = {
+    "conv": Network(None, APANet(channels=4, num_clusters=2)),
+    "fem": Network(None, APANet(channels=4, num_clusters=2, comparison="fem", pyramid_bins=(5, 3))),
+}
+OPTIMIZER = train_step.optimizer(train_step.poly_schedule(0.1, 10))
 
 
 def episode_batch(batch=8, shot=1, seed=0):
@@ -36,15 +44,28 @@ def episode_batch(batch=8, shot=1, seed=0):
     }
 
 
-def initial(network, transformation, batch):
+@functools.cache
+def step_of(devices, comparison="conv", agnostic_weight=0.5):
+    """Compiled once for all tests."""
+    return train_step.make_step(
+        NETWORKS[comparison], OPTIMIZER, agnostic_weight, data_mesh(devices)
+    )
+
+
+@functools.cache
+def parameters_of(comparison):
+    network, batch = NETWORKS[comparison], episode_batch()
+
     def init():
         embedded = network.embed_episode(None, batch)
         return network.head.init(jax.random.key(0), *embedded, batch["support_labels"])["params"]
 
-    parameters = drawn(jax.eval_shape(init))
-    return train_step.TrainState(
-        jnp.zeros((), jnp.int32), parameters, transformation.init(parameters)
-    )
+    return drawn(jax.eval_shape(init))
+
+
+def initial(comparison="conv"):
+    parameters = parameters_of(comparison)
+    return train_step.TrainState(jnp.int32(0), parameters, OPTIMIZER.init(parameters))
 
 
 def test_cross_entropy_agrees_with_torch():
@@ -138,15 +159,11 @@ def test_optimizer_and_schedule_agree_with_torch():
     ],
 )
 def test_several_devices_make_the_same_step(devices, comparison):
-    head = APANet(channels=4, num_clusters=2, comparison=comparison, pyramid_bins=(5, 3))
-    network = Network(None, head)
-    transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
     batch = episode_batch()
     results = []
     for count in (1, devices):
-        mesh = data_mesh(count)
-        state = jax.device_put(initial(network, transformation, batch), replicated(mesh))
-        step = train_step.make_step(network, transformation, 0.5, mesh)
+        state = jax.device_put(initial(comparison), replicated(data_mesh(count)))
+        step = step_of(count, comparison)
         of_steps = []
         for _ in range(2):
             state, losses = step(state, {}, batch, jax.random.key(1))
@@ -158,14 +175,11 @@ def test_several_devices_make_the_same_step(devices, comparison):
 
 
 def test_a_step_is_a_function_of_its_key_and_number():
-    network = Network(None, APANet(channels=4, num_clusters=2))
-    transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
-    step = train_step.make_step(network, transformation, 0.5, data_mesh(1))
     batch = episode_batch()
 
     def total(key, number):
-        state = initial(network, transformation, batch)._replace(step=jnp.int32(number))
-        return float(step(state, {}, batch, jax.random.key(key))[1].total)
+        state = jax.device_put(initial()._replace(step=jnp.int32(number)), replicated(data_mesh(1)))
+        return float(step_of(1)(state, {}, batch, jax.random.key(key))[1].total)
 
     assert total(0, 0) == total(0, 0)
     assert total(0, 0) != total(0, 1)
@@ -177,20 +191,17 @@ def test_a_step_is_a_function_of_its_key_and_number():
     [(1, 1, 1), pytest.param(1, 0, 2, marks=pytest.mark.slow), (0, 0, 1)],
 )
 def test_heads_side_by_side_make_the_steps_of_each_alone(at_once, same_batch, devices):
-    network = Network(None, APANet(channels=4, num_clusters=2))
-    transformation = train_step.optimizer(train_step.poly_schedule(0.1, 10))
     mesh = data_mesh(devices)
     batches = [episode_batch(seed=0 if same_batch else head) for head in range(2)]
-    states = [initial(network, transformation, batch) for batch in batches]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    keys, weights = [jax.random.key(head) for head in range(2)], [0.1, 0.9]
+    stacked = jax.tree.map(lambda x: np.stack([x, x]), initial())
+    keys, weights = [jax.random.key(head) for head in range(2)], [0.1, 0.5]
     expected = []
-    for state, batch, key, weight in zip(states, batches, keys, weights, strict=True):
-        state = jax.device_put(state, replicated(mesh))
-        step = train_step.make_step(network, transformation, weight, mesh)
+    for batch, key, weight in zip(batches, keys, weights, strict=True):
+        state = jax.device_put(initial(), replicated(mesh))
+        step = step_of(devices, agnostic_weight=weight)
         expected.append(jax.device_get(step(state, {}, batch, key)))
     together = train_step.make_side_by_side_step(
-        network, transformation, mesh, 1.0, bool(same_batch), bool(at_once)
+        NETWORKS["conv"], OPTIMIZER, mesh, 1.0, bool(same_batch), bool(at_once)
     )
     given = batches[0] if same_batch else jax.tree.map(lambda *x: np.stack(x), *batches)
     found = jax.device_get(together(stacked, {}, given, jnp.stack(keys), np.float32(weights)))

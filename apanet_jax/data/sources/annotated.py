@@ -37,7 +37,7 @@ from apanet_jax.data.outline_files import (
     read_json,
     reason,
 )
-from apanet_jax.data.outlines import CROWDS, NOT_UNDERSTOOD, Outline, paint
+from apanet_jax.data.outlines import CROWDS, NOT_UNDERSTOOD, Outline, label_name, paint
 from apanet_jax.data.source import (
     MOST_CLASSES,
     Sample,
@@ -183,7 +183,7 @@ def labelme(directory: Path, *, folds: str = "4", test: str = "4") -> AnnotatedS
                 left_out["JSON files of another kind"] += 1
                 continue
             path = _labelme_image(file, content)
-            labels |= {str(shape["label"]) for shape in content["shapes"]}
+            labels |= {label_name(shape["label"]) for shape in content["shapes"]}
         except (UserError, *NOT_UNDERSTOOD):
             path = _beside(file)
         name = file.relative_to(directory).with_suffix("").as_posix()

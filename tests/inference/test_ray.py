@@ -1,0 +1,45 @@
+"""The example with Ray Data, on two workers: tests/tools.sh installs Ray."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import apanet_jax
+from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
+from tests.installed_tools import library
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "own_pictures" / "segment_shards.py"
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_process_finds(tmp_path):
+    library("ray.data", "ray")
+    supports = [scene(RED, LEFT), scene(RED, RIGHT)]
+    made = apanet_jax.load(head="drawn", size=65).fit(*zip(*supports, strict=True))
+    made.save(tmp_path / "red.apanet")
+    (tmp_path / "photos").mkdir()
+    for number in range(7):
+        colour, place = (RED, GREEN)[number % 2], np.s_[10 + number : 60, 20 : 60 + 5 * number]
+        Image.fromarray(scene(colour, place)[0]).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
+    command = [sys.executable, SCRIPT, tmp_path / "red.apanet", f"--images={tmp_path / 'photos'}"]
+    command += [f"--output={tmp_path / 'found'}", "--workers=2", "--shard=2"]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
+    subprocess.run(list(map(str, command)), check=True, env=environment)
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()
+    assert len(rows) == 8
+    for row in rows:
+        path = Path(row["path"])
+        if path.stem == "broken":
+            assert "broken.png" in row["error"] and row["mask"] == b""
+            continue
+        mask = cv2.imdecode(np.frombuffer(row["mask"], np.uint8), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(mask, made.predict([path])[0])
