@@ -187,20 +187,24 @@ class Scoring:
     def _pool_all(self, keys: Sequence[tuple[int, int]]) -> None:
         """Computes every head's prototypes of supports, the largest foregrounds first."""
         store, count = self._features.store, self._rows.batch_size
-        rows = [{n: store.get(("support", *key))[n] for n in ("middle", "parts")} for key in keys]
-        order = sorted(range(len(keys)), key=lambda i: -rows[i]["middle"].shape[1])
+        ordered = sorted(keys, key=lambda key: -store.size_of(("support", *key)))
         waiting: list[tuple] = []
-        for start in range(0, len(order), count):
-            chosen = self._filled(order[start : start + count])
-            batch = self._rows.stacked(_alike([rows[i] for i in chosen]))
-            pooled = [self._pool(head.parameters, batch) for head in self._heads]
-            waiting.append((chosen, pooled))
-            if len(waiting) > 1 or start + count >= len(order):
-                for before, found in waiting:
-                    arrays = [np.asarray(array) for array in found]
-                    for place, i in enumerate(before):
-                        self._prototypes[keys[i]] = [array[place] for array in arrays]
-                waiting = []
+        for start in range(0, len(ordered), count):
+            chosen = self._filled(ordered[start : start + count])
+            rows = [store.get(("support", *key)) for key in chosen]
+            rows = _alike([{name: row[name] for name in ("middle", "parts")} for row in rows])
+            batch = self._rows.stacked(rows)
+            waiting.append((chosen, [self._pool(head.parameters, batch) for head in self._heads]))
+            # The device works on this batch while the prototypes of the one before are fetched.
+            if len(waiting) > 1:
+                self._take(*waiting.pop(0))
+        for batch in waiting:
+            self._take(*batch)
+
+    def _take(self, keys: Sequence[tuple[int, int]], pooled: Sequence[jax.Array]) -> None:
+        arrays = [np.asarray(array) for array in pooled]
+        for place, key in enumerate(keys):
+            self._prototypes[key] = [array[place] for array in arrays]
 
     def _chunk(self, window: Window, images: Sequence[int], rows: Sequence[Row], label) -> None:
         """Scores the episodes of as many queries as make a batch."""

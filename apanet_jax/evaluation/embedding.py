@@ -139,6 +139,8 @@ class Embedder:
         Raises:
           UserError: a feature is larger than the type that it is stored in can hold.
         """
+        if not images:
+            return
         program = self._embed[("high" in self.head.priors) and (high or not self._masked)]
         with batches(
             self.images.load(images),

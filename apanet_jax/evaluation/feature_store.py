@@ -79,6 +79,10 @@ class Ledger:
         """Returns the place of what is held."""
         return self._held[key][0]
 
+    def size_of(self, key: Hashable) -> float:
+        """Returns the bytes of what is held."""
+        return self._held[key][1]
+
     def begin(self, next_use: NextUse) -> None:
         """Begins a stretch of the work, with the next use of every key from there on."""
         self._next_use = next_use

@@ -37,10 +37,16 @@ part() { # name, seconds at most, command
 
 : >"$out/parts.jsonl"
 if [ -n "$records" ]; then
-    if [ -n "$small" ]; then size="image_size=65,channels=8,steps=4,episodes=8,pictures=0"
-    else size="image_size=256"; fi
-    part table4 540 "$python" -m apanet_jax.main --workdir="$out/table4" --config=configs/compare.py:records="$records",folds=all,seeds=0+1+2,"$size"
-    cat "$out/table4/table.md" 2>/dev/null
+    # Small: one fold, one seed, and few steps.
+    if [ -n "$small" ]; then
+        options="image_size=65,channels=8,steps=4,episodes=8,pictures=0,min_area=50"
+        more="--folds=0 --seeds=0"
+    else
+        options="image_size=257,side_by_side=True" more="--seeds=0,1,2"
+    fi
+    part table4 540 "$python" experiments/paper/ablations.py --table=4 --workdir="$out/table4" \
+        $more --config=configs/folder.py:records="$records","$options"
+    cat "$out/table4/table_4.md" 2>/dev/null
 else
     check() { # section, seconds at most
         part "$1" "$2" "$python" experiments/speed/gpu_check.py $small --only="$1" \

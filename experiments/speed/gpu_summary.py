@@ -27,8 +27,9 @@ def summary(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         for row in json.loads(path.read_text())["rows"]:
             named = [row[key] for key in _NAMING if key in row]
-            value = f"{row['episodes_per_second']:.1f} episodes/s" * ("episodes_per_second" in row)
-            value = value or (harness.milliseconds(row) + " ms" if "seconds_min" in row else "")
+            value = harness.milliseconds(row) + " ms" if "seconds_min" in row else ""
+            if "episodes_per_second" in row:
+                value = f"{row['episodes_per_second']:.1f} episodes/s"
             wrong = row.get("failed") or row.get("missing") or ("right" in row and not row["right"])
             if value or wrong:
                 about = " ".join(map(str, named))

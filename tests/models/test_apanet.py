@@ -3,10 +3,11 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apanet_jax.models.apanet import APANet, ImageFeatures, at_size
+from apanet_jax.models.apanet import APANet, ImageFeatures, Reduction, at_size
 from apanet_jax.models.prior import prior_mask
 from apanet_jax.models.prototypes import grid_regions
 from apanet_jax.training.losses import cross_entropy, losses
@@ -305,6 +306,27 @@ def test_background_like_the_supports_is_left_out_of_both_losses():
     unlimited = run(head(num_clusters=2), parameters, inputs, label)
     assert unlimited.resembling is None
     assert losses(unlimited, label, 0.0).total != losses(outputs, label, 0.0).total
+
+
+@pytest.mark.parametrize("unit_features", [False, True])
+def test_bfloat16_features_are_reduced_as_they_are_with_float32_sums(unit_features):
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(1, 2, 2, 512)), jnp.bfloat16)
+    reduction = Reduction(3, bias=True, unit_features=unit_features)
+    variables = reduction.init(jax.random.key(0), features)
+    found = reduction.apply(variables, features)
+    kernel, bias = (variables["params"][name] for name in ("kernel", "bias"))
+    exact = np.asarray(features).astype(np.float64)
+    if unit_features:
+        exact /= np.sqrt(np.square(exact).mean(-1, keepdims=True) + 1e-6)
+        exact = np.asarray(jnp.asarray(exact, jnp.bfloat16)).astype(np.float64)
+    factors = np.asarray(kernel.astype(jnp.bfloat16)).astype(np.float64)
+    expected = np.maximum(exact @ factors + np.asarray(bias), 0)
+    assert found.dtype == jnp.float32
+    # Sums in bfloat16 would be off by 1e-2; a scaled feature may round the other way.
+    np.testing.assert_allclose(found, expected, atol=3e-3 if unit_features else 1e-5)
+    program = str(jax.make_jaxpr(lambda x: reduction.apply(variables, x))(features))
+    assert "f32[1,2,2,512]" not in program or unit_features
 
 
 def test_half_of_the_logits_is_averaged_in_the_querys_clusters():

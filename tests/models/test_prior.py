@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
@@ -14,6 +15,7 @@ from apanet_jax.models.prior import (
     density_prior,
     largest_cosine,
     prior_mask,
+    shot_prior,
 )
 
 jitted_prior_mask = jax.jit(prior_mask)
@@ -152,3 +154,21 @@ def test_contrast_without_background_or_foreground_is_a_number():
     for shares in ((nothing, everything), (everything, nothing), (nothing, nothing)):
         found = np.asarray(contrast_prior(features, features[:, None], *shares))
         assert np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
+
+
+@pytest.mark.parametrize("foreground", [None, np.ones((2, 7), np.float32)])
+def test_the_precision_of_cosines_is_not_the_platforms(foreground):
+    query, support = np.ones((2, 5, 3), np.float32), np.ones((2, 7, 3), np.float32)
+    program = str(jax.make_jaxpr(largest_cosine)(query, support, foreground))
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert products and program.count("HIGHEST") >= len(products)
+
+
+def test_zeros_beside_a_foreground_change_nothing():
+    rng = np.random.default_rng(0)
+    query, support = (rng.normal(size=(n, 4)).astype(np.float32) for n in (6, 9))
+    inside = (np.arange(9) < 5).astype(np.float32)
+    alone = support * inside[:, None]
+    np.testing.assert_allclose(
+        shot_prior(query, alone, None), shot_prior(query, support, inside), atol=1e-6
+    )
