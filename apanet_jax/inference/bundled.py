@@ -45,8 +45,8 @@ _FROZEN = {
         385,
         FOLDER / SMALL,
         {
-            1: Decision(0.0, 2.689, bias=0.507, peak_weight=-0.121, likeness_weight=1.564),
-            5: Decision(0.0, 1.321, bias=-1.341, peak_weight=0.555, likeness_weight=8.208),
+            1: Decision(0.0, 2.689, bias=-0.448, peak_weight=0.180, likeness_weight=0.786),
+            5: Decision(0.0, 1.321, bias=-0.105, peak_weight=-0.017, likeness_weight=3.170),
         },
     ),
     DINOV2: Frozen(

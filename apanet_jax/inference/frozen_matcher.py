@@ -102,9 +102,11 @@ class FrozenMatcher:
         self._prototypes = prototypes
         rules = (*SCALES, *[HEAD] * (head is not None))
         self._mixtures = dict(zip(rules, np.eye(len(rules)), strict=True))
+        self._usual = USUAL
         if head is not None:
             both = (self._mixtures[USUAL] + self._mixtures[HEAD]) / 2
-            self._mixtures[f"{USUAL} and {HEAD}"] = both
+            self._usual = f"{USUAL} and {HEAD}"
+            self._mixtures[self._usual] = both
         self._parameters = jax.device_put(parameters)
         last_block = getattr(backbone, "last_block", None)
         skips = last_block is not None and not (head is not None and head.needs_high)
@@ -158,7 +160,7 @@ class FrozenMatcher:
             for left_out in range(min(shots, MOST_HELD_OUT))
             if shots > 1
         ]
-        return FrozenClass(supports, of_head, fit(held_out, self._mixtures, USUAL), shots)
+        return FrozenClass(supports, of_head, fit(held_out, self._mixtures, self._usual), shots)
 
     def without(self, learned: FrozenClass, index: int) -> FrozenClass:
         """See `Matcher.without`."""

@@ -283,4 +283,4 @@ def test_negatives_are_kept_and_join_later_ones(colours):
     second.partial_fit([], [], negatives=others[1:])
     assert len(second._negatives) == 2 and second.classes_ == first.classes_
     with pytest.raises(UserError, match="negative 1 is a support too"):
-        first.partial_fit(others[:1], [np.ones(others[0].shape[:2], bool)])
+        first.partial_fit(others[:1], [mask])
