@@ -59,7 +59,8 @@ class Answer:
         self._decisions, self.size, self._options = decisions, image_size, options
         self._image, self._refined = image, {}
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
-        self._ranks = [upsampler(x, image_size, grid) for x in (() if densities is None else densities)]
+        compared = () if densities is None else densities
+        self._ranks = [upsampler(x, image_size, grid) for x in compared]
         self.peaks = np.array([peak(x) for x in margins] if peaks is None else peaks)
         self.likenesses = np.array(likenesses)
         measures = zip(decisions, self.peaks, self.likenesses, strict=True)

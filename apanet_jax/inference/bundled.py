@@ -54,8 +54,8 @@ _FROZEN = {
         518,
         FOLDER / DINOV2,
         {
-            1: Decision(0.0, 3.151, bias=0.355, peak_weight=0.0, likeness_weight=2.642),
-            5: Decision(0.0, 2.074, bias=3.933, peak_weight=0.0, likeness_weight=9.639),
+            1: Decision(0.0, 3.151, bias=0.137, peak_weight=0.039, likeness_weight=1.799),
+            5: Decision(0.0, 2.074, bias=2.301, peak_weight=-0.058, likeness_weight=5.713),
         },
         prototypes=True,
     ),
