@@ -2,7 +2,7 @@
 
     python experiments/paper/ablations.py --table=4,5,6,7 --workdir=WORKDIR \
         --config=configs/folder.py:records=RECORDS [--folds=…] [--seeds=0,1,2] [--block=0]
-        [--report]
+        [--rows=shot5,no_novel] [--report]
 
 Every row is the one model with other settings (`RUNS`), on all folds with three seeds unless
 `--folds` and `--seeds` or the config say otherwise. A run that several tables need is made once:
@@ -269,6 +269,8 @@ def arguments() -> Parser:
     parser.add_argument("--seeds", type=harness.numbers, help="0,1,2, unless the config names some")
     frames = {"type": harness.whole(0), "default": 0}
     parser.add_argument("--block", **frames, help="frames of a video that count as one test image")
+    rows = {"type": harness.some_of(RUNS), "default": []}
+    parser.add_argument("--rows", **rows, help="run these of the tables' rows only (all)")
     parser.add_argument("--report", action="store_true", help="only write tables of what is there")
     return parser
 
@@ -289,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = arguments().parse_args(argv)
     tables = {name: TABLES[name] for name in given.table}
     needed = set().union(*(table.runs for table in tables.values()))
+    needed = needed & set(given.rows) if given.rows else needed
     prepare(given.config, needed, given.folds, given.seeds)
     if not given.report:
         harness.run_missing(given.config, given.workdir)
