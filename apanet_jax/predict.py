@@ -35,9 +35,10 @@ examples:
   %(prog)s --supports=beetles --output=found photos
   %(prog)s --class beetle a.jpg a_mask.png \\
       --class leaf a.jpg leaf.png --output=found "trap/*.jpg"
-  %(prog)s --supports=beetles --save=beetles.apanet --output=found photos
-  %(prog)s --fitted=beetles.apanet --support photos/a.jpg corrected.json \
-      --save=beetles.apanet --output=found photos
+  %(prog)s --supports=beetles --save=beetles.apanet \\
+      --output=found photos
+  %(prog)s --fitted=beetles.apanet \\
+      --support photos/a.jpg corrected.json --output=found photos
 """
 
 
