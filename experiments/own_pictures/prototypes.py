@@ -20,21 +20,27 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.kernels.kmeans import kmeans
+from apanet_jax.runtime.errors import Parser
 from experiments import harness
 
 IMAGES, OF_EACH = 700, 40
 """Images that are drawn, and positions of each."""
 
 
-@harness.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the prototypes."""
+def arguments() -> Parser:
+    """Returns the parser of the command line."""
     parser = harness.parser(__doc__)
     parser.add_argument("--features", type=Path, required=True, help="a folder of kept features")
     parser.add_argument("--channels", type=int, required=True, help="of block 4")
     parser.add_argument("--number", type=harness.whole(1), default=128, help="of prototypes (128)")
     parser.add_argument("--output", type=Path, required=True, help="FILE.npz")
-    given = parser.parse_args(argv)
+    return parser
+
+
+@harness.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the prototypes."""
+    given = arguments().parse_args(argv)
     drawn = positions(given.features, given.channels)
     mean = np.mean([x.mean(0) for x in drawn], 0)
     centred = np.concatenate(drawn) - mean
