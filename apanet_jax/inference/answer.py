@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float, UInt8
 from apanet_jax.inference.geometry import Grid, PositionMap, upsampler
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions, without_specks
 from apanet_jax.inference.presence import Decision, peak
-from apanet_jax.inference.quality import expected_iou
 from apanet_jax.inference.refinement import refined
 
 _STRIP = 1 << 22
@@ -25,8 +24,8 @@ class Answer:
       scores: `[classes]`, the probability that the image shows each class, if half of the images
         do.
       found: `[classes]`, whether that is above a half.
-      qualities: `[classes]`, the IoU to be expected of each mask if the image shows the class, see
-        `quality.expected_iou`.
+      qualities: `[classes]`, the mean probability of the positions that each mask marks, which goes
+        together with its IoU; 0 where none is marked. It is no estimate of it.
     """
 
     def __init__(
@@ -67,16 +66,17 @@ class Answer:
         self.scores = np.array([decision.presence(*pair) for decision, *pair in measures])
         self.found = self.scores > 0.5
         of_classes = [d.probability(x) for d, x in zip(decisions, margins, strict=True)]
-        self.qualities = np.array([expected_iou(x, x > options.threshold) for x in of_classes])
+        marked = [x[x > options.threshold] for x in of_classes]
+        self.qualities = np.array([float(x.mean()) if x.size else 0.0 for x in marked])
 
     @property
     def quality(self) -> float:
-        """The IoU to be expected of the answer, for the class for which that is lowest.
+        """By which answers are listed, the lowest first: that of the class for which it is lowest.
 
-        Where a class was found, its mask's quality times the score, as a mask of what is not there
-        has an IoU of 0; where it was not, the probability that the image does not show it.
+        Where a class was found, it is its mask's quality; where it was not, the probability that
+        the image does not show it.
         """
-        return float(np.where(self.found, self.scores * self.qualities, 1 - self.scores).min())
+        return float(np.where(self.found, self.qualities, 1 - self.scores).min())
 
     def margin(self, index: int) -> Float[np.ndarray, "height width"]:
         """Returns by how much each pixel is above the threshold of a class."""

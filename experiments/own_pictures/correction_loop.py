@@ -6,7 +6,7 @@
 
 For each class, `--repeats` times: one image with its mask is the support, a collection of others is
 segmented, and one mask after the other is corrected: its true mask becomes a support too. Either
-the image whose answer has the lowest `Answer.quality` is corrected, each time anew, or one at
+the image whose mask has the lowest of `Answer.qualities` is corrected, each time anew, or one at
 random, `--random` times. All images are of the train list and show the class on 2 % of their pixels
 or more. Counted is the mean IoU
 
@@ -43,7 +43,7 @@ from experiments.own_pictures.own_pictures import METHODS, Labelled, class_ids, 
 
 LEAST_SHARE = 0.02
 WORST, RANDOM = "worst", "random"
-MEASURES = ("quality", "score", "mean probability in the mask", "certainty of all pixels")
+MEASURES = ("quality", "score", "expected IoU", "certainty of all pixels")
 
 
 class Collection(NamedTuple):
@@ -167,9 +167,10 @@ def counted(segmenter: Segmenter, collection: Collection, corrected: Sequence[in
 def measured(answer: Answer) -> Mapping[str, float]:
     """Returns what could order the list, of an answer with one class."""
     probability, mask = answer.probability(0), answer.mask(0)
-    inside = float(probability[mask].mean()) if mask.any() else 0.0
+    # The expected intersection of mask and object by their expected union.
+    expected = float(probability[mask].sum() / (mask.sum() + probability[~mask].sum()))
     certainty = float(np.abs(2 * probability - 1).mean())
-    values = (float(answer.qualities[0]), float(answer.scores[0]), inside, certainty)
+    values = (float(answer.qualities[0]), float(answer.scores[0]), expected, certainty)
     return dict(zip(MEASURES, values, strict=True))
 
 

@@ -34,7 +34,8 @@ def test_masks_probabilities_overlays_and_what_was_found(folder):
     results = json.loads((out / "results.json").read_text())
     assert results["head"] == "colours" and results["trained"]
     rows = results["queries"]
-    found, missed = (row["classes"][0] for row in rows)
+    of_query = {Path(row["query"]).stem: row["classes"][0] for row in rows}
+    found, missed = of_query["with"], of_query["without"]
     assert found["found"] and not missed["found"] and found["score"] > missed["score"]
     assert found["area"] == (mask > 0).sum() and missed["area"] == 0
 

@@ -18,7 +18,7 @@ from tests.scripts import assert_refused, run_script
 
 
 def count(listed, others, qualities):
-    measures = dict.fromkeys(("score", "mean probability in the mask", "certainty of all pixels"))
+    measures = dict.fromkeys(("score", "expected IoU", "certainty of all pixels"))
     measures = {name: qualities for name in measures} | {"quality": qualities}
     return {"listed": listed, "others": others, "measures": measures}
 

@@ -113,9 +113,9 @@ def test_the_quality_of_an_answer_is_that_of_its_worst_class(margins):
     answer = made(*margins[:2])
     probability = 1 / (1 + np.exp(-(margins[0] - 0.1) / 0.5))
     marked = probability > 0.5
-    expected = probability[marked].sum() / (marked.sum() + probability[~marked].sum())
-    assert answer.qualities[0] == pytest.approx(expected, rel=1e-5)
-    assert answer.quality == pytest.approx((answer.scores * answer.qualities).min())
+    assert answer.qualities[0] == pytest.approx(probability[marked].mean(), rel=1e-5)
+    assert answer.found.all() and answer.quality == answer.qualities.min()
+    assert made(np.full_like(margins[0], -9.0)).qualities[0] == 0
     # What was not found is right where the image does not show it.
     missed = made(margins[0], presence=-2.0)
     assert not missed.found[0] and missed.quality == pytest.approx(1 - missed.scores[0])
