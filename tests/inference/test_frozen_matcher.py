@@ -79,11 +79,11 @@ def test_rules_without_a_say_are_left_out():
 def test_the_last_block_is_computed_when_it_is_asked_for():
     backbone = backbones.create("efficientnet_lite0")
     image = np.random.default_rng(0).integers(0, 256, (65, 65, 3), np.uint8)
-    parameters = backbone.init(jax.random.key(0), image[None])["params"]
+    parameters = jax.jit(backbone.init)(jax.random.key(0), image[None])["params"]
     made = FrozenMatcher(backbone, parameters, Grid(65, 9, 8), DECISIONS)
     features = made.embed(image)
     assert features.all.block5 is None
-    expected = backbone.apply({"params": parameters}, image[None]).block5[0]
+    expected = jax.jit(backbone.apply)({"params": parameters}, image[None]).block5[0]
     np.testing.assert_allclose(made.high(features), expected, atol=1e-4)
 
 
