@@ -13,6 +13,7 @@ from apanet_jax.inference.rules import SCALES, USUAL
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.models import backbones
 from apanet_jax.models.backbones import Features
+from apanet_jax.weights.load import load_backbone
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
 
 GRID = Grid(64, 8, 8)
@@ -79,7 +80,7 @@ def test_rules_without_a_say_are_left_out():
 def test_the_last_block_is_computed_when_it_is_asked_for():
     backbone = backbones.create("efficientnet_lite0")
     image = np.random.default_rng(0).integers(0, 256, (65, 65, 3), np.uint8)
-    parameters = jax.jit(backbone.init)(jax.random.key(0), image[None])["params"]
+    parameters = load_backbone("efficientnet_lite0", "pip")
     made = FrozenMatcher(backbone, parameters, Grid(65, 9, 8), DECISIONS)
     features = made.embed(image)
     assert features.all.block5 is None
