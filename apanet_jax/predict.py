@@ -81,8 +81,8 @@ def add_head_flags(parser: argparse.ArgumentParser) -> None:
         "--head",
         choices=HEADS,
         default=AUTO,
-        help="of those that come with this package: dinov2, DINOv2-S and no trained head; small, "
-        "EfficientNet-Lite0; drawn, a head on it trained on drawn images; auto (the default), "
+        help="of those that come with this package: dinov2, a head on DINOv2-S; small, one on "
+        "EfficientNet-Lite0; drawn, one on it that saw drawn images alone; auto (the default), "
         "dinov2 where its weights are on this machine or can be downloaded, else small",
     )
     parser.add_argument(
@@ -90,8 +90,7 @@ def add_head_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="PIXELS",
         help="longer side at which images are looked at; above the network's own side they are "
-        "looked at in tiles, and as a whole besides (default: the network's own side, and four "
-        "times of it where an image is that large)",
+        "looked at in tiles, and as a whole besides (default: the network's own side)",
     )
     parser.add_argument(
         "--untrained",

@@ -1,8 +1,9 @@
 """At which sizes images are looked at, so that supports and queries show an object alike.
 
-Every image is looked at as a whole, in the network's own square. One that is much larger is looked
-at in tiles of that square besides. A support whose object is small in the whole image is looked at
-around the object alone, and then queries are looked at in tiles at the same scale.
+Every image is looked at as a whole, in the network's own square. Where a size above it is asked
+for, larger images are looked at in tiles of that square besides. A support whose object is small in
+the whole image is looked at around the object alone, and then queries are looked at in tiles at the
+same scale.
 """
 
 from typing import NamedTuple
@@ -14,8 +15,6 @@ from apanet_jax.data.transforms import IGNORE
 from apanet_jax.inference.geometry import Grid, Label, square_label
 from apanet_jax.inference.tiles import cut, enlarged, fitted_square, largest_part, tile_around
 
-LARGE = 4.0
-"""An image of this many times the network's square is looked at in tiles too."""
 MOST_ZOOM = 4.0
 """By how much images are larger in tiles, where no size is asked for: the time grows with its
 square."""
@@ -89,7 +88,7 @@ class Scales(NamedTuple):
         """
         longer = max(image_size)
         zoom = self.zoom
-        if self.size is not None or longer >= LARGE * self.grid.size:
+        if self.size is not None:
             zoom = self.most_zoom
         side = min(round(zoom * self.grid.size), longer)
         return side if side >= LEAST_ZOOM * self.grid.size else None

@@ -54,9 +54,9 @@ def load(
         `head`.
       head: which of those that come with the package, see `head_choice.HEADS`.
       size: longer side at which images are looked at, in pixels: above the network's own one in
-        tiles, and as a whole besides, see `scales`. None: the network's own one, and for large
-        images in tiles besides. The network's own one is what the head's decision.json says, else
-        what it was trained at; without a head 518 for DINOv2-S, 385 for the small one.
+        tiles, and as a whole besides, see `scales`. None: the network's own one, which is what the
+        head's decision.json says, else what it was trained at; 518 for DINOv2-S and 385 for the
+        small one of those that come with the package.
       trained: whether to use a head at all. False: frozen features alone, see `rules`.
 
     Raises:
