@@ -2,7 +2,7 @@
 
     python experiments/own_pictures/correction_loop.py --source=VOC_LAYOUT_DIR --output=FILE.md \
         [--classes=cat,dog] [--repeats=2] [--collection=12] [--others=12] [--random=2] \
-        [--corrections=3] [--head=small] [--features=DIR]
+        [--corrections=3] [--head=small-untrained] [--features=DIR]
 
 For each class, `--repeats` times: one image with its mask is the support, a collection of others is
 segmented, and one mask after the other is corrected: its true mask becomes a support too. Either
@@ -66,7 +66,10 @@ def arguments() -> Parser:
     parser.add_argument("--source", type=Path, help="a data set in the VOC layout")
     parser.add_argument("--output", type=Path, help="FILE.md; FILE.json comes beside it")
     parser.add_argument("--classes", default="", help="names of those to find (all)")
-    parser.add_argument("--head", choices=METHODS, default="small", help="(small)")
+    untrained = {"choices": METHODS, "default": "small-untrained"}
+    parser.add_argument(
+        "--head", **untrained, help="one that has not seen the images (%(default)s)"
+    )
     parser.add_argument("--features", type=Path, help="keeps features here, for later runs")
     for name, default, meaning in (
         ("repeats", 2, "collections of a class"),
