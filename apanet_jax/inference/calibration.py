@@ -109,14 +109,15 @@ def _log_odds(
     margins = np.asarray(matcher.margins(features[index], matcher.without(learned, index)))
     margins = margins[:rows, :columns]
     others = [n for n, x in enumerate(labels) if (x == 1).any() and n != index]
-    supports = _appearance(matcher, [features[n] for n in others], [labels[n] for n in others])
+    supports = appearance_of(matcher, [features[n] for n in others], [labels[n] for n in others])
     found = matcher.appearance(features[index])[:rows, :columns]
     return decision.log_odds(peak(margins), likeness(supports, found, margins, decision.threshold))
 
 
-def _appearance(
+def appearance_of(
     matcher: Matcher, features: Sequence[Any], labels: Sequence[Label]
 ) -> SupportAppearance:
+    """Returns how a class appears in its supports, from their features and labels."""
     shares = zip(*(label_shares(x, matcher.grid) for x in labels), strict=True)
     appearances = [matcher.appearance(x) for x in features]
     return support_appearance(appearances, *shares, matcher.prototypes)

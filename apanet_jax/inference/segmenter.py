@@ -19,14 +19,14 @@ from jaxtyping import Float, Int
 from apanet_jax.inference import saved_segmenter
 from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.bundled import open_matcher, reopen_matcher
-from apanet_jax.inference.calibration import calibrated
-from apanet_jax.inference.geometry import label_shares, upsample
+from apanet_jax.inference.calibration import appearance_of, calibrated
+from apanet_jax.inference.geometry import upsample
 from apanet_jax.inference.given_supports import Support, given_negatives, given_supports
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
 from apanet_jax.inference.inputs import Image, as_image, several
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import Decision, support_appearance
+from apanet_jax.inference.presence import Decision
 from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage, SavedSupport
 from apanet_jax.inference.scales import Scales
 from apanet_jax.inference.search import LearnedClass, search
@@ -378,13 +378,12 @@ class Segmenter:
         chosen: Mapping[str, Any] | None = None,
     ) -> LearnedClass:
         """Returns a class; see `Matcher.learn`."""
-        supports, grid = list(supports), self.matcher.grid
+        supports = list(supports)
         given = [*supports, *negatives]
         features, labels = [x.features for x in given], [x.label for x in given]
         learned = self.matcher.learn(features, labels, chosen)
-        shares = zip(*(label_shares(x.label, grid) for x in supports), strict=True)
-        appearances = [self.matcher.appearance(x.features) for x in supports]
-        appearance = support_appearance(appearances, *shares, self.matcher.prototypes)
+        shown = len(supports)
+        appearance = appearance_of(self.matcher, features[:shown], labels[:shown])
         decision = calibrated(self.matcher, learned, features, labels)
         return LearnedClass(learned, appearance, decision)
 

@@ -43,6 +43,7 @@ from apanet_jax.models.prior import (
     largest_cosine,
     shot_prior,
 )
+from apanet_jax.models.prototypes import cluster_means
 from apanet_jax.models.resize import resize_bilinear
 from apanet_jax.runs.run import Run, make_run
 from apanet_jax.runs.scoring import TrainedHead, result, write_counts
@@ -135,9 +136,9 @@ def ratio_map(
     found = bandwidth * density_ratio(query, positions, foreground, background, bandwidth)
     if not clusters:
         return found
-    member = jax.nn.one_hot(kmeans(query, clusters).assignment, clusters)
-    means = (found @ member) / jnp.maximum(member.sum(0), 1.0)
-    return (found + member @ means) / 2
+    assignment = kmeans(query, clusters).assignment
+    means = cluster_means(found[None, :, None, None], assignment[None, :, None], clusters)
+    return (found + means[0, :, 0, 0]) / 2
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))

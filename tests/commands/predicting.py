@@ -2,8 +2,10 @@
 
 import cv2
 import pytest
+from PIL import Image
 
 from apanet_jax import predict
+from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
 
 ALL_FORMATS = "--format=png,coco,labelme,yolo,csv"
 
@@ -16,6 +18,17 @@ def run(*arguments):
 
 def given(folder, name="red"):
     return folder / f"{name}.png", folder / f"{name}_truth.png"
+
+
+def write_scenes(folder, colours):
+    """Writes the supports of `given`, and an image of each colour to new/NAME.png."""
+    for name, colour in (("red", RED), ("green", GREEN)):
+        image, mask = scene(colour, LEFT)
+        Image.fromarray(image).save(folder / f"{name}.png")
+        Image.fromarray(mask).save(folder / f"{name}_truth.png")
+    (folder / "new").mkdir()
+    for name, colour in colours.items():
+        Image.fromarray(scene(colour, RIGHT)[0]).save(folder / "new" / f"{name}.png")
 
 
 def files_in(folder):

@@ -11,8 +11,8 @@ import apanet_jax
 from apanet_jax.inference import bundled, prediction, segmenter
 from apanet_jax.inference.saved_segmenter import HeadSource
 from apanet_jax.inference.segmenter import Segmenter
-from tests.commands.test_predict import given, run
-from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
+from tests.commands.predicting import given, run, write_scenes
+from tests.inference.test_segmenter import LEFT, RED, RIGHT, ColourMatcher, scene
 
 HEAD = ("small", ColourMatcher())
 
@@ -23,13 +23,7 @@ def folder(tmp_path, monkeypatch):
     for module in (bundled, segmenter):
         monkeypatch.setattr(module, "open_matcher", lambda *_, **__: HEAD)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    for name, colour, where in (("red", RED, LEFT), ("green", GREEN, LEFT)):
-        image, mask = scene(colour, where)
-        Image.fromarray(image).save(tmp_path / f"{name}.png")
-        Image.fromarray(mask).save(tmp_path / f"{name}_truth.png")
-    (tmp_path / "new").mkdir()
-    Image.fromarray(scene(RED, RIGHT)[0]).save(tmp_path / "new" / "a_clear.png")
-    Image.fromarray(scene((150, 20, 20), RIGHT)[0]).save(tmp_path / "new" / "b_dark.png")
+    write_scenes(tmp_path, {"a_clear": RED, "b_dark": (150, 20, 20)})
     return tmp_path
 
 
