@@ -57,7 +57,7 @@ class Answer:
         """
         self._decisions, self.size, self._options = decisions, image_size, options
         self._image, self._refined = image, {}
-        self._band = BAND * grid.stride * max(image_size) / max(grid.fitted(image_size))
+        self._band = BAND * max(image_size) / max(grid.fitted(image_size))
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
         compared = () if densities is None else densities
         self._ranks = [upsampler(x, image_size, grid) for x in compared]
