@@ -1,7 +1,7 @@
 """Matching by all positions of the supports in frozen features, which needs no training."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from apanet_jax.inference.geometry import Grid, Label, PositionMap, label_shares
 from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.leave_one_out import Fit, HeldOut, fit
 from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
-from apanet_jax.inference.prototypes import Prototypes
 from apanet_jax.inference.regions import Regions, regions, smoothed
 from apanet_jax.inference.rules import (
     SCALES,
@@ -24,6 +23,7 @@ from apanet_jax.inference.rules import (
     support_positions,
     without,
 )
+from apanet_jax.inference.whitening import Whitening, unit
 from apanet_jax.models.backbones import Features
 from apanet_jax.models.network import Parameters
 from apanet_jax.runtime.errors import UserError
@@ -35,6 +35,8 @@ MOST_HELD_OUT = 8
 """Supports that are left out in turn; all serve as supports."""
 
 HEAD = "head"
+
+AppearanceBlock = Literal["block3", "block4"]
 
 
 class FrozenFeatures(NamedTuple):
@@ -86,7 +88,8 @@ class FrozenMatcher:
         grid: Grid,
         decisions: Mapping[int, Decision],
         head: HeadMatcher | None = None,
-        prototypes: Prototypes | None = None,
+        whitening: Whitening | None = None,
+        appearance: AppearanceBlock = "block4",
     ):
         """Makes a matcher of a backbone with its parameters.
 
@@ -96,10 +99,12 @@ class FrozenMatcher:
           grid: see `Matcher`.
           decisions: calibrated, by the number of supports.
           head: for the same backbone and grid; None: no head.
-          prototypes: of the same backbone; None: whether a class is there is told without.
+          whitening: of the block that tells what an object is; None: its features are taken as
+            they are.
+          appearance: that block.
         """
         self.grid, self._decisions, self._head = grid, decisions, head
-        self._prototypes = prototypes
+        self._whitening, self._block = whitening or unit, appearance
         rules = (*SCALES, *[HEAD] * (head is not None))
         self._mixtures = dict(zip(rules, np.eye(len(rules)), strict=True))
         self._usual = USUAL
@@ -130,13 +135,7 @@ class FrozenMatcher:
 
     def appearance(self, features: FrozenFeatures) -> Appearance:
         """See `Matcher.appearance`."""
-        positions = np.asarray(features.positions)
-        return self._prototypes.centred(positions) if self._prototypes else positions
-
-    @property
-    def prototypes(self) -> Float[np.ndarray, "prototypes channels"] | None:
-        """See `Matcher.prototypes`."""
-        return self._prototypes and self._prototypes.centres
+        return self._whitening(np.asarray(getattr(features.all, self._block)[0], np.float32))
 
     def decision(self, learned: FrozenClass) -> Decision:
         """See `Matcher.decision`."""
@@ -175,7 +174,8 @@ class FrozenMatcher:
     def stored(self, features: FrozenFeatures) -> dict[str, np.ndarray]:
         """See `Matcher.stored`."""
         if self._head is None:
-            arrays = {"block4": np.asarray(features.positions)[None]}
+            blocks = dict.fromkeys(("block4", self._block))
+            arrays = {name: np.asarray(getattr(features.all, name)) for name in blocks}
         else:
             arrays = self._head.stored(features.all)
         return arrays | {"regions": features.regions.astype(np.int32)}

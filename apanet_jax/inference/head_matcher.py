@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from apanet_jax.inference.geometry import Grid, shown
 from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
+from apanet_jax.inference.whitening import unit
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet, ImageFeatures
 from apanet_jax.models.network import Network, Parameters
@@ -30,8 +31,6 @@ class HeadMatcher:
       parameters: of the head.
       backbone_parameters: of the backbone.
     """
-
-    prototypes = None
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class HeadMatcher:
         return self._features(self.backbone_parameters, square[None])
 
     def appearance(self, features: backbones.Features) -> Appearance:
-        return np.asarray(features.block4[0])
+        return unit(np.asarray(features.block4[0], np.float32))
 
     def learn(
         self, features, labels, chosen=None
