@@ -1,6 +1,6 @@
 """What the class-agnostic branch calls foreground, and what a higher threshold makes of its gain.
 
-    python experiments/paper/thresholds.py --workdir=WORKDIR [--base_episodes=150] \
+    python experiments/paper/thresholds.py --workdir=WORKDIR [--base_episodes=150] [--counted] \
         --config=configs/compare.py:records=RECORDS,seeds=0,features.seed=0
 
 WORKDIR holds the runs of that config, trained. Every head of a fold and seed is scored at several
@@ -12,10 +12,14 @@ highest mIoU over those is chosen at each number of supports, and applied to the
 WORKDIR/thresholds.md and .json: mIoU by threshold on base and novel classes; by novel class IoU,
 precision, recall and the share of the pixels that are called foreground, at 0 and at the chosen
 threshold, beside the share that is: the IoU of calling everything foreground.
+
+With `--counted` nothing is scored: WORKDIR/called.md is the table by class at 0, made of the files
+of episodes that runs with `write_episodes=True` left.
 """
 
 import dataclasses
 import functools
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +54,8 @@ def arguments() -> Parser:
     parser.add_argument("--workdir", type=Path, required=True, help="of the runs, for the tables")
     episodes = {"type": harness.whole(1), "default": 150}
     parser.add_argument("--base_episodes", **episodes, help="of each fold of base classes")
+    counted = "the table by class alone, from files of episodes"
+    parser.add_argument("--counted", action="store_true", help=counted)
     return parser
 
 
@@ -142,10 +148,38 @@ def _means(rows: Sequence[dict[str, Any]], variant: str, shot: int) -> list[list
     return lines
 
 
+def counted(run: Run, variant: str, folder: Path) -> list[dict[str, Any]]:
+    """Returns a row for each number of supports, at the threshold 0, of a run's files of episodes.
+
+    Args:
+      run: of the variant.
+      variant: its name.
+      folder: of the run.
+    """
+    split, rows = run.records.split("val"), []
+    images = {name: number for number, name in enumerate(split.names)}
+    for shot in run.data.test_shots:
+        classes: dict[str, np.ndarray] = {}
+        path = folder / "episodes" / f"last_{shot}shot.jsonl"
+        if not path.exists():
+            raise UserError(f"{path} is missing: score the run with write_episodes=True")
+        for line in map(json.loads, path.read_text().splitlines()):
+            class_id = run.records.class_names.index(line["class"]) + 1
+            true = int(split.areas[images[line["query"]], class_id])
+            (right, both), (_, union) = line["intersection"], line["union"]
+            pixels = np.array([true, union - true + both, both, union + right])
+            classes[line["class"]] = classes.get(line["class"], 0) + pixels
+        of_class = {name: [sums.tolist()] for name, sums in classes.items()}
+        rows.append({"variant": variant, "shot": shot, "classes": of_class})
+    return rows
+
+
 def _by_class(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
     sums: dict[tuple, np.ndarray] = {}
     for row in rows:
-        places = [THRESHOLDS.index(0.0), THRESHOLDS.index(row["chosen"])]
+        places = [0]
+        if "chosen" in row:
+            places = [THRESHOLDS.index(0.0), THRESHOLDS.index(row["chosen"])]
         for name, found in row["classes"].items():
             key = (name, row["variant"], row["shot"])
             sums[key] = sums.get(key, 0) + np.array(found)[places]
@@ -170,8 +204,13 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     shots = sorted({row["shot"] for row in rows})
     means = [line for name in names for shot in shots for line in _means(rows, name, shot)]
     heads = ["mIoU, by threshold", "shot", "classes", *THRESHOLDS, "chosen on base"]
-    of_class = ["at 0 / as chosen", "", "shot", "IoU", "precision", "recall", "found", "true"]
-    return harness.table(heads, means) + "\n" + harness.table(of_class, _by_class(rows))
+    return harness.table(heads, means) + "\n" + class_table(rows, "at 0 / as chosen")
+
+
+def class_table(rows: Sequence[dict[str, Any]], title: str) -> str:
+    """Returns the table by class."""
+    heads = [title, "", "shot", "IoU", "precision", "recall", "found", "true"]
+    return harness.table(heads, _by_class(rows))
 
 
 @harness.command
@@ -182,7 +221,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups: dict[str, list[tuple[str, Run]]] = {}
     for part in parts(given.config):
         groups.setdefault(part.group, []).append((part.variant, maker.make(part.config)))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if given.counted:
+        for name, group in groups.items():
+            for variant, run in group:
+                rows += counted(run, variant, given.workdir / name / variant)
+        text = class_table(rows, "percent")
+        write_bytes(given.workdir / "called.md", text.encode())
+        print(text)
+        return
     for name, group in groups.items():
         variants = [
             (variant, trained_heads(run, given.workdir / name / variant)[-1].parameters)

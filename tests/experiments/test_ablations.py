@@ -214,6 +214,16 @@ def test_a_threshold_of_0_scores_what_the_run_did(sweep):
             iou = 100 * both[at_zero] / max(true[0] + called[at_zero] - both[at_zero], 1)
             assert abs(iou - result["iou_per_class"][name]) < 0.02
     assert (sweep.workdir / "thresholds.md").read_text().strip() in done.stdout
+    done = run_script("thresholds", f"--config={config}", arguments[0], "--counted")
+    assert done.returncode == 0, done.stderr
+    by_class = (sweep.workdir / "called.md").read_text()
+    for line in by_class.splitlines()[2:]:
+        name, variant, _, *shares = [x.strip() for x in line.strip("|").split("|")]
+        (sums,) = (row["classes"][name] for row in found["rows"] if row["variant"] == variant)
+        true, called, both, pixels = sums[at_zero]
+        expected = [both / (true + called - both), both / max(called, 1), both / true]
+        expected = [100 * x for x in (*expected, called / pixels, true / pixels)]
+        np.testing.assert_allclose([float(x) for x in shares], expected, atol=0.051)
 
 
 @pytest.mark.parametrize(
