@@ -129,6 +129,8 @@ class APANet(nn.Module):
       stretch_prior: min-max normalise each prior mask over its image, as PFENet does.
       shared_reduction: one reduction for queries and supports instead of one each.
       reduction_bias: whether the reductions have a bias; PFENet's have none.
+      comparison_dtype: "float32" or "bfloat16": of the reduced features, and of the factors of the
+        comparison's products. Sums, prototypes, prior masks and logits are in float32.
       reduction_dropout: share of the reduced channels dropped in training.
       comparison_dropout: share of the comparison's hidden channels dropped in training.
       cluster_features: what is clustered; the paper's is "high".
@@ -157,6 +159,7 @@ class APANet(nn.Module):
     stretch_prior: bool = True
     shared_reduction: bool = False
     reduction_bias: bool = True
+    comparison_dtype: str = "float32"
     reduction_dropout: float = 0.5
     comparison_dropout: float = 0.1
     cluster_features: Literal["high", "middle"] = "high"
@@ -191,12 +194,16 @@ class APANet(nn.Module):
         }[name]
 
     def setup(self):
-        self.reduce_support = Reduction(self.channels, self.reduction_bias, self.unit_features)
+        reduction = (
+            *(self.channels, self.reduction_bias, self.unit_features),
+            self.comparison_dtype,
+        )
+        self.reduce_support = Reduction(*reduction)
         if not self.shared_reduction:
-            self.reduce_query = Reduction(self.channels, self.reduction_bias, self.unit_features)
+            self.reduce_query = Reduction(*reduction)
         shared = (self.channels, len(self.priors), self.comparison_dropout)
         self.comparison_module = (
-            FeatureEnrichment(*shared, self.pyramid_bins, name="comparison")
+            FeatureEnrichment(*shared, self.pyramid_bins, self.comparison_dtype, name="comparison")
             if self.comparison == "fem"
             else ConvComparison(*shared, name="comparison")
         )
@@ -434,11 +441,13 @@ class Reduction(nn.Module):
       channels: that come out.
       bias: whether there is one.
       unit_features: see `APANet`.
+      dtype: of the result. The factors have the features' own type, the sums are in float32.
     """
 
     channels: int
     bias: bool
     unit_features: bool
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -458,7 +467,7 @@ class Reduction(nn.Module):
         )
         if self.bias:
             reduced += self.param("bias", bias_init(inputs), (self.channels,))
-        return nn.relu(reduced)
+        return nn.relu(reduced).astype(self.dtype)
 
 
 def at_size(
