@@ -2,7 +2,7 @@
 
     python experiments/own_pictures/correction_loop.py --source=VOC_LAYOUT_DIR --output=FILE.md \
         [--classes=cat,dog] [--repeats=2] [--collection=12] [--others=12] [--random=2] \
-        [--corrections=3] [--head=small-untrained] [--features=DIR]
+        [--corrections=3] [--head=small-untrained] [--size=193] [--features=DIR]
 
 For each class, `--repeats` times: one image with its mask is the support, a collection of others is
 segmented, and one mask after the other is corrected: its true mask becomes a support too. Either
@@ -70,6 +70,8 @@ def arguments() -> Parser:
     parser.add_argument(
         "--head", **untrained, help="one that has not seen the images (%(default)s)"
     )
+    size = {"type": harness.whole(0), "default": 0}
+    parser.add_argument("--size", **size, help="longer side of images (the head's own)")
     parser.add_argument("--features", type=Path, help="keeps features here, for later runs")
     for name, default, meaning in (
         ("repeats", 2, "collections of a class"),
@@ -95,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "expected no more"
         )
     source = FolderSource(given.source)
-    segmenter = opened(given.head, 0, given.features)
+    segmenter = opened(given.head, given.size, given.features)
     start, rows = time.process_time(), []
     rngs = {x: np.random.default_rng(x) for x in class_ids(source, given.classes)}
     images = {class_id: drawn(source, class_id, rng) for class_id, rng in rngs.items()}

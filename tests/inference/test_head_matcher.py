@@ -44,7 +44,9 @@ def supports(number):
 @pytest.mark.parametrize(
     "options",
     [
-        {"priors": ("high", "contrast"), "foreground_prototypes": 2},
+        pytest.param(
+            {"priors": ("high", "contrast"), "foreground_prototypes": 2}, marks=pytest.mark.slow
+        ),
         {"priors": ("middle", "density_ratio"), "unit_features": True, "stretch_prior": False},
         {"priors": ()},
     ],
