@@ -1,5 +1,6 @@
 """Matching by all positions of the supports in frozen features, which needs no training."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -10,15 +11,18 @@ from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
 from apanet_jax.inference.geometry import Grid, Label, PositionMap, label_shares, shown
-from apanet_jax.inference.head_matcher import HeadMatcher
+from apanet_jax.inference.head_matcher import HeadMatcher, Match
 from apanet_jax.inference.leave_one_out import Fit, HeldOut, fit
 from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
 from apanet_jax.inference.regions import Regions, regions, smoothed
 from apanet_jax.inference.rules import (
     SCALES,
     USUAL,
+    PairDensities,
     SupportPositions,
     foreground_density,
+    margins_of_pairs,
+    pair_densities,
     ratio_margins,
     support_positions,
     without,
@@ -33,6 +37,8 @@ SMOOTHING = 0.5
 """Share of its region's mean in a position's margin."""
 MOST_HELD_OUT = 8
 """Supports that are left out in turn; all serve as supports."""
+MOST_PAIRS = 256
+"""Of supports, whose comparison is kept: with one more, most of a class's are known."""
 
 HEAD = "head"
 
@@ -68,6 +74,13 @@ class FrozenClass(NamedTuple):
     of_head: Any
     fit: Fit
     shots: int
+
+
+class _Pair(NamedTuple):
+    """Two supports, compared."""
+
+    densities: PairDensities
+    match: Match | None
 
 
 class FrozenMatcher:
@@ -112,6 +125,7 @@ class FrozenMatcher:
             both = (self._mixtures[USUAL] + self._mixtures[HEAD]) / 2
             self._usual = f"{USUAL} and {HEAD}"
             self._mixtures[self._usual] = both
+        self._pairs: OrderedDict[tuple[int, ...], tuple[Any, _Pair]] = OrderedDict()
         self._parameters = jax.device_put(parameters)
         last_block = getattr(backbone, "last_block", None)
         skips = last_block is not None and not (head is not None and head.needs_high)
@@ -151,11 +165,11 @@ class FrozenMatcher:
         """See `Matcher.learn`; all positions of negatives are background."""
         shots = len(shown(features, labels)[0])
         supports = support_positions([x.positions for x in features], labels, self.grid)
-        of_head = self._learned_by_head(features, labels)
+        of_head = self._head and self._head.learn([x.all for x in features], labels)
         if chosen is not None:
             return FrozenClass(supports, of_head, self._fit_of(chosen), shots)
         held_out = [
-            self._held_out(features, labels, supports, left_out)
+            self._held_out(features, labels, of_head, left_out)
             for left_out in range(min(shots, MOST_HELD_OUT))
             if shots > 1
         ]
@@ -212,13 +226,43 @@ class FrozenMatcher:
             return np.asarray(features.all.block5[0])
         return np.asarray(self._last_block(self._parameters, features.all.block4)[0])
 
-    def _held_out(self, features, labels, supports: SupportPositions, left_out: int) -> HeldOut:
-        """Returns a support, compared with the others."""
+    def _held_out(self, features, labels, of_head, left_out: int) -> HeldOut:
+        """Returns a support, compared with the others and the negatives."""
+        query = features[left_out]
         others = [i for i in range(len(features)) if i != left_out]
-        of_head = self._learned_by_head([features[i] for i in others], [labels[i] for i in others])
-        rest = without(supports, left_out, self._images(supports))
-        margins = self._margins(features[left_out], rest, of_head)
+        pairs = [
+            self._pair(query, features[i], labels[i], of_head and of_head[i : i + 1])
+            for i in others
+        ]
+        margins = margins_of_pairs([x.densities for x in pairs])
+        if self._head is not None:
+            rest = self._head.without(of_head, left_out)
+            matches = [x.match for x in pairs[: len(rest)]]
+            of_query = self._head.log_odds(query.all, rest, matches)
+            margins = np.concatenate([margins, of_query[None]])
+        margins = smoothed(margins, query.regions, SMOOTHING)
         return HeldOut(margins, *label_shares(labels[left_out], self.grid))
+
+    def _pair(self, query: FrozenFeatures, support: FrozenFeatures, label, of_head) -> "_Pair":
+        """Returns a support, compared with another one; kept for the next support that comes.
+
+        Args:
+          query: the one.
+          support: the other.
+          label: of the other.
+          of_head: what a head learned of the other alone; empty of a negative, None without a head.
+        """
+        compared = query.positions, support.positions, label
+        key = tuple(map(id, compared))
+        if key not in self._pairs:
+            densities = pair_densities(*compared, self.grid)
+            match = self._head.match(query.all, *of_head) if of_head else None
+            # With what it is of, so that no other object can have its id.
+            self._pairs[key] = compared, _Pair(densities, match)
+        self._pairs.move_to_end(key)
+        while len(self._pairs) > MOST_PAIRS:
+            self._pairs.popitem(last=False)
+        return self._pairs[key][1]
 
     def _fit_of(self, chosen: Mapping[str, Any]) -> Fit:
         """Returns the fit that `chosen` describes."""
@@ -232,9 +276,6 @@ class FrozenMatcher:
 
     def _images(self, supports: SupportPositions) -> int:
         return len(supports.features) // self.grid.positions**2
-
-    def _learned_by_head(self, features, labels) -> Any:
-        return self._head and self._head.learn([x.all for x in features], labels)
 
     def _margins(
         self,
