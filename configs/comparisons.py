@@ -16,6 +16,7 @@ from apanet_jax.config.settings import with_options
 def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` (`folds=0+1,seeds=0`) set."""
     config = recipe("folder")
+    config.evaluation.bundled = 0
     config.sweep.folds = ("all",)
     config.sweep.seeds = (0,)
     config.evaluation.pictures = 0

@@ -35,4 +35,5 @@ def get_config(options: str = "") -> ConfigDict:
     config.training.batch_size = 8
     config.training.checkpoint_every = 300
     config.evaluation.episodes = 500
+    config.evaluation.bundled = 5
     return with_options(config, options)

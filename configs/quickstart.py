@@ -12,6 +12,7 @@ from apanet_jax.config.settings import with_options
 def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` set."""
     config = recipe("folder")
+    config.evaluation.bundled = 0
     config.dataset = "synthetic"
     config.data.generate = 400
     config.training.steps = 400

@@ -22,7 +22,7 @@ CHANNELS = (8, 12, 16)
 """Of blocks 3, 4 and 5."""
 OPTIONS = (
     f"backbone={NAME},weights=random,min_area=50,image_size=65,longer_side=65,channels=8,"
-    "training.batch_size=2,evaluation.batch_size=2,pictures=0,steps=4"
+    "training.batch_size=2,evaluation.batch_size=2,pictures=0,bundled=0,steps=4"
 )
 """Of a tiny run. Those that differ in less share more compiled programs; the number of steps is a
 constant in the program of a step."""

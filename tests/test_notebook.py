@@ -29,7 +29,7 @@ SMALL = {
     ),
     "SIZE": "129",
     "DRAWN": "48",
-    "OWN_TRAINING": f"{TINY},steps=2,episodes=4,pictures=1",
+    "OWN_TRAINING": f"{TINY},steps=2,episodes=4,pictures=1,bundled=0",
     "KMEANS": "--shapes=small --peers=scikit-learn --repetitions=1",
 }
 

@@ -358,6 +358,13 @@ class EvaluationSettings:
         False, "refuse to score where a novel class has no test episode", rules.switch()
     )
     pictures: int = _evaluation(12, "episodes drawn as images", rules.number(0))
+    bundled: int = _evaluation(
+        0,
+        "test images of each novel class on which the heads that come with the package are scored "
+        "beside the run's; 0: none",
+        rules.number(0),
+        added=True,
+    )
     checkpoint: str = _evaluation(
         "",
         "a PFENet's checkpoint or an exported head, scored instead of the run's own; {fold} stands "

@@ -57,6 +57,8 @@ class Answer:
         """
         self._decisions, self.size, self._options = decisions, image_size, options
         self._image, self._refined = image, {}
+        # The border of a mask is known to a position.
+        self._band = grid.stride * max(image_size) / max(grid.fitted(image_size))
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
         compared = () if densities is None else densities
         self._ranks = [upsampler(x, image_size, grid) for x in compared]
@@ -86,7 +88,7 @@ class Answer:
         """Returns where a class is, if the image shows it: `found` is a guess of its own."""
         if self._options.only_found and not self.found[index]:
             return np.zeros(self.size, bool)
-        if self._options.refine and self._image is not None:
+        if self._refines:
             mask = self._refined_mask(index)
         else:
             level = self._options.log_odds
@@ -122,6 +124,8 @@ class Answer:
         def chosen(rows: slice) -> UInt8[np.ndarray, "height width"]:
             log_odds = np.stack([self._log_odds(index, rows) for index in candidates])
             marked, ranks = log_odds > self._options.log_odds, log_odds
+            if self._refines:
+                marked = np.stack([self._refined_mask(index)[rows] for index in candidates])
             if self._ranks:
                 ranks = np.stack([self._ranks[index](rows) for index in candidates])
             best = np.where(marked, ranks, -np.inf).argmax(0)
@@ -134,10 +138,15 @@ class Answer:
                 labels[mask & ~without_specks(mask, self._options.smallest)] = 0
         return labels
 
+    @property
+    def _refines(self) -> bool:
+        return self._options.refine and self._image is not None
+
     def _refined_mask(self, index: int) -> Bool[np.ndarray, "height width"]:
         if index not in self._refined:
             levels = self.probability_levels(index)
-            self._refined[index] = refined(levels, self._image, self._options.threshold)
+            band, threshold = self._band, self._options.threshold
+            self._refined[index] = refined(levels, self._image, band, threshold)
         return self._refined[index]
 
     def _margin(self, index: int, rows: slice) -> Float[np.ndarray, "rows width"]:

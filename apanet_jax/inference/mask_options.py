@@ -15,7 +15,7 @@ class MaskOptions(NamedTuple):
       threshold: those whose probability is above this, between 0 and 1.
       smallest: connected regions of fewer pixels are left out.
       only_found: whether a class that was not found has an empty mask.
-      refine: whether masks follow the image's edges, see `refinement.refined`; label maps do not.
+      refine: whether masks and label maps follow the image's edges, see `refinement.refined`.
     """
 
     threshold: float = 0.5

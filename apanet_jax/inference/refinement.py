@@ -4,45 +4,54 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-SIDE = 512
+SIDE = 256
 """Longer side of the image that GrabCut sees, in pixels: its time grows with the pixels."""
 ROUNDS = 3
+CERTAIN = 0.7
+"""A pixel whose probability is this, or 1 less this, keeps its side."""
+LEAST_BAND = 2.0
+"""A narrower band, in pixels of what GrabCut sees, has nothing to refine."""
 LEAST_OVERLAP = 0.5
 """A refined mask whose IoU with the given one is below this is no refinement of it."""
 
-_CERTAIN = 0.95
 _SEED = 0
 
 
 def refined(
     levels: UInt8[np.ndarray, "height width"],
     image: UInt8[np.ndarray, "height width 3"],
+    band: float,
     threshold: float = 0.5,
 ) -> Bool[np.ndarray, "height width"]:
     """Returns a mask whose border follows the image's edges.
 
-    Pixels whose probability is near 0 or 1 keep their side; of the others the colours on either
-    side and the contrast between neighbours decide. The same input gives the same mask.
+    Pixels far from the mask's border or of a probability near 0 or 1 keep their side; of the others
+    the colours on either side and the contrast between neighbours decide. The same input gives the
+    same mask.
 
     Args:
       levels: the probability of the class at each pixel, in 255ths.
       image: RGB.
+      band: how far the border may move, in pixels of the mask.
       threshold: above it a pixel is in the mask that is refined, between 0 and 1.
 
     Returns:
-      The refined mask; the given one where one side of it is empty, or where GrabCut loses it (see
-      `LEAST_OVERLAP`).
+      The refined mask; the given one where one side of it is empty, where GrabCut loses it (see
+      `LEAST_OVERLAP`), or where the image is so large that GrabCut sees less than the mask does
+      (`LEAST_BAND`).
     """
     given = levels > 255 * threshold
     factor = min(1.0, SIDE / max(levels.shape))
     size = tuple(max(round(n * factor), 1) for n in levels.shape[::-1])
     small = cv2.resize(levels, size, interpolation=cv2.INTER_AREA)
     probable = small > 255 * threshold
-    if probable.all() or not probable.any():
+    if band * factor < LEAST_BAND or probable.all() or not probable.any():
         return given
     kinds = np.where(probable, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    kinds[probable & (small >= 255 * _CERTAIN)] = cv2.GC_FGD
-    kinds[~probable & (small <= 255 * (1 - _CERTAIN))] = cv2.GC_BGD
+    kinds[probable & (_far(probable, band * factor) | (small >= 255 * CERTAIN))] = cv2.GC_FGD
+    kinds[~probable & (_far(~probable, band * factor) | (small <= 255 * (1 - CERTAIN)))] = (
+        cv2.GC_BGD
+    )
     pixels = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     cv2.setRNGSeed(_SEED)
     models = np.zeros((2, 1, 65))
@@ -52,3 +61,10 @@ def refined(
         return given
     share = cv2.resize(255 * found.astype(np.uint8), levels.shape[::-1])
     return share > 127
+
+
+def _far(
+    side: Bool[np.ndarray, "height width"], distance: float
+) -> Bool[np.ndarray, "height width"]:
+    """Returns the pixels of one side of a border that are farther from it than a distance."""
+    return cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, 3) > distance

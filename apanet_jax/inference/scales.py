@@ -20,6 +20,10 @@ MOST_ZOOM = 4.0
 square."""
 LEAST_ZOOM = 1.5
 """Tiles that show an image only a little larger than the whole are not worth their time."""
+LEAST_CLOSER = 2.0
+"""How much larger an image is that is looked at closer where no tiles are asked for."""
+CLOSER_TILES = 2
+"""As many parts of it, so that its time is at most three times that of the whole."""
 OBJECT_SHARE = 0.3
 """Which share of a tile's side a small object is to have."""
 
@@ -92,6 +96,17 @@ class Scales(NamedTuple):
             zoom = self.most_zoom
         side = min(round(zoom * self.grid.size), longer)
         return side if side >= LEAST_ZOOM * self.grid.size else None
+
+    def closer_side(self, image_size: tuple[int, int]) -> int | None:
+        """Returns the longer side at which parts of an image are looked at; None: none are.
+
+        Those parts are few, and chosen by what is found in the whole. Where a size is asked for, an
+        image is looked at as that says.
+        """
+        side = min(self.most_seen, max(image_size))
+        if self.size is not None or side < LEAST_CLOSER * self.grid.size:
+            return None
+        return side
 
     def view(self, image: Image, label: Label) -> SupportView:
         """Returns a support as a whole, with as much of the image as `support` may need.

@@ -47,33 +47,81 @@ def tiles_of(image_size: tuple[int, int], large: Grid, grid: Grid) -> list[Tile]
     return [Tile(row, column) for row in rows for column in columns]
 
 
+def highest_tiles(values: Float[np.ndarray, "rows columns"], number: int, grid: Grid) -> list[Tile]:
+    """Returns tiles around the highest values, each value outside of the tiles before.
+
+    Args:
+      values: at the positions of the large square.
+      number: of tiles, less where fewer cover all values.
+      grid: of a tile.
+    """
+    left, tiles, side = values.copy(), [], grid.positions
+    while len(tiles) < number and np.isfinite(left).any():
+        middle = np.unravel_index(left.argmax(), left.shape)
+        tile = Tile(
+            *(
+                min(max(int(at) - side // 2, 0), max(count - side, 0))
+                for at, count in zip(middle, left.shape, strict=True)
+            )
+        )
+        tiles.append(tile)
+        left[tile.row : tile.row + side, tile.column : tile.column + side] = -np.inf
+    return tiles
+
+
 def joined(
     tiles: Sequence[Tile],
-    values: Sequence[Float[np.ndarray, "classes positions positions"]],
+    values: Sequence[Float[np.ndarray, "classes rows columns"]],
     shape: tuple[int, int],
 ) -> Float[np.ndarray, "classes rows columns"]:
     """Returns the values of tiles at the positions of the large square.
 
     Where tiles overlap the value is the mean, with weights that fall linearly to a tile's edges, so
-    that no seam is seen.
+    that no seam is seen. Where there is no tile it is 0.
 
     Args:
       tiles: see `tiles_of`.
-      values: at the positions of each tile.
+      values: at the positions of each tile; of an image that is narrower than a tile, at those
+        inside.
       shape: rows and columns of the positions that are centred on the image.
     """
-    side = values[0].shape[-1]
-    ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).astype(np.float32)
-    weights = ramp[:, None] * ramp
+    rows, columns = values[0].shape[1:]
+    down, along = (
+        np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)).astype(np.float32)
+        for n in (rows, columns)
+    )
+    weights = down[:, None] * along
     # Tiles at the lower and the right edge may reach beyond the image.
-    total = np.zeros((len(values[0]), shape[0] + side, shape[1] + side), np.float32)
+    total = np.zeros((len(values[0]), shape[0] + rows, shape[1] + columns), np.float32)
     weight = np.zeros(total.shape[1:], np.float32)
     for (row, column), of_tile in zip(tiles, values, strict=True):
-        window = np.s_[..., row : row + side, column : column + side]
+        window = np.s_[..., row : row + rows, column : column + columns]
         total[window] += weights * of_tile
         weight[window] += weights
     inside = np.s_[..., : shape[0], : shape[1]]
-    return total[inside] / weight[inside]
+    return total[inside] / np.maximum(weight[inside], 1)
+
+
+def cover(
+    tiles: Sequence[Tile], shape: tuple[int, int], grid: Grid
+) -> Float[np.ndarray, "rows columns"]:
+    """Returns how much of a say tiles that do not cover an image have at its positions.
+
+    1 in the middle of a tile; towards its edges, on a quarter of its side, it falls linearly to 0.
+
+    Args:
+      tiles: see `highest_tiles`.
+      shape: see `joined`.
+      grid: of a tile.
+    """
+    side = grid.positions
+    ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)) / max(OVERLAP * side, 1)
+    ramp = np.minimum(ramp, 1).astype(np.float32)
+    found = np.zeros((shape[0] + side, shape[1] + side), np.float32)
+    for row, column in tiles:
+        window = np.s_[row : row + side, column : column + side]
+        found[window] = np.maximum(found[window], ramp[:, None] * ramp)
+    return found[: shape[0], : shape[1]]
 
 
 def at_positions(

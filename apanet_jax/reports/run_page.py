@@ -6,7 +6,7 @@ from typing import Any
 
 from apanet_jax.config.definitions import Settings
 from apanet_jax.config.settings import values
-from apanet_jax.reports import blocks
+from apanet_jax.reports import blocks, head_comparison
 from apanet_jax.reports.line_chart import Line, line_chart, smoothed
 from apanet_jax.reports.run_record import RunRecord, duration
 from apanet_jax.reports.tables import unseen_notes
@@ -28,6 +28,7 @@ def run_page(run: RunRecord) -> str:
         blocks.section("Training", blocks.chart_row(_run_charts(run))),
         blocks.section("Results", _results(run)),
         blocks.section("IoU of each novel class", _classes(run)),
+        blocks.section("Beside the heads of the package", _heads(run)),
         blocks.section("About this run", _facts(run)),
         _settings(settings),
         blocks.section("Test episodes", blocks.picture_list(run.pictures)),
@@ -156,6 +157,25 @@ def _classes(run: RunRecord) -> str:
     return (
         f'<div class="wide"><table class="scores">{heads}'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _heads(run: RunRecord) -> str:
+    if not run.heads:
+        return ""
+    classes = dict.fromkeys(row["class"] for row in run.heads)
+    lines = (
+        f"<tr><th>{escape(head)}</th>{''.join(map(_share, (*means, mean)))}</tr>"
+        for head, means, mean in head_comparison.table(run.heads)
+    )
+    notes = (
+        f"{note[0].upper()}{note[1:]}."
+        for note in (head_comparison.title(run.heads), head_comparison.advice(run.heads))
+    )
+    return (
+        f'<div class="wide"><table class="scores">{blocks.heads(["head", *classes, "mean"])}'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f'<p class="note">{escape(" ".join(notes))}</p>'
     )
 
 

@@ -10,6 +10,7 @@ from apanet_jax.config.saved import of_run
 from apanet_jax.config.settings import typed
 from apanet_jax.data.records import Records, open_records
 from apanet_jax.evaluation.results import RESULTS, read_results
+from apanet_jax.reports import head_comparison
 from apanet_jax.reports.paper import PublishedRow
 from apanet_jax.reports.tables import published_beside_run
 from apanet_jax.runtime.errors import UserError
@@ -29,6 +30,7 @@ class RunRecord(NamedTuple):
       settings: the run's.
       metrics: the lines of `metrics.jsonl`.
       results: the objects of `results.json`; may be none.
+      heads: beside those of the package, see `head_comparison`; may be none.
       pictures: files of drawn test episodes; none while a process works on the run.
       published: the paper's rows to stand beside the results.
       steps: of the whole training; None where that is not known.
@@ -40,6 +42,7 @@ class RunRecord(NamedTuple):
     settings: Settings
     metrics: Sequence[Mapping[str, Any]]
     results: Sequence[Mapping[str, Any]]
+    heads: Sequence[Mapping[str, Any]] = ()
     pictures: Sequence[Path] = ()
     published: Sequence[PublishedRow] = ()
     steps: int | None = None
@@ -154,6 +157,7 @@ def read_run(
         settings=settings,
         metrics=read_metrics(folder),
         results=results,
+        heads=head_comparison.read(folder),
         pictures=_pictures(folder) if results and not live else (),
         published=_published_rows(settings, records) if results else (),
         steps=steps or settings.training.steps or None,

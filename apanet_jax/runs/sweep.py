@@ -20,6 +20,7 @@ from apanet_jax.config.definitions import NO_FOLD
 from apanet_jax.config.settings import check, fingerprint, typed, with_options
 from apanet_jax.data import records
 from apanet_jax.evaluation.results import RESULTS, read_results
+from apanet_jax.reports import head_comparison
 from apanet_jax.reports.tables import (
     class_table,
     fold_lists,
@@ -28,6 +29,7 @@ from apanet_jax.reports.tables import (
     results_table,
     unseen_notes,
 )
+from apanet_jax.runs.bundled_heads import compare_heads
 from apanet_jax.runs.episode_images import write_episode_images
 from apanet_jax.runs.live_report import LiveOverview, LiveReport, report_on
 from apanet_jax.runs.run import Run, RunMaker
@@ -131,6 +133,10 @@ def _run_all(
                 with LiveReport(run, workdir / part.folder):
                     results[name] = evaluate_checkpoints(run, workdir / part.folder)
             overview.done(workdir / part.folder)
+        if mode != "train" and config.evaluation.bundled:
+            for part, run in runs:
+                _compare_heads(run, workdir / part.folder)
+                report_on(run, workdir / part.folder, live=False)
         if mode != "train" and config.evaluation.pictures:
             _draw(runs, workdir, group)
             for part, run in runs:
@@ -238,6 +244,8 @@ def _tell(
         for note in unseen_notes(itertools.chain(*results.values())):
             print(f"\n{note}")
         print(f"\n{class_table(results)}")
+    if rows := [row for part, _ in done for row in head_comparison.read(workdir / part.folder)]:
+        print(f"\n{head_comparison.text(rows)}")
     if config.evaluation.pictures:
         print()
         for group in dict.fromkeys(part.group for part, _ in done):
@@ -257,6 +265,12 @@ def _generate(config: ConfigDict, workdir: Path) -> None:
             seed=0, train=config.data.generate, val=config.data.generate // 3, size=256
         )
         records.write(source, workdir / "records")
+
+
+def _compare_heads(run: Run, folder: Path) -> None:
+    parameters = processes.local(trained_heads(run, folder)[-1].parameters, run.mesh)
+    if processes.is_leader():
+        compare_heads(run, parameters, folder)
 
 
 def _draw(runs: Sequence[tuple[Part, Run]], workdir: Path, group: str) -> None:

@@ -3,7 +3,7 @@
     python experiments/own_pictures/own_pictures.py --source=VOC_LAYOUT_DIR \
         --output=FILE.md [--method=small,dinov2] [--shot=1,5,25] [--queries=10] [--gap=30] \
         [--classes=cat,dog] [--split=val] [--size=385] [--features=DIR] [--heads=DIR] \
-        [--negatives=5] [--fit]
+        [--negatives=5] [--refine] [--fit]
     python experiments/own_pictures/own_pictures.py --calibrate=apanet_jax/inference/heads/drawn
 
 The images are those of `--split`: supports come from the first half of its list, queries from the
@@ -18,6 +18,8 @@ DIR/METHOD_fold1, … are used in their place, each for the classes that are nov
 `--negatives` gives so many images of the first half that do not show the class. `--fit` prints the
 presence's weights, fitted to the queries of each method and number of supports, and how well those
 fitted to the other classes tell whether a class is there; for `bundled.py`, by `--split=train`.
+
+`--refine` has the masks follow the images' edges, see `refinement`.
 
 `--calibrate` predicts on drawn images of the classes that the head was not trained on, and writes
 what it needs to decide (`presence.Decision`) beside the head:
@@ -127,6 +129,7 @@ def arguments() -> Parser:
     parser.add_argument("--features", type=Path, help="keeps features here, for later runs")
     parser.add_argument("--heads", type=Path, help="exported heads METHOD_fold0, METHOD_fold1, …")
     parser.add_argument("--fit", action="store_true", help="prints weights for `presence`")
+    parser.add_argument("--refine", action="store_true", help="masks follow the images' edges")
     for name, default, meaning in (
         ("size", "0", "of an image; 0: the method's own; the first for --calibrate"),
         ("shot", "1,5", "numbers of supports"),
@@ -169,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for size in given.size:
             for method in given.method:
                 for segmenter, of_head in by_head(source, method, size, tasks, given):
+                    segmenter.options = segmenter.options._replace(refine=given.refine)
                     rows += measure(source, method, segmenter, names, images, of_head, given.shot)
                 write_json(given.output.with_suffix(".json"), rows)
                 write_bytes(given.output, table(rows).encode())

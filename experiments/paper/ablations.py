@@ -282,7 +282,7 @@ def prepare(config: ConfigDict, runs: set[str], folds: list[int], seeds: list[in
     config.sweep.folds = tuple(folds or config.sweep.folds or ALL)
     config.sweep.seeds = tuple(seeds or config.sweep.seeds or (0, 1, 2))
     config.evaluation.write_episodes = True
-    config.evaluation.pictures = 0
+    config.evaluation.pictures = config.evaluation.bundled = 0
 
 
 @harness.command

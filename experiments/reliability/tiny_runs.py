@@ -86,6 +86,7 @@ def train_command(records: Path, features: Path, workdir: Path, **options: Any) 
         "shots": 1,
         "devices": 1,
         "pictures": 0,
+        "bundled": 0,
         "data.records": records,
         "features.directory": features,
     } | {name.replace("__", "."): value for name, value in options.items()}

@@ -41,7 +41,7 @@ part() { # name, seconds at most, command
 if [ -n "$records" ]; then
     # Small: one fold, one seed, and few steps.
     if [ -n "$small" ]; then
-        options="image_size=65,channels=8,steps=4,episodes=8,pictures=0,min_area=50"
+        options="image_size=65,channels=8,steps=4,episodes=8,pictures=0,bundled=0,min_area=50"
         more="--folds=0 --seeds=0"
     else
         options="image_size=257,side_by_side=True" more="--seeds=0,1,2"

@@ -59,7 +59,7 @@ def measure(config: str, folder: Path, steps: int, episodes: int) -> Iterator[Ro
 def _peaks(mode: str, config: str, workdir: Path, *settings: str) -> Row:
     """Returns the most memory that a run held, in MB (10^6 bytes): `own_mb`, `with_files_mb`."""
     command = [sys.executable, "-m", "apanet_jax.main", f"--config={config}", f"--mode={mode}"]
-    settings = (*settings, "evaluation.pictures=0")
+    settings = (*settings, "evaluation.pictures=0", "evaluation.bundled=0")
     flags = [f"--workdir={workdir}", *(f"--config.{setting}" for setting in settings)]
     ended = harness.run([*command, *flags], harness.ROOT)
     print(f"{mode}, {settings[0]}: {ended.seconds:.0f} s", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from configs import folder
 
 TINY = (
     "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
-    "episodes=2,evaluation.batch_size=2,shots=1,devices=1,pictures=0"
+    "episodes=2,evaluation.batch_size=2,shots=1,devices=1,pictures=0,bundled=0"
 )
 
 

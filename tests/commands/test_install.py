@@ -209,7 +209,7 @@ def test_an_installed_wheel_works_from_an_empty_folder(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     options = (
         "records=records,devices=1,min_area=20,image_size=65,longer_side=65,channels=8,steps=2,"
-        "training.batch_size=2,episodes=4,evaluation.batch_size=2,shots=1,pictures=1"
+        "training.batch_size=2,episodes=4,evaluation.batch_size=2,shots=1,pictures=1,bundled=0"
     )
     done = call("train", f"--config=folder:{options}", "--workdir=run")
     assert done.returncode == 0, done.stderr

@@ -72,7 +72,7 @@ def test_a_benchmark_trains_and_is_scored(folders, tmp_path, dataset, backbone, 
         tmp_path / "run",
         dataset,
         f"backbone={backbone},{stem}weights={weights},comparison={comparison},"
-        f"shot={shot},shots=1+5,every=0,pictures=0,workers=0",
+        f"shot={shot},shots=1+5,every=0,pictures=0,bundled=0,workers=0",
     )
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == rows
     assert [(r["checkpoint"], r["shot"]) for r in rows] == [("last", 1), ("last", 5)]

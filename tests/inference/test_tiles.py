@@ -6,13 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apanet_jax.inference.geometry import Grid
-from apanet_jax.inference.scales import OBJECT_SHARE, Scales
+from apanet_jax.inference.scales import CLOSER_TILES, OBJECT_SHARE, Scales
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.inference.tiles import (
     at_positions,
+    cover,
     cut,
     enlarged,
     fitted_square,
+    highest_tiles,
     joined,
     tile_around,
     tiles_of,
@@ -128,6 +130,52 @@ def test_a_small_object_in_a_large_image_is_found_in_tiles():
     assert (found & query[1]).sum() / (found | query[1]).sum() > 0.5
     (absent,) = in_tiles.answers([photograph((1536, 2048), (0, 0), 0)[0]])
     assert not absent.found[0] and not absent.mask(0).any()
+
+
+def test_a_large_image_is_looked_at_closer_where_an_object_may_be():
+    support, query = (
+        photograph((256, 256), (60, 60), 120),
+        photograph((1536, 2048), (900, 1300), 61),
+    )
+    matcher, seen = ColourMatcher(), []
+    matcher.embed = lambda square: seen.append(square) or ColourMatcher().embed(square)
+    segmenter = Segmenter(matcher).fit([support[0]], [support[1]])
+    (answer,), (whole,) = segmenter.answers([query[0]]), segmenter.answers([query[0][::8, ::8]])
+    assert answer.found[0] and not whole.found[0]
+    assert len(seen) == 1 + (1 + CLOSER_TILES) + 1
+    mask = answer.mask(0)
+    assert (mask & query[1]).sum() / (mask | query[1]).sum() > 0.5
+    # The same with `--size` where the tiles are those of the closer look; far from them, the whole.
+    (absent,) = segmenter.answers([photograph((1536, 2048), (0, 0), 0)[0]])
+    assert not absent.found[0] and not absent.mask(0).any()
+
+
+@given(GRIDS, SIDES, SIDES, st.integers(2, 6), st.integers(1, 5))
+def test_parts_that_are_looked_at_closer_hold_the_highest_values(grid, height, width, zoom, number):
+    large = enlarged(grid, zoom * grid.size)
+    shape = large.inside((height, width))
+    values = np.random.default_rng(height + width).standard_normal(shape)
+    tiles = highest_tiles(values, number, grid)
+    left = values.copy()
+    for row, column in tiles:
+        part = left[row : row + grid.positions, column : column + grid.positions]
+        assert part.max() == left.max()
+        part[:] = -np.inf
+        assert row <= max(shape[0] - grid.positions, 0)
+        assert column <= max(shape[1] - grid.positions, 0)
+    assert len(tiles) == number or np.isinf(left).all()
+    say = cover(tiles, shape, grid)
+    assert (0 <= say).all() and (say <= 1).all() and (say[np.isfinite(left)] == 0).all()
+
+
+def test_an_image_that_is_narrower_than_a_tile_is_seen_in_tiles():
+    support, query = (
+        photograph((256, 256), (60, 60), 120),
+        photograph((300, 2048), (100, 1300), 61),
+    )
+    segmenter = Segmenter(ColourMatcher(), size=1024).fit([support[0]], [support[1]])
+    (mask,) = segmenter.predict([query[0]])
+    assert (mask & query[1]).sum() / (mask | query[1]).sum() > 0.5
 
 
 def test_images_that_are_not_large_are_seen_as_before_whatever_the_size():

@@ -26,7 +26,7 @@ TINY = small(NAME)
 SIZE = 70
 OPTIONS = (
     f"backbone={NAME},min_area=50,image_size={SIZE},longer_side={SIZE},channels=8,steps=2,"
-    "training.batch_size=8,episodes=4,evaluation.batch_size=8,shots=1+2,pictures=0,every=1,"
+    "training.batch_size=8,episodes=4,evaluation.batch_size=8,shots=1+2,pictures=0,bundled=0,every=1,"
     "validation_episodes=2,checkpoint_every=1,workers=0"
 )
 RUNS = {
