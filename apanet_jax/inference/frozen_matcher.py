@@ -51,8 +51,8 @@ class FrozenFeatures(NamedTuple):
     Attributes:
       positions: which rules compare.
       regions: of alike positions.
-      all: what the backbone gives, for a head; without block 5 where nothing needs it, as that is
-        most of a convolutional backbone's time.
+      all: what the backbone gives, for a head and `FrozenMatcher.appearance`; without block 5 where
+        nothing needs it, as that is most of a convolutional backbone's time.
     """
 
     positions: Float[Array, "rows columns channels"]
