@@ -166,6 +166,24 @@ def timed(function: Callable, *arguments) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+class Clock:
+    """Started when it is made: seconds by the clock, and of all cores together."""
+
+    def __init__(self):
+        """Starts."""
+        self._started, self._processor = time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since then."""
+        return time.perf_counter() - self._started
+
+    @property
+    def processor(self) -> float:
+        """What this process has taken of all cores since then, in seconds."""
+        return time.process_time() - self._processor
+
+
 def in_turn(items: Mapping[Any, Any], turn: int) -> list[tuple[Any, Any]]:
     """Returns the items in an order that changes with the turn, so that none is always first."""
     pairs = list(items.items())

@@ -220,6 +220,13 @@ class ModelSettings:
         "whether block 5 of a support sees block 4 times the mask, as in PFENet",
         rules.switch(),
     )
+    comparison_dtype: str = setting(
+        "float32",
+        "of the reduced features and of the products of their comparison; sums, prototypes and "
+        "logits are in float32",
+        rules.one_of("float32", "bfloat16"),
+        added=True,
+    )
     unit_features: bool = setting(
         False, "scale the features at each position to a mean square of 1", rules.switch()
     )

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from apanet_jax.inference.frozen_matcher import FrozenMatcher
+from apanet_jax.inference.frozen_matcher import AppearanceBlock, FrozenMatcher
 from apanet_jax.inference.geometry import grid_of
 from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, HEADS, SMALL, excluding
 from apanet_jax.inference.head_matcher import HeadMatcher
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision
-from apanet_jax.inference.prototypes import load_prototypes
 from apanet_jax.inference.saved_head import FOLDER, GENERAL_HEAD, OtherWeights, SavedHead, open_head
 from apanet_jax.inference.saved_segmenter import HeadSource
+from apanet_jax.inference.whitening import load_whitening
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import hub
@@ -28,14 +28,14 @@ class Frozen(NamedTuple):
       size: longer side of the images, in pixels.
       head: folder of a head that was trained on the backbone.
       decisions: by the number of supports.
-      prototypes: whether they were fitted with the general prototypes.
+      appearance: the block that tells what an object is, see `whitening`.
     """
 
     backbone: str
     size: int
     head: Path
     decisions: Mapping[int, Decision]
-    prototypes: bool = False
+    appearance: AppearanceBlock = "block4"
 
 
 # Decisions: experiments/results/own_photographs.md.
@@ -45,8 +45,8 @@ _FROZEN = {
         385,
         FOLDER / SMALL,
         {
-            1: Decision(0.0, 2.689, bias=-0.448, peak_weight=0.180, likeness_weight=0.786),
-            5: Decision(0.0, 1.321, bias=-0.105, peak_weight=-0.017, likeness_weight=3.170),
+            1: Decision(0.0, 2.689, bias=-1.301, peak_weight=0.0, likeness_weight=4.178),
+            5: Decision(0.0, 1.321, bias=-4.186, peak_weight=0.0, likeness_weight=14.226),
         },
     ),
     DINOV2: Frozen(
@@ -54,10 +54,10 @@ _FROZEN = {
         518,
         FOLDER / DINOV2,
         {
-            1: Decision(0.0, 3.151, bias=0.137, peak_weight=0.039, likeness_weight=1.799),
-            5: Decision(0.0, 2.074, bias=2.301, peak_weight=-0.058, likeness_weight=5.713),
+            1: Decision(0.0, 3.151, bias=-1.215, peak_weight=0.0, likeness_weight=5.981),
+            5: Decision(0.0, 2.074, bias=-3.294, peak_weight=0.0, likeness_weight=15.609),
         },
-        prototypes=True,
+        appearance="block3",
     ),
 }
 
@@ -155,8 +155,10 @@ def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> Froze
     if backbones.spec(frozen.backbone).patch and not (head and head.network.head.needs_high):
         # Rules use block 4 and the head no more than block 3: what comes behind is not computed.
         module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
-    prototypes = load_prototypes(frozen.backbone) if frozen.prototypes else None
-    return FrozenMatcher(module, parameters, grid, frozen.decisions, head, prototypes)
+    whitening = load_whitening(frozen.backbone)
+    return FrozenMatcher(
+        module, parameters, grid, frozen.decisions, head, whitening, frozen.appearance
+    )
 
 
 def _trained_head(folder: Path) -> SavedHead | None:

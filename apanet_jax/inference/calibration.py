@@ -118,6 +118,5 @@ def appearance_of(
     matcher: Matcher, features: Sequence[Any], labels: Sequence[Label]
 ) -> SupportAppearance:
     """Returns how a class appears in its supports, from their features and labels."""
-    shares = zip(*(label_shares(x, matcher.grid) for x in labels), strict=True)
-    appearances = [matcher.appearance(x) for x in features]
-    return support_appearance(appearances, *shares, matcher.prototypes)
+    foregrounds = [label_shares(x, matcher.grid)[0] for x in labels]
+    return support_appearance([matcher.appearance(x) for x in features], foregrounds)

@@ -1,7 +1,8 @@
 """Matching by all positions of the supports in frozen features, which needs no training."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +11,23 @@ from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
 from apanet_jax.inference.geometry import Grid, Label, PositionMap, label_shares, shown
-from apanet_jax.inference.head_matcher import HeadMatcher
+from apanet_jax.inference.head_matcher import HeadMatcher, Match
 from apanet_jax.inference.leave_one_out import Fit, HeldOut, fit
 from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
-from apanet_jax.inference.prototypes import Prototypes
 from apanet_jax.inference.regions import Regions, regions, smoothed
 from apanet_jax.inference.rules import (
     SCALES,
     USUAL,
+    PairDensities,
     SupportPositions,
     foreground_density,
+    margins_of_pairs,
+    pair_densities,
     ratio_margins,
     support_positions,
     without,
 )
+from apanet_jax.inference.whitening import Whitening, unit
 from apanet_jax.models.backbones import Features
 from apanet_jax.models.network import Parameters
 from apanet_jax.runtime.errors import UserError
@@ -33,8 +37,12 @@ SMOOTHING = 0.5
 """Share of its region's mean in a position's margin."""
 MOST_HELD_OUT = 8
 """Supports that are left out in turn; all serve as supports."""
+MOST_PAIRS = 256
+"""Of supports, whose comparison is kept: with one more, most of a class's are known."""
 
 HEAD = "head"
+
+AppearanceBlock = Literal["block3", "block4"]
 
 
 class FrozenFeatures(NamedTuple):
@@ -43,8 +51,8 @@ class FrozenFeatures(NamedTuple):
     Attributes:
       positions: which rules compare.
       regions: of alike positions.
-      all: what the backbone gives, for a head; without block 5 where nothing needs it, as that is
-        most of a convolutional backbone's time.
+      all: what the backbone gives, for a head and `FrozenMatcher.appearance`; without block 5 where
+        nothing needs it, as that is most of a convolutional backbone's time.
     """
 
     positions: Float[Array, "rows columns channels"]
@@ -68,6 +76,13 @@ class FrozenClass(NamedTuple):
     shots: int
 
 
+class _Pair(NamedTuple):
+    """Two supports, compared."""
+
+    densities: PairDensities
+    match: Match | None
+
+
 class FrozenMatcher:
     """Finds a class by rules that compare a query's positions with those of the supports.
 
@@ -86,7 +101,8 @@ class FrozenMatcher:
         grid: Grid,
         decisions: Mapping[int, Decision],
         head: HeadMatcher | None = None,
-        prototypes: Prototypes | None = None,
+        whitening: Whitening | None = None,
+        appearance: AppearanceBlock = "block4",
     ):
         """Makes a matcher of a backbone with its parameters.
 
@@ -96,10 +112,12 @@ class FrozenMatcher:
           grid: see `Matcher`.
           decisions: calibrated, by the number of supports.
           head: for the same backbone and grid; None: no head.
-          prototypes: of the same backbone; None: whether a class is there is told without.
+          whitening: of the block that tells what an object is; None: its features are taken as
+            they are.
+          appearance: that block.
         """
         self.grid, self._decisions, self._head = grid, decisions, head
-        self._prototypes = prototypes
+        self._whitening, self._block = whitening or unit, appearance
         rules = (*SCALES, *[HEAD] * (head is not None))
         self._mixtures = dict(zip(rules, np.eye(len(rules)), strict=True))
         self._usual = USUAL
@@ -107,6 +125,7 @@ class FrozenMatcher:
             both = (self._mixtures[USUAL] + self._mixtures[HEAD]) / 2
             self._usual = f"{USUAL} and {HEAD}"
             self._mixtures[self._usual] = both
+        self._pairs: OrderedDict[tuple[int, ...], tuple[Any, _Pair]] = OrderedDict()
         self._parameters = jax.device_put(parameters)
         last_block = getattr(backbone, "last_block", None)
         skips = last_block is not None and not (head is not None and head.needs_high)
@@ -130,13 +149,7 @@ class FrozenMatcher:
 
     def appearance(self, features: FrozenFeatures) -> Appearance:
         """See `Matcher.appearance`."""
-        positions = np.asarray(features.positions)
-        return self._prototypes.centred(positions) if self._prototypes else positions
-
-    @property
-    def prototypes(self) -> Float[np.ndarray, "prototypes channels"] | None:
-        """See `Matcher.prototypes`."""
-        return self._prototypes and self._prototypes.centres
+        return self._whitening(np.asarray(getattr(features.all, self._block)[0], np.float32))
 
     def decision(self, learned: FrozenClass) -> Decision:
         """See `Matcher.decision`."""
@@ -152,11 +165,11 @@ class FrozenMatcher:
         """See `Matcher.learn`; all positions of negatives are background."""
         shots = len(shown(features, labels)[0])
         supports = support_positions([x.positions for x in features], labels, self.grid)
-        of_head = self._learned_by_head(features, labels)
+        of_head = self._head and self._head.learn([x.all for x in features], labels)
         if chosen is not None:
             return FrozenClass(supports, of_head, self._fit_of(chosen), shots)
         held_out = [
-            self._held_out(features, labels, supports, left_out)
+            self._held_out(features, labels, of_head, left_out)
             for left_out in range(min(shots, MOST_HELD_OUT))
             if shots > 1
         ]
@@ -175,7 +188,8 @@ class FrozenMatcher:
     def stored(self, features: FrozenFeatures) -> dict[str, np.ndarray]:
         """See `Matcher.stored`."""
         if self._head is None:
-            arrays = {"block4": np.asarray(features.positions)[None]}
+            blocks = dict.fromkeys(("block4", self._block))
+            arrays = {name: np.asarray(getattr(features.all, name)) for name in blocks}
         else:
             arrays = self._head.stored(features.all)
         return arrays | {"regions": features.regions.astype(np.int32)}
@@ -212,13 +226,43 @@ class FrozenMatcher:
             return np.asarray(features.all.block5[0])
         return np.asarray(self._last_block(self._parameters, features.all.block4)[0])
 
-    def _held_out(self, features, labels, supports: SupportPositions, left_out: int) -> HeldOut:
-        """Returns a support, compared with the others."""
+    def _held_out(self, features, labels, of_head, left_out: int) -> HeldOut:
+        """Returns a support, compared with the others and the negatives."""
+        query = features[left_out]
         others = [i for i in range(len(features)) if i != left_out]
-        of_head = self._learned_by_head([features[i] for i in others], [labels[i] for i in others])
-        rest = without(supports, left_out, self._images(supports))
-        margins = self._margins(features[left_out], rest, of_head)
+        pairs = [
+            self._pair(query, features[i], labels[i], of_head and of_head[i : i + 1])
+            for i in others
+        ]
+        margins = margins_of_pairs([x.densities for x in pairs])
+        if self._head is not None:
+            rest = self._head.without(of_head, left_out)
+            matches = [x.match for x in pairs[: len(rest)]]
+            of_query = self._head.log_odds(query.all, rest, matches)
+            margins = np.concatenate([margins, of_query[None]])
+        margins = smoothed(margins, query.regions, SMOOTHING)
         return HeldOut(margins, *label_shares(labels[left_out], self.grid))
+
+    def _pair(self, query: FrozenFeatures, support: FrozenFeatures, label, of_head) -> "_Pair":
+        """Returns a support, compared with another one; kept for the next support that comes.
+
+        Args:
+          query: the one.
+          support: the other.
+          label: of the other.
+          of_head: what a head learned of the other alone; empty of a negative, None without a head.
+        """
+        compared = query.positions, support.positions, label
+        key = tuple(map(id, compared))
+        if key not in self._pairs:
+            densities = pair_densities(*compared, self.grid)
+            match = self._head.match(query.all, *of_head) if of_head else None
+            # With what it is of, so that no other object can have its id.
+            self._pairs[key] = compared, _Pair(densities, match)
+        self._pairs.move_to_end(key)
+        while len(self._pairs) > MOST_PAIRS:
+            self._pairs.popitem(last=False)
+        return self._pairs[key][1]
 
     def _fit_of(self, chosen: Mapping[str, Any]) -> Fit:
         """Returns the fit that `chosen` describes."""
@@ -232,9 +276,6 @@ class FrozenMatcher:
 
     def _images(self, supports: SupportPositions) -> int:
         return len(supports.features) // self.grid.positions**2
-
-    def _learned_by_head(self, features, labels) -> Any:
-        return self._head and self._head.learn([x.all for x in features], labels)
 
     def _margins(
         self,

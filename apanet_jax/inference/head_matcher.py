@@ -1,8 +1,8 @@
 """Matching by a trained head on top of its frozen backbone."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,42 @@ from jaxtyping import Float, UInt8
 
 from apanet_jax.inference.geometry import Grid, shown
 from apanet_jax.inference.presence import Appearance, Decision, nearest_decision
+from apanet_jax.inference.whitening import unit
 from apanet_jax.models import backbones
-from apanet_jax.models.apanet import APANet, ImageFeatures
+from apanet_jax.models.apanet import APANet, EncodedSupport, ImageFeatures
 from apanet_jax.models.network import Network, Parameters
+from apanet_jax.models.prototypes import over_shots
 from apanet_jax.weights.load import fingerprint
 
 UNCALIBRATED = {1: Decision(threshold=0.0, scale=1.0)}
 """A head's decisions where none were calibrated: what training made more likely than not."""
+
+
+class HeadSupport(NamedTuple):
+    """A support as a head knows it; both have axes of a batch and of shots, of length 1.
+
+    Attributes:
+      features: of the image, or of the object alone where the head wants them masked.
+      encoded: what the head makes of them and the label.
+    """
+
+    features: ImageFeatures
+    encoded: EncodedSupport
+
+
+Match = tuple[np.ndarray, np.ndarray | None]
+"""What `APANet.match` returns of an image and one support."""
+
+
+class _Programs(NamedTuple):
+    """What a head computes of a support, of a query and a support, and of a query.
+
+    None has an axis over the supports: with one support more, nothing is compiled.
+    """
+
+    encode: Callable
+    match: Callable
+    compare: Callable
 
 
 class HeadMatcher:
@@ -30,8 +59,6 @@ class HeadMatcher:
       parameters: of the head.
       backbone_parameters: of the backbone.
     """
-
-    prototypes = None
 
     def __init__(
         self,
@@ -55,29 +82,25 @@ class HeadMatcher:
         self.backbone_parameters = backbone_parameters
         self._features = jax.jit(self._needed)
         self._last_block = jax.jit(network.masked_last_block)
-        self._compare = _compiled_head(network.head.for_inference)
+        self._programs = _compiled_head(network.head.for_inference)
 
     def calibrated(self, shots: int) -> Decision:
         """Returns the decision that was calibrated for the nearest number of supports."""
         return nearest_decision(self._decisions, shots)
 
-    def decision(self, learned: tuple[ImageFeatures, UInt8[np.ndarray, "1 shots s s"]]) -> Decision:
-        return self.calibrated(learned[1].shape[1])
+    def decision(self, learned: Sequence[HeadSupport]) -> Decision:
+        return self.calibrated(len(learned))
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> backbones.Features:
         return self._features(self.backbone_parameters, square[None])
 
     def appearance(self, features: backbones.Features) -> Appearance:
-        return np.asarray(features.block4[0])
+        return unit(np.asarray(features.block4[0], np.float32))
 
-    def learn(
-        self, features, labels, chosen=None
-    ) -> tuple[ImageFeatures, UInt8[np.ndarray, "1 shots s s"]]:
+    def learn(self, features, labels, chosen=None) -> tuple[HeadSupport, ...]:
         """See `Matcher.learn`; a head has no use for negatives."""
-        features, labels = shown(features, labels)
-        parts = [self._support(x, label) for x, label in zip(features, labels, strict=True)]
-        support = jax.tree.map(lambda *x: jnp.concatenate(x)[None], *parts)
-        return support, np.stack(labels)[None]
+        pairs = zip(*shown(features, labels), strict=True)
+        return tuple(self._support(x, label) for x, label in pairs)
 
     def chosen(self, learned) -> Mapping[str, Any]:
         return {}
@@ -96,25 +119,37 @@ class HeadMatcher:
         parts = {"backbone": self.backbone_parameters, "head": self.parameters}
         return {name: fingerprint(x) for name, x in parts.items()}
 
-    def without(self, learned, index: int) -> tuple[ImageFeatures, np.ndarray]:
-        support, labels = learned
-        shots = labels.shape[1]
-        if index >= shots or shots == 1:
-            return learned
-        others = np.arange(shots) != index
-        return jax.tree.map(lambda x: x[:, others], support), labels[:, others]
+    def without(self, learned: Sequence[HeadSupport], index: int) -> tuple[HeadSupport, ...]:
+        others = tuple(x for n, x in enumerate(learned) if n != index)
+        return others or tuple(learned)
 
-    def margins(self, features, learned) -> Float[np.ndarray, "positions positions"]:
+    def match(self, features, support: HeadSupport) -> Match:
+        """Returns what an image and one support make up, which `margins` takes."""
+        return jax.device_get(self._programs.match(self.network.of_images(features), *support))
+
+    def margins(
+        self, features, learned: Sequence[HeadSupport], matches: Sequence[Match] | None = None
+    ) -> Float[np.ndarray, "positions positions"]:
+        """See `Matcher.margins`; `matches` are those with each support, None: not yet known."""
+        if matches is None:
+            matches = [self.match(features, support) for support in learned]
         query = self.network.of_images(features)
-        return np.asarray(self._compare(self.parameters, query, *learned))
+        priors, allocations = zip(*matches, strict=True)
+        side_by_side = None if allocations[0] is None else np.concatenate(allocations, 1)
+        prototypes = np.concatenate([np.asarray(x.encoded.prototypes) for x in learned], 1)
+        compared = over_shots(prototypes, side_by_side)
+        prior = np.mean(priors, 0)
+        return np.asarray(self._programs.compare(self.parameters, query.middle, *compared, prior))
 
     def densities(self, features, learned) -> None:
         return None
 
-    def log_odds(self, features, learned) -> Float[np.ndarray, "positions positions"]:
+    def log_odds(
+        self, features, learned: Sequence[HeadSupport], matches: Sequence[Match] | None = None
+    ) -> Float[np.ndarray, "positions positions"]:
         """Returns the log-odds that each position is of the class, if the image shows it."""
         decision = self.decision(learned)
-        return (self.margins(features, learned) - decision.threshold) / decision.scale
+        return (self.margins(features, learned, matches) - decision.threshold) / decision.scale
 
     def high(self, features: backbones.Features) -> Float[np.ndarray, "positions positions c"]:
         """Returns an image's high-level features, which training clusters."""
@@ -133,18 +168,30 @@ class HeadMatcher:
         skips = hasattr(self.network.backbone, "last_block") and not self.needs_high
         return features._replace(block5=None) if skips else features
 
-    def _support(self, features, label) -> ImageFeatures:
+    def _support(self, features, label) -> HeadSupport:
         support = self.network.of_images(features)
-        if support.high is None or not self.network.masked_support:
-            return support
-        masked = self._last_block(self.backbone_parameters, features.block4, label[None])
-        return support._replace(high=masked)
+        if support.high is not None and self.network.masked_support:
+            masked = self._last_block(self.backbone_parameters, features.block4, label[None])
+            support = support._replace(high=masked)
+        support = jax.tree.map(lambda x: x[None], support)
+        return HeadSupport(
+            support, self._programs.encode(self.parameters, support, label[None, None])
+        )
 
 
 @functools.lru_cache(maxsize=2)
-def _compiled_head(head: APANet):
-    def margins(parameters, query, support, labels):
-        logits = head.apply({"params": parameters}, query, support, labels).logits[0]
+def _compiled_head(head: APANet) -> _Programs:
+    def encode(parameters, support, labels):
+        return head.apply({"params": parameters}, support, labels, method="encode_support")
+
+    def match(query, support, encoded):
+        return head.apply({}, query, support, encoded, method="match")
+
+    def compare(parameters, middle, prototypes, assignment, prior):
+        own = {"params": parameters}
+        encoded = head.apply(own, middle, method="encode_query")
+        compared = head.apply(own, encoded, prototypes, prior, assignment, method="compare")
+        logits = compared.logits[0]
         return logits[..., 1] - logits[..., 0]
 
-    return jax.jit(margins)
+    return _Programs(*map(jax.jit, (encode, match, compare)))

@@ -17,17 +17,15 @@ class Matcher(Protocol):
 
     Attributes:
       grid: the square that images are fitted into, and how the positions of its feature map lie.
-      prototypes: of general prototypes, to which appearances are compared as well; None: none.
     """
 
     grid: Grid
-    prototypes: Float[np.ndarray, "prototypes channels"] | None
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> Any:
         """Returns the features of an image in its square (RGB, 0 to 255)."""
 
     def appearance(self, features: Any) -> Appearance:
-        """Returns those of an image's features that tell whether an object is of a class."""
+        """Returns unit vectors of those features of an image that tell what an object is."""
 
     def learn(
         self,

@@ -1,8 +1,8 @@
 """Whether an image shows a class at all: what was found is compared with the supports.
 
 A segmenter always marks what resembles the class most. Two measures tell whether that is the class:
-by how much it stands out (`peak`), and whether it resembles the supports' foreground as much as
-these resemble each other (`likeness`). `Decision` turns them into a probability.
+by how much it stands out (`peak`), and how much the image resembles the supports' foreground
+(`likeness`). `Decision` turns them into a probability.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,19 @@ import numpy as np
 from jaxtyping import Float
 
 from apanet_jax.inference.geometry import PositionMap
+from apanet_jax.inference.whitening import unit
 
 PEAK_QUANTILE = 0.99
-_LEAST_SPREAD = 0.5
-ALIKE_PROTOTYPES = 0.02, 0.1
-"""Which share of the general prototypes, from the most alike on, what was found is compared with.
-
-The very first may be of the class itself."""
-SIMILARITY_SHARE = 0.5
-"""Of the supports' similarity: that much more alike to them is expected."""
+ALIKE_QUANTILE = 0.97
+"""Of an image's cosines to a class: they are exceeded by few positions, but not by single ones."""
+FOREGROUND_SHARE = 0.5
+"""A position of a support is compared where the class has more than this share of it."""
+_LEAST_POSITIONS, _MOST_POSITIONS = 3, 4096
+"""Of all supports. Where fewer are compared, or more, it is those with the most of the class, or
+some of all of them."""
 
 Appearance = Float[np.ndarray, "rows columns channels"]
-"""Features whose mean over an object tells its class; those of block 4 for a head."""
+"""Unit features that tell what an object is; see `Matcher.appearance`."""
 
 
 class Decision(NamedTuple):
@@ -68,37 +69,37 @@ class SupportAppearance(NamedTuple):
     """How a class appears in its supports.
 
     Attributes:
-      foregrounds: the unit mean features of each support's foreground.
-      similarity: the mean cosine of two supports' foregrounds; with one support, the cosine of its
-        foreground to its background.
-      prototypes: unit vectors of what else there is, see `prototypes`; None: none are known.
+      positions: unit features of the foreground's positions.
+      weights: of these, with the sum 1; every support has the same.
+      means: the unit mean features of each support's foreground.
     """
 
-    foregrounds: Float[np.ndarray, "shots channels"]
-    similarity: float
-    prototypes: Float[np.ndarray, "prototypes channels"] | None = None
+    positions: Float[np.ndarray, "positions channels"]
+    weights: Float[np.ndarray, " positions"]
+    means: Float[np.ndarray, "shots channels"]
 
 
 def support_appearance(
-    appearances: Sequence[Appearance],
-    foregrounds: Sequence[PositionMap],
-    backgrounds: Sequence[PositionMap],
-    prototypes: Float[np.ndarray, "prototypes channels"] | None = None,
+    appearances: Sequence[Appearance], foregrounds: Sequence[PositionMap]
 ) -> SupportAppearance:
     """Returns how a class appears in its supports.
 
     Args:
       appearances: features of each support.
       foregrounds: which share of each position is the class, see `geometry.label_shares`.
-      backgrounds: which share of each position is background.
-      prototypes: see `SupportAppearance`.
     """
-    means = np.stack([_mean(*pair) for pair in zip(appearances, foregrounds, strict=True)])
-    if len(means) == 1:
-        similarity = float(means[0] @ _mean(appearances[0], backgrounds[0]))
-    else:
-        similarity = float((means @ means.T)[np.triu_indices(len(means), 1)].mean())
-    return SupportAppearance(means, similarity, prototypes)
+    most = max(_MOST_POSITIONS // len(appearances), _LEAST_POSITIONS)
+    positions, weights, means = [], [], []
+    for appearance, foreground in zip(appearances, foregrounds, strict=True):
+        flat, shares = appearance.reshape(-1, appearance.shape[-1]), foreground.ravel()
+        chosen = np.flatnonzero(shares > FOREGROUND_SHARE)
+        if len(chosen) < _LEAST_POSITIONS:
+            chosen = np.argsort(-shares, kind="stable")[:_LEAST_POSITIONS]
+        chosen = chosen[:: -(-len(chosen) // most)]
+        positions.append(flat[chosen].astype(np.float32))
+        weights.append(np.full(len(chosen), 1 / len(chosen) / len(appearances), np.float32))
+        means.append(_mean(appearance, foreground))
+    return SupportAppearance(np.concatenate(positions), np.concatenate(weights), np.stack(means))
 
 
 def peak(margins: PositionMap) -> float:
@@ -109,17 +110,17 @@ def peak(margins: PositionMap) -> float:
 def likeness(
     supports: SupportAppearance, appearance: Appearance, margins: PositionMap, threshold: float
 ) -> float:
-    """Returns how much what was found resembles the class.
+    """Returns how much an image resembles the class: the mean of three cosines.
 
-    The mean features of the positions above the threshold (or of the highest hundredth, where that
-    is below it) have a mean cosine c to the supports' foregrounds. With s = `supports.similarity`
-    the likeness is (c - s) / (1 - s), but no more than twice c - s, where the supports hardly
-    differ. So 0 is as similar as the supports are to each other, and 1 is equal to them.
+    With unit features s_p of the supports' foreground, their weights w_p, the supports' means m_i,
+    and unit features q_x of the image, they are
 
-    With general prototypes it is c - p - `SIMILARITY_SHARE` s instead, where p is the mean cosine
-    to the prototypes that are most like what was found (`ALIKE_PROTOTYPES`), and s counts where
-    there are several supports: what resembles the supports no more than many other things is no
-    sign of the class. Speaker verification knows this as normalisation by a cohort.
+        sum_p w_p max_x cos(s_p, q_x)    how well what the supports show is found in the image,
+        quantile_x cos(mean_i m_i, q_x)  how much few of its positions resemble all of it, and
+        mean_i cos(m_i, mean_marked q_x) how much what was found does,
+
+    where the positions above the threshold are marked (or the highest hundredth, where that is
+    below it).
 
     Args:
       supports: how the class appears.
@@ -129,18 +130,14 @@ def likeness(
     """
     marked = margins > min(threshold, peak(margins))
     found = _mean(appearance, marked | (margins == margins.max()))
-    cosine = float((supports.foregrounds @ found).mean())
-    if supports.prototypes is not None:
-        cosines = np.sort(supports.prototypes @ found)[::-1]
-        first, last = (int(share * len(cosines)) for share in ALIKE_PROTOTYPES)
-        expected = SIMILARITY_SHARE * supports.similarity if len(supports.foregrounds) > 1 else 0.0
-        return cosine - float(cosines[first : max(last, first + 1)].mean()) - expected
-    return (cosine - supports.similarity) / max(1 - supports.similarity, _LEAST_SPREAD)
+    flat = appearance.reshape(-1, appearance.shape[-1]).astype(np.float32)
+    covered = supports.weights @ (supports.positions @ flat.T).max(1)
+    alike = np.quantile(flat @ unit(supports.means.mean(0)), ALIKE_QUANTILE)
+    return float((covered + alike + (supports.means @ found).mean()) / 3)
 
 
 def _mean(appearance: Appearance, weights: PositionMap) -> Float[np.ndarray, " channels"]:
-    total = np.tensordot(weights.astype(np.float32), appearance.astype(np.float32), 2)
-    return total / max(float(np.linalg.norm(total)), 1e-6)
+    return unit(np.tensordot(weights.astype(np.float32), appearance.astype(np.float32), 2))
 
 
 def _sigmoid(log_odds):

@@ -4,7 +4,6 @@ They need frozen features and no training. A margin is a difference of cosines, 
 more a position resembles the supports' foreground than their background.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from apanet_jax.inference.geometry import Grid, Label, label_shares
-from apanet_jax.kernels.density_ratio import density_ratio
+from apanet_jax.kernels.density_ratio import density_ratio, log_densities
 
 BANDWIDTHS = (0.05, 0.1, 0.2, 0.4)
 """Of the density ratio. With the smallest, few of the nearest support positions decide; with the
@@ -27,6 +26,9 @@ USUAL_BANDWIDTH = 0.2
 
 class SupportPositions(NamedTuple):
     """The positions of a class's supports, side by side.
+
+    Positions without a weight may follow them, so that a program serves several numbers of supports
+    and one support more does not compile another one.
 
     Attributes:
       features: of each position.
@@ -50,11 +52,18 @@ def support_positions(
       grid: of the squares.
     """
     shares = [label_shares(label, grid) for label in labels]
-    foreground, background = (
-        np.concatenate([x.ravel() for x in maps]) for maps in zip(*shares, strict=True)
-    )
-    flat = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in features])
-    return SupportPositions(flat, jnp.asarray(foreground), jnp.asarray(background))
+    maps = [[x.ravel() for x in of_side] for of_side in zip(*shares, strict=True)]
+    # By NumPy: `jnp.concatenate` would be compiled for every number of supports.
+    flat = [np.asarray(x).reshape(-1, x.shape[-1]) for x in features]
+    missing = _rounded_up(len(flat)) - len(flat)
+    parts = (x + [np.zeros_like(x[0])] * missing for x in (flat, *maps))
+    return SupportPositions(*(jnp.asarray(np.concatenate(x)) for x in parts))
+
+
+def _rounded_up(images: int) -> int:
+    """Returns the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …"""
+    power = 1 << (images - 1).bit_length()
+    return power * 3 // 4 if 4 * images <= 3 * power and power >= 4 else power
 
 
 def without(supports: SupportPositions, index: int, images: int) -> SupportPositions:
@@ -67,12 +76,10 @@ def without(supports: SupportPositions, index: int, images: int) -> SupportPosit
     """
     others = np.arange(images) != index
     weights = np.repeat(others, len(supports.foreground) // images).astype(np.float32)
-    return SupportPositions(
-        supports.features, supports.foreground * weights, supports.background * weights
-    )
+    foreground, background = (np.asarray(x) * weights for x in supports[1:])
+    return SupportPositions(supports.features, foreground, background)
 
 
-@functools.partial(jax.jit, static_argnames="chosen")
 def ratio_margins(
     query: Float[Array, "rows columns channels"],
     supports: SupportPositions,
@@ -88,11 +95,71 @@ def ratio_margins(
       supports: positions of a class's supports.
       chosen: which of `BANDWIDTHS`, rising: each takes its time.
     """
-    widths = jnp.asarray(BANDWIDTHS)[jnp.asarray(chosen)]
+    widths, scales = (
+        np.asarray(x, np.float32)[[*chosen]] for x in (BANDWIDTHS, [*SCALES.values()])
+    )
+    return _ratio_margins(query, supports, widths, scales)
+
+
+@jax.jit
+def _ratio_margins(query, supports, widths, scales) -> Float[Array, "bandwidths rows columns"]:
     flat = query.reshape(-1, query.shape[-1])
-    ratios = density_ratio(flat, *supports, bandwidth=widths) * widths
-    ratios = ratios / jnp.asarray([*SCALES.values()])[jnp.asarray(chosen)]
+    ratios = density_ratio(flat, *supports, bandwidth=widths) * widths / scales
     return jnp.moveaxis(ratios, -1, 0).reshape(-1, *query.shape[:2])
+
+
+class PairDensities(NamedTuple):
+    """The densities of one support's two sides around the positions of an image.
+
+    Attributes:
+      logarithms: of foreground and background, for each of `BANDWIDTHS`.
+      weights: of foreground and background in the densities of several supports.
+    """
+
+    logarithms: Float[np.ndarray, "2 rows columns bandwidths"]
+    weights: Float[np.ndarray, " 2"]
+
+
+def pair_densities(
+    query: Float[Array, "rows columns channels"],
+    support: Float[Array, "rows columns channels"],
+    label: Label,
+    grid: Grid,
+) -> PairDensities:
+    """Returns the densities of one support around the positions of an image.
+
+    Args:
+      query: features of the image.
+      support: features of the support.
+      label: `[size, size]` of the support.
+      grid: of the squares.
+    """
+    flat = [x.reshape(-1, x.shape[-1]) for x in (query, support)]
+    sides = [x.ravel() for x in label_shares(label, grid)]
+    found = np.asarray(_log_densities(*flat, *sides, np.asarray(BANDWIDTHS, np.float32)))
+    weights = np.array([x.sum(dtype=np.float64) for x in sides])
+    return PairDensities(found.reshape(2, *query.shape[:2], -1), weights)
+
+
+_log_densities = jax.jit(log_densities)
+
+
+def margins_of_pairs(
+    pairs: Sequence[PairDensities],
+) -> Float[np.ndarray, "bandwidths rows columns"]:
+    """Returns the `ratio_margins` of an image by all of these supports together."""
+    weights = np.stack([x.weights for x in pairs])
+    total = weights.sum(0)
+    # A support without foreground, or without background, has no say in that side.
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(weights / np.maximum(total, 1e-30))[..., None, None, None]
+    parts = log_weights + np.stack([x.logarithms for x in pairs])
+    widths = np.asarray(BANDWIDTHS, np.float32)
+    means = np.where(
+        total[:, None, None, None] > 0, np.logaddexp.reduce(parts, axis=0), -1.0 / widths
+    )
+    ratios = (means[0] - means[1]) * widths / [*SCALES.values()]
+    return np.moveaxis(ratios, -1, 0).astype(np.float32)
 
 
 @jax.jit

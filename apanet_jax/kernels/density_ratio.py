@@ -84,6 +84,35 @@ def density_ratio(
     return _density_ratio(query, support, foreground, background, bandwidth)
 
 
+def log_densities(
+    query: Float[Array, "queries channels"],
+    support: Float[Array, "positions channels"],
+    foreground: Float[Array, " positions"],
+    background: Float[Array, " positions"],
+    bandwidth: float | Float[Array, " bandwidths"] = 0.05,
+) -> Float[Array, "2 queries"] | Float[Array, "2 queries bandwidths"]:
+    """Returns the log densities of foreground and background, whose difference is `density_ratio`.
+
+    Those of several supports can be put together: densities are weighted means.
+
+    Args:
+      query: see `density_ratio`.
+      support: see `density_ratio`.
+      foreground: see `density_ratio`.
+      background: see `density_ratio`.
+      bandwidth: see `density_ratio`.
+
+    Raises:
+      ValueError: see `density_ratio`.
+    """
+    query, support = as_features(query), as_features(support)
+    weights = jnp.stack([jnp.asarray(x, jnp.float32) for x in (foreground, background)])
+    _check(query, support, *weights, bandwidth)
+    widths = jnp.atleast_1d(jnp.asarray(bandwidth, jnp.float32))
+    found = jnp.moveaxis(_log_means(widths, query, support, weights), 0, -1)
+    return found if jnp.ndim(bandwidth) else found[..., 0]
+
+
 def _check(query, support, foreground, background, bandwidth):
     if query.ndim < 2 or support.ndim < 2 or query.shape[-1] != support.shape[-1]:
         raise ValueError(
@@ -134,11 +163,15 @@ def _broadcasting(function: Callable, *operands: Array) -> Array:
 
 
 def _log_ratio(bandwidths, query, support, weights) -> Float[Array, "bandwidths queries"]:
+    density = _log_means(bandwidths, query, support, weights)
+    return density[:, 0] - density[:, 1]
+
+
+def _log_means(bandwidths, query, support, weights) -> Float[Array, "bandwidths 2 queries"]:
     log_sums = _log_sums(query, support, weights, bandwidths)
     total = jnp.sum(weights, -1)[:, None]
     mean = log_sums - jnp.log(jnp.where(total > 0, total, 1.0))
-    density = jnp.where(total > 0, mean, -1.0 / bandwidths[:, None, None])
-    return density[:, 0] - density[:, 1]
+    return jnp.where(total > 0, mean, -1.0 / bandwidths[:, None, None])
 
 
 @jax.custom_vjp

@@ -76,6 +76,22 @@ class Outputs(NamedTuple):
     resembling: Float[Array, "batch height width"] | None = None
 
 
+class EncodedSupport(NamedTuple):
+    """What of a comparison the supports alone make up, beside their features.
+
+    Attributes:
+      foreground: `[B, K, h, w]`, which share of each position is the class.
+      background: `[B, K, h, w]`, which share of each position is background.
+      prototypes: `[B, K, m, r]` of the m parts of the foreground (Eq. 1).
+      means: `[B, K, m, c]`, the parts' mean middle features; None where the foreground is one part.
+    """
+
+    foreground: Float[Array, "batch shot height width"]
+    background: Float[Array, "batch shot height width"]
+    prototypes: Float[Array, "batch shot parts reduced"]
+    means: Float[Array, "batch shot parts channels"] | None
+
+
 class EncodedQuery(NamedTuple):
     """What of a comparison the queries' features alone make up.
 
@@ -129,6 +145,8 @@ class APANet(nn.Module):
       stretch_prior: min-max normalise each prior mask over its image, as PFENet does.
       shared_reduction: one reduction for queries and supports instead of one each.
       reduction_bias: whether the reductions have a bias; PFENet's have none.
+      comparison_dtype: "float32" or "bfloat16": of the reduced features, and of the factors of the
+        comparison's products. Sums, prototypes, prior masks and logits are in float32.
       reduction_dropout: share of the reduced channels dropped in training.
       comparison_dropout: share of the comparison's hidden channels dropped in training.
       cluster_features: what is clustered; the paper's is "high".
@@ -157,6 +175,7 @@ class APANet(nn.Module):
     stretch_prior: bool = True
     shared_reduction: bool = False
     reduction_bias: bool = True
+    comparison_dtype: str = "float32"
     reduction_dropout: float = 0.5
     comparison_dropout: float = 0.1
     cluster_features: Literal["high", "middle"] = "high"
@@ -191,12 +210,16 @@ class APANet(nn.Module):
         }[name]
 
     def setup(self):
-        self.reduce_support = Reduction(self.channels, self.reduction_bias, self.unit_features)
+        reduction = (
+            *(self.channels, self.reduction_bias, self.unit_features),
+            self.comparison_dtype,
+        )
+        self.reduce_support = Reduction(*reduction)
         if not self.shared_reduction:
-            self.reduce_query = Reduction(self.channels, self.reduction_bias, self.unit_features)
+            self.reduce_query = Reduction(*reduction)
         shared = (self.channels, len(self.priors), self.comparison_dropout)
         self.comparison_module = (
-            FeatureEnrichment(*shared, self.pyramid_bins, name="comparison")
+            FeatureEnrichment(*shared, self.pyramid_bins, self.comparison_dtype, name="comparison")
             if self.comparison == "fem"
             else ConvComparison(*shared, name="comparison")
         )
@@ -222,16 +245,10 @@ class APANet(nn.Module):
           train: whether channels are dropped. Training needs the keys "dropout" and "cluster".
         """
         size = query.middle.shape[1:3]
-        foreground = self._at_size(support_labels == 1, size)
-        parts = foreground_parts(support.middle, foreground, self.foreground_prototypes)
-        allocations = None
-        if self.foreground_prototypes > 1:
-            means = part_means(support.middle, parts)
-            allocations = allocation(query.middle[:, None], means)
-        prototypes = self.prototypes(support.middle, parts, train=train)
-        prototypes, assignment = over_shots(prototypes, allocations)
-        background = self._at_size(support_labels == 0, size)
-        prior = self._prior_masks(query, support, foreground, background)
+        of_support = self.encode_support(support, support_labels, train=train)
+        foreground, background = of_support.foreground, of_support.background
+        prior, allocations = self.match(query, support, of_support)
+        prototypes, assignment = over_shots(of_support.prototypes, allocations)
         encoded = self.encode_query(query.middle, train=train)
         self.sow("intermediates", "prototypes", prototypes)
         labelled = query_label is not None
@@ -274,6 +291,39 @@ class APANet(nn.Module):
             agnostic.levels,
             resembling,
         )
+
+    def encode_support(
+        self,
+        support: ImageFeatures,
+        support_labels: UInt8[Array, "batch shot H W"],
+        *,
+        train: bool = False,
+    ) -> EncodedSupport:
+        """Returns the part of the comparison that the supports alone make up."""
+        size = support.middle.shape[2:4]
+        foreground, background = (self._at_size(support_labels == x, size) for x in (1, 0))
+        parts = foreground_parts(support.middle, foreground, self.foreground_prototypes)
+        means = part_means(support.middle, parts) if self.foreground_prototypes > 1 else None
+        prototypes = self.prototypes(support.middle, parts, train=train)
+        return EncodedSupport(foreground, background, prototypes, means)
+
+    def match(
+        self, query: ImageFeatures, support: ImageFeatures, encoded: EncodedSupport
+    ) -> tuple[
+        Float[Array, "batch height width priors"],
+        Float[Array, "batch shot height width parts"] | None,
+    ]:
+        """Returns the prior masks of queries by their supports, and the `allocation` to each.
+
+        Both are means over the supports, or an axis over them: with one support at a time they can
+        be put together from those of the pairs. The allocations are None where a support has one
+        prototype.
+        """
+        allocations = None
+        if encoded.means is not None:
+            allocations = allocation(query.middle[:, None], encoded.means)
+        prior = self._prior_masks(query, support, encoded.foreground, encoded.background)
+        return prior, allocations
 
     def prototypes(
         self,
@@ -434,11 +484,13 @@ class Reduction(nn.Module):
       channels: that come out.
       bias: whether there is one.
       unit_features: see `APANet`.
+      dtype: of the result. The factors have the features' own type, the sums are in float32.
     """
 
     channels: int
     bias: bool
     unit_features: bool
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -458,7 +510,7 @@ class Reduction(nn.Module):
         )
         if self.bias:
             reduced += self.param("bias", bias_init(inputs), (self.channels,))
-        return nn.relu(reduced)
+        return nn.relu(reduced).astype(self.dtype)
 
 
 def at_size(

@@ -56,8 +56,12 @@ class ConvComparison(nn.Module):
     def encode_query(
         self, query: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width hidden"]:
-        """Returns the part of the first convolution that depends on the query's features alone."""
-        return conv3x3(query, self.kernel[:, :, : self.channels]) + self.bias
+        """Returns the part of the first convolution that depends on the query's features alone.
+
+        Its factors have the type of those, and what it returns is float32.
+        """
+        kernel = self.kernel[:, :, : self.channels].astype(query.dtype)
+        return conv3x3(query, kernel).astype(jnp.float32) + self.bias
 
     def __call__(
         self,

@@ -46,23 +46,30 @@ class FeatureEnrichment(nn.Module):
       prior_channels: how many prior masks stand beside them (0: none).
       dropout: share of the channels dropped before the outputs in training.
       bins: cells a side of each level, see `level_size`.
+      dtype: of the levels' features, and of the factors of products; sums are in float32.
     """
 
     channels: int
     prior_channels: int = 1
     dropout: float = 0.1
     bins: tuple[float, ...] = PASCAL_BINS
+    dtype: str = "float32"
 
     def setup(self):
         levels = range(len(self.bins))
         self.merge = [Merge(self.channels, self.prior_channels) for _ in levels]
         # The first level has no finer one before it.
-        self.alpha = [_pointwise(self.channels, f"alpha_{level}") for level in levels[1:]]
+        self.alpha = [self._pointwise(f"alpha_{level}") for level in levels[1:]]
         self.beta = [Refinement() for _ in levels]
         self.level = [Classifier(self.dropout) for _ in levels]
-        self.join = _pointwise(self.channels, "join")
+        self.join = self._pointwise("join")
         self.refine = Refinement()
         self.output = Classifier(self.dropout)
+
+    def _pointwise(self, name: str) -> nn.Dense:
+        return nn.Dense(
+            self.channels, use_bias=False, kernel_init=kernel_init, dtype=self.dtype, name=name
+        )
 
     def encode_query(
         self, query: Float[Array, "batch height width channels"]
@@ -102,7 +109,7 @@ class FeatureEnrichment(nn.Module):
                 prototypes,
                 adaptive_average_pool(assignment, cells),
                 resize_bilinear(prior, cells),
-            )
+            ).astype(self.dtype)
             if number:
                 finer = resize_bilinear(found[-1], cells)
                 x += nn.relu(self.alpha[number - 1](jnp.concatenate([x, finer], -1)))
@@ -131,8 +138,9 @@ class Merge(nn.Module):
     def encode_query(
         self, query: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
-        """Returns the query's part of the sum."""
-        return query @ self.kernel[: self.channels]
+        """Returns the query's part of the sum, in float32."""
+        kernel = self.kernel[: self.channels].astype(query.dtype)
+        return jnp.matmul(query, kernel, preferred_element_type=jnp.float32)
 
     def __call__(
         self,
@@ -154,13 +162,17 @@ class Merge(nn.Module):
 
 
 class Conv3x3(nn.Module):
-    """A 3x3 convolution without a bias, as many channels out as in: `kernel` `[3, 3, c, c]`."""
+    """A 3x3 convolution without a bias, as many channels out as in: `kernel` `[3, 3, c, c]`.
+
+    It computes in the type of what it is given.
+    """
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
-        return conv3x3(x, self.param("kernel", kernel_init, (3, 3, x.shape[-1], x.shape[-1])))
+        kernel = self.param("kernel", kernel_init, (3, 3, x.shape[-1], x.shape[-1]))
+        return conv3x3(x, kernel.astype(x.dtype))
 
 
 class Refinement(nn.Module):
@@ -192,8 +204,4 @@ class Classifier(nn.Module):
         output = nn.Dense(
             2, kernel_init=kernel_init, bias_init=bias_init(x.shape[-1]), name="output"
         )
-        return output(drop(hidden))
-
-
-def _pointwise(channels: int, name: str) -> nn.Dense:
-    return nn.Dense(channels, use_bias=False, kernel_init=kernel_init, name=name)
+        return output(drop(hidden).astype(jnp.float32))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.kernels.pooling import cluster_average, masked_average
+from apanet_jax.kernels.precision import as_features, einsum, joined, split
 from apanet_jax.kernels.unit_vectors import unit
 
 AREA_EPSILON = 0.0005
@@ -72,8 +73,9 @@ def allocation(
       means: of a support's parts.
     """
     # The length of a position's own features is a factor of all its cosines.
-    alike = jnp.einsum("...hwc,...mc->...hwm", middle.astype(jnp.float32), unit(means))
-    return jax.lax.stop_gradient(jax.nn.one_hot(alike.argmax(-1), means.shape[-2]))
+    middle, count = as_features(middle), means.shape[-2]
+    alike = einsum("...hwc,...mc->...hwm", middle, split(unit(means), middle.dtype, -2))
+    return jax.lax.stop_gradient(jax.nn.one_hot(joined(alike, count, -1).argmax(-1), count))
 
 
 def over_shots(

@@ -10,6 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+_SOON = 0.05
+"""Seconds until a signal that was lost is raised once more."""
+
 
 class UserError(Exception):
     """Something the user gave cannot be used.
@@ -95,7 +98,7 @@ def main_guard(function: Callable[..., int | None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args, **kwargs) -> None:
         try:
-            with warnings.catch_warnings(), _signals_to(_stop_at_once, signal.SIGTERM):
+            with warnings.catch_warnings(), _stopping_on(signal.SIGTERM):
                 # Pillow's, of tags that nothing here reads.
                 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
                 status = function(*args, **kwargs)
@@ -143,6 +146,28 @@ class StopSignals:
 
 def _stop_at_once(number: int, _frame) -> None:
     raise Stopped(number)
+
+
+@contextlib.contextmanager
+def _stopping_on(number: int) -> Iterator[None]:
+    """Has a signal raise `Stopped`, once more where it came while an object was being deleted.
+
+    Python cannot hand on what is raised there: it prints the error and goes on.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if isinstance(unraisable.exc_value, Stopped):
+            threading.Timer(_SOON, signal.raise_signal, [number]).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        with _signals_to(_stop_at_once, number):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

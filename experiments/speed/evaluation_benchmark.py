@@ -18,7 +18,6 @@ import os
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,12 +64,14 @@ class Timed(NamedTuple):
       seconds: of the whole.
       episodes: how many were scored.
       counts: of each.
+      processor: seconds of all cores together, of this process.
       embedding: of the seconds, those spent on embedding.
     """
 
     seconds: float
     episodes: int
     counts: EpisodeCounts
+    processor: float
     embedding: float = 0.0
 
 
@@ -137,13 +138,13 @@ def measure(config: ConfigDict, shot: int, repetitions: int, sample: int) -> lis
 def embed_once(subject: Subject, shot: int, episodes: int) -> Timed:
     """Runs the engine, with nothing embedded before."""
     _embeds_once(subject, True)
-    started = time.perf_counter()
+    clock = harness.Clock()
     subject.run.evaluator.embed(episodes)
-    embedded = time.perf_counter()
+    embedding = clock.seconds
     counts, _ = subject.run.evaluator.count(subject.parameters, shot, episodes)
-    ended = time.perf_counter()
+    timed = Timed(clock.seconds, episodes, counts, clock.processor, embedding)
     subject.run.evaluator.embedded.clear()
-    return Timed(ended - started, episodes, counts, embedded - started)
+    return timed
 
 
 def _embeds_once(subject: Subject, once: bool) -> None:
@@ -156,15 +157,14 @@ def _embeds_once(subject: Subject, once: bool) -> None:
 def embed_every(subject: Subject, shot: int, episodes: int) -> Timed:
     """Runs our straightforward path, which embeds every episode."""
     _embeds_once(subject, False)
-    started = time.perf_counter()
+    clock = harness.Clock()
     counts, _ = subject.run.evaluator.count(subject.parameters, shot, episodes)
-    return Timed(time.perf_counter() - started, episodes, counts)
+    return Timed(clock.seconds, episodes, counts, clock.processor)
 
 
 def loop_in_torch(subject: Subject, shot: int, episodes: int) -> Timed:
     """Runs the peer, on batches of the same loader."""
-    started = time.perf_counter()
-    counted = []
+    clock, counted = harness.Clock(), []
     peer = subject.peer.eval()
     with subject.run.data.test_batches(shot, range(episodes)) as batches, torch.inference_mode():
         for batch in batches:
@@ -175,7 +175,8 @@ def loop_in_torch(subject: Subject, shot: int, episodes: int) -> Timed:
                 label = label.to(logits.device)
                 counted.append(_counts_in_torch(logits[number], label))
     intersection, union = (np.stack(x) for x in zip(*counted, strict=True))
-    return Timed(time.perf_counter() - started, episodes, EpisodeCounts(intersection, union))
+    counts = EpisodeCounts(intersection, union)
+    return Timed(clock.seconds, episodes, counts, clock.processor)
 
 
 def _counts_in_torch(logits, label) -> tuple[np.ndarray, np.ndarray]:
@@ -244,6 +245,9 @@ def _row(config, shot, path, found, distinct) -> Row:
         "shots": shot,
         "episodes": found[path][0].episodes,
         "seconds_per_episode": statistics.median(each),
+        "processor_seconds_per_episode": statistics.median(
+            timed.processor / timed.episodes for timed in found[path]
+        ),
         "intersection": int(found[path][-1].counts.intersection[:sample, 1].sum()),
         "union": int(found[path][-1].counts.union[:sample, 1].sum()),
         "differing": sum(differing),
@@ -274,12 +278,13 @@ def markdown(rows: list[Row]) -> str:
             row["path"],
             row["episodes"],
             f"{row['seconds']:.4f} ({row['seconds_min']:.4f} to {row['seconds_max']:.4f})",
+            f"{row['processor_seconds_per_episode']:.4f}",
             f"{row['seconds'] / once[row['shots']]:.1f}",
             f"{row['differing']} of {row['compared']}",
         )
         for row in rows
     ]
-    heads = ("backbone, comparison", "shots", "", "episodes", "seconds an episode")
+    heads = ("backbone, comparison", "shots", "", "episodes", "seconds an episode", "processor")
     return harness.table((*heads, f"over {ONCE}", "pixels counted differently"), lines)
 
 

@@ -1,13 +1,8 @@
 """What evaluation needs at the sizes of PASCAL-5i and COCO-20i: passes, bytes, before and after.
 
-    python experiments/speed/evaluation_needs.py [--images=5000] [--run=N] [--json=FILE]
+    python experiments/speed/evaluation_needs.py [--images=5000] [--json=FILE]
 
-With `--run=N` a small backbone then really scores a fold of N noise images of 65 pixels, 20
-classes, 4 N episodes at 1 and 5 shots: within budgets that are the same share of all its features
-as 8 GB and 30 GB are of COCO's, within ample ones, and within none. Their sums are compared, and
-the plan with what happened.
-
-Otherwise nothing is embedded: images are drawn by the statistics below, episodes by the protocol,
+Nothing is embedded: images are drawn by the statistics below, episodes by the protocol,
 and the plan is carried out with sizes alone, as it is before every evaluation. Shapes are those of
 a ResNet-50 at 473 pixels, counted by JAX without computing anything. "before" is the way of 0.1.0:
 every image's features of blocks 3, 4 and 5 in float32, and block 5 of every support's foreground,
@@ -20,7 +15,6 @@ Areas are drawn log-uniformly between 2048 pixels and half of an image of 640 x 
 import dataclasses
 import itertools
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,8 +26,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.data.episodes import draw_evaluation, episode_lists
-from apanet_jax.evaluation.comparing import Head
-from apanet_jax.evaluation.embed_once import EmbeddedImages, count_episodes_once
 from apanet_jax.evaluation.embedding import (
     Embedder,
     Images,
@@ -41,18 +33,16 @@ from apanet_jax.evaluation.embedding import (
     query_bytes,
     support_bytes,
 )
-from apanet_jax.evaluation.feature_store import BEYOND, DISK, MEMORY, FeatureStore, Ledger
+from apanet_jax.evaluation.feature_store import BEYOND, DISK, MEMORY, Ledger
 from apanet_jax.evaluation.plan import Job, Plan, Sizes, needs
-from apanet_jax.evaluation.protocol import ONE_STEP
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.network import Network
 from apanet_jax.models.resnet import RESNET50, ResNet
-from apanet_jax.runtime.devices import data_mesh, replicated
+from apanet_jax.runtime.devices import data_mesh
 from apanet_jax.runtime.errors import Parser
 from apanet_jax.runtime.programs import Programs
 from experiments import harness
 from experiments.harness import Row
-from experiments.speed.gpu_evaluation import NoiseSplit
 
 SHOTS = (1, 5)
 
@@ -169,110 +159,6 @@ def _foreground(split: Drawn, key: tuple[int, int], positions: int) -> float:
     return min(estimated_positions(split, *key, positions), positions)
 
 
-def scored(images: int, share: float) -> Iterator[Row]:
-    """Scores noise under three budgets; a row each.
-
-    Args:
-      images: how many.
-      share: of the bytes of all features, that the budgets of the first row have.
-    """
-    from tests.small_backbone import CHANNELS, ThreeConvolutions
-
-    side, classes, mesh, programs = 65, 20, data_mesh(1), Programs()
-    split = NoiseSplit(images, side, classes)
-    head = APANet(channels=8, block4_channels=CHANNELS[1])
-    network = Network(ThreeConvolutions(), head)
-    lists = episode_lists(split, range(1, classes + 1), shot=max(SHOTS), min_area=1)
-    episodes = [
-        draw_evaluation(lists, number, seed=321, shot=shot)
-        for shot, number in itertools.product(SHOTS, range(4 * images))
-    ]
-    jobs = [Job(number, one) for number, one in enumerate(episodes)]
-    image = np.zeros((1, side, side, 3), np.uint8)
-    backbone = network.backbone.init(jax.random.key(0), image)["params"]
-    batch = harness.noise_episodes(1, 1, side)
-    query, support = network.embed_episode(backbone, batch)
-    parameters = head.init({"params": jax.random.key(1)}, query, support, batch["support_labels"])
-    heads = [Head(head, parameters["params"])]
-    embedder = Embedder(
-        network,
-        jax.device_put(backbone, replicated(mesh)),
-        mesh,
-        Images(split, side, 8, 0),
-        batch_size=8,
-        stored="computed",
-        programs=programs,
-    )
-    expected, ample = None, 1e12
-    for name in ("ample", "share", "none"):
-        memory, disk = {
-            "ample": (ample, 0.0),
-            "share": (share * ample * 8 / 38, share * ample * 30 / 38),
-            "none": (0.0, 0.0),
-        }[name]
-        with tempfile.TemporaryDirectory() as folder:
-            store = FeatureStore(
-                device_bytes=0, memory_bytes=memory, disk_bytes=disk, directory=Path(folder)
-            )
-            features = EmbeddedImages(embedder, store, mesh, programs)
-            plan, found = features.plan(jobs)
-            start = time.perf_counter()
-            (counts,) = count_episodes_once(
-                features,
-                plan,
-                heads,
-                split,
-                episodes=len(jobs),
-                label_side=side,
-                programs=programs,
-                resizing=ONE_STEP,
-            )
-            seconds = time.perf_counter() - start
-        if name == "ample":
-            # What all features take, with the pairs' prior masks left out.
-            ample = sum(found.bytes)
-            expected = counts
-        yield {
-            "budgets": name,
-            "episodes": len(jobs),
-            "images": found.images,
-            "windows": found.windows,
-            "passes": found.passes,
-            "supports": found.supports,
-            "planned_bytes": list(found.bytes),
-            "budget_bytes": [memory, disk],
-            "peak_bytes": list(store.peak),
-            "seconds": seconds,
-            "sums": [x.sum(0).tolist() for x in counts],
-            "differing": int(
-                sum(np.abs(a - b).sum() for a, b in zip(counts, expected, strict=True))
-            ),
-        }
-
-
-def scored_markdown(rows: Sequence[Row]) -> str:
-    """Returns a line a row."""
-    heads = ("budgets", "windows", "images passed", "supports", "planned, MB", "held, MB")
-    return harness.table(
-        (*heads, "seconds", "pixels counted differently"),
-        [
-            (
-                row["budgets"],
-                row["windows"],
-                f"{row['passes']:,}",
-                f"{row['supports']:,}",
-                *(
-                    " + ".join(f"{row[name][place] / 1e6:.2f}" for place in (MEMORY, DISK, BEYOND))
-                    for name in ("planned_bytes", "peak_bytes")
-                ),
-                f"{row['seconds']:.1f}",
-                row["differing"],
-            )
-            for row in rows
-        ],
-    )
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """Returns a line a row."""
     heads = ("data", "episodes, images", "way", "windows", "images passed", "supports")
@@ -296,7 +182,6 @@ def arguments() -> Parser:
     """Returns the parser of the command line."""
     parser = harness.parser(__doc__, json=True)
     parser.add_argument("--images", type=harness.whole(40), default=5000, help="of COCO (5000)")
-    parser.add_argument("--run", type=harness.whole(200), help="noise images to score, besides")
     return parser
 
 
@@ -310,16 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     budgets = (0.0, 8e9, 30e9)
     rows = [row for case in cases for row in measure(case, budgets)]
-    result, text = {"rows": rows}, markdown(rows)
-    if given.run:
-        whole = next(
-            row["bytes_of_all"]
-            for row in rows
-            if row["data"] == cases[-1].name and "bytes_of_all" in row
-        )
-        result["scored"] = list(scored(given.run, sum(budgets) / whole))
-        text += "\n" + scored_markdown(result["scored"])
-    harness.publish(harness.environment() | result, text, given.json)
+    harness.publish(harness.environment() | {"rows": rows}, markdown(rows), given.json)
 
 
 if __name__ == "__main__":

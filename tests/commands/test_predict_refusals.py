@@ -43,6 +43,30 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys):
         assert not (folder / "out").exists()
 
 
+BAD_MASKS = {
+    "few.txt": ("0 0.1 0.2", "line 1 is no label of YOLO's"),
+    "boxes.txt": ("0 0.5 0.5 0.1 0.1", "has no outline for this image"),
+    "labelme.json": ('{"shapes": 5}', "labelme.json"),
+    "coco.json": ('{"images": [], "annotations": []}', "coco.json"),
+    "studio.json": ('[{"image": "red.png", "tag": []}]', "not as JSON-MIN"),
+    "cut.json": ('{"shapes": [', "cut.json"),
+    "cvat.xml": ("<annotations>", "cut short or no XML"),
+    "tracks.xml": ("<annotations><track/></annotations>", "is of a video"),
+}
+
+
+def test_bad_masks_of_other_tools_are_one_line_and_leave_nothing(folder, capsys):
+    for name, (content, message) in BAD_MASKS.items():
+        (folder / name).write_text(content)
+        support = ["--support", folder / "red.png", folder / name]
+        for rest in (["--output", folder / "out", folder / "new"], ["--save", folder / "s.apanet"]):
+            assert run(*support, *rest) == 2
+            error = capsys.readouterr().err
+            assert message in error and error.rstrip().count("\n") <= 1, error
+            assert error.splitlines()[-1].startswith("error: "), error
+            assert not (folder / "out").exists() and not (folder / "s.apanet").exists()
+
+
 def test_bad_formats_and_videos_are_one_line_and_leave_nothing(folder, capfd):
     support, new = ["--support", *given(folder)], folder / "new"
     frames = [scene(RED, LEFT)[0]] * 3

@@ -182,7 +182,7 @@ def test_counts_are_the_same_after_a_kill_in_the_middle(prepared, tmp_path, whol
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, 2, 8])
 def test_every_device_does_its_share(prepared, tmp_path, whole, devices, monkeypatch):
     heads, expected = whole
     run = run_of(prepared, f"{MASKED},devices={devices}")

@@ -195,6 +195,37 @@ def test_a_sweep_goes_on_and_refuses_other_settings(sweep):
     assert_refused(other, "other settings")
 
 
+@pytest.mark.slow
+def test_a_threshold_of_0_scores_what_the_run_did(sweep):
+    config = sweep.config.replace("folder.py", "compare.py") + ",folds=0,seeds=0"
+    arguments = (f"--workdir={sweep.workdir}", "--base_episodes=10")
+    done = run_script("thresholds", f"--config={config}", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((sweep.workdir / "thresholds.json").read_text())
+    assert {row["variant"] for row in found["rows"]} == {"baseline", "apanet"}
+    at_zero = found["thresholds"].index(0.0)
+    for row in found["rows"]:
+        folder = sweep.workdir / "seed0" / "fold0" / row["variant"]
+        (result,) = json.loads((folder / "results.json").read_text())
+        assert abs(row["novel"][at_zero] - result["miou"]) < 0.02
+        for name, sums in row["classes"].items():
+            true, called, both, _ = np.array(sums).T
+            assert (np.diff(called) <= 0).all() and len(set(true)) == 1
+            iou = 100 * both[at_zero] / max(true[0] + called[at_zero] - both[at_zero], 1)
+            assert abs(iou - result["iou_per_class"][name]) < 0.02
+    assert (sweep.workdir / "thresholds.md").read_text().strip() in done.stdout
+    done = run_script("thresholds", f"--config={config}", arguments[0], "--counted")
+    assert done.returncode == 0, done.stderr
+    by_class = (sweep.workdir / "called.md").read_text()
+    for line in by_class.splitlines()[2:]:
+        name, variant, _, *shares = [x.strip() for x in line.strip("|").split("|")]
+        (sums,) = (row["classes"][name] for row in found["rows"] if row["variant"] == variant)
+        true, called, both, pixels = sums[at_zero]
+        expected = [both / (true + called - both), both / max(called, 1), both / true]
+        expected = [100 * x for x in (*expected, called / pixels, true / pixels)]
+        np.testing.assert_allclose([float(x) for x in shares], expected, atol=0.051)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -218,4 +249,5 @@ def test_wrong_arguments_are_answered_in_a_line(arguments, said, tmp_path, monke
     ],
 )
 def test_matching_without_training_answers_in_a_line_too(arguments, said):
-    assert_refused(run_script("training_free", *arguments), said)
+    for script in ("training_free", "thresholds"):
+        assert_refused(run_script(script, *arguments), said)

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from apanet_jax.data.sources.coco import CocoSource
-from experiments.speed import memory_benchmark, prepare_benchmark
+from experiments.speed import coco_evaluation, memory_benchmark, prepare_benchmark
 from tests.scripts import assert_refused, run_script
 
 SMALL = (
@@ -69,6 +70,36 @@ def test_the_tree_that_is_prepared_is_in_cocos_layout(tmp_path):
     source = CocoSource(tmp_path / "coco", tmp_path / "coco" / "annotations", any_count=True)
     assert [len(list(source.names(split))) for split in ("train", "val")] == [4, 2]
     assert_refused(run_script("prepare_benchmark", "--images=39"), "from 40 on")
+
+
+def test_the_drawn_coco_tree_shows_a_class_of_fold_0_in_every_image(tmp_path):
+    for split in ("train", "val"):
+        coco_evaluation.make_tree(tmp_path, split, 2, 64)
+    source = CocoSource(tmp_path, tmp_path / "annotations", any_count=True)
+    labels = [source.read("val", name).label for name in source.names("val")]
+    # One scene, in eight ways.
+    assert len(labels) == 8
+    for label in labels:
+        classes, areas = np.unique(label[(label > 0) & (label < 255)], return_counts=True)
+        assert classes[areas.argmax()] % 4 == 1
+    # Outlines run through the middles of pixels, so each turn fills other pixels at the edge.
+    assert np.mean((labels[1] > 0) != np.rot90(labels[0] > 0)) < 0.1
+
+
+@pytest.mark.slow
+def test_coco_is_scored_alike_within_budgets_and_after_a_kill(tmp_path):
+    file = tmp_path / "rows.json"
+    done = run_script(
+        "coco_evaluation",
+        *("--images=480", "--train=240", "--episodes=24", "--sample=8", "--size=65", "--steps=2"),
+        *("--shots=1", "--comparisons=conv", "--ways=disk,killed,every"),
+        *(f"--workdir={tmp_path}", f"--json={file}"),
+    )
+    assert done.returncode == 0, done.stderr
+    disk, killed, every = rows_of(file)
+    assert disk["differing"] == killed["differing"] == 0 and every["differing"] <= 4
+    assert disk["union"] == killed["union"] > 0
+    assert 0 < killed["disk_bytes"] < disk["disk_bytes"]
 
 
 def test_memory_is_of_ten_times_as_much(monkeypatch, tmp_path):

@@ -8,8 +8,8 @@ from sklearn.preprocessing import normalize
 
 from apanet_jax.inference import bundled
 from apanet_jax.inference.head_choice import DINOV2, SMALL
-from apanet_jax.inference.prototypes import DIRECTORY, Prototypes, load_prototypes
 from apanet_jax.inference.saved_head import OtherWeights
+from apanet_jax.inference.whitening import DIRECTORY, Whitening, load_whitening
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 
@@ -77,18 +77,19 @@ def test_a_head_for_other_weights_is_left_out_with_a_line(monkeypatch, tmp_path,
     assert capsys.readouterr().err == "note: no trained head is used: trained on other weights\n"
 
 
-@pytest.mark.parametrize("backbone", [x.backbone for x in bundled._FROZEN.values() if x.prototypes])
-def test_prototypes_come_with_the_backbones_that_use_them(backbone):
-    found = load_prototypes(backbone)
-    channels = backbones.spec(backbone).block4_channels
-    assert found.mean.shape == (channels,) and found.centres.shape == (128, channels)
-    np.testing.assert_allclose(np.linalg.norm(found.centres, axis=1), 1, atol=1e-5)
-    assert (DIRECTORY / f"{backbone}.npz").stat().st_size < 110_000
+@pytest.mark.parametrize("frozen", bundled._FROZEN.values(), ids=bundled._FROZEN)
+def test_whitenings_come_with_the_backbones_that_are_compared(frozen):
+    found = load_whitening(frozen.backbone)
+    channels = getattr(backbones.spec(frozen.backbone), f"{frozen.appearance}_channels")
+    assert found.mean.shape == (channels,) and found.matrix.shape == (channels, channels)
+    np.testing.assert_allclose(found.matrix, found.matrix.T, atol=1e-2)
+    assert (DIRECTORY / f"{frozen.backbone}.npz").stat().st_size < 300_000
 
 
-def test_centring_takes_the_mean_of_unit_vectors_away():
+def test_whitening_is_of_unit_vectors_without_their_mean():
     rng = np.random.default_rng(0)
     features, mean = rng.normal(size=(3, 4, 6)), rng.normal(size=6).astype(np.float32) / 10
-    found = Prototypes(mean, np.eye(6)).centred(features)
-    expected = normalize(normalize(features.reshape(-1, 6)) - mean).reshape(3, 4, 6)
+    matrix = rng.normal(size=(6, 6)).astype(np.float32)
+    found = Whitening(mean, matrix)(features)
+    expected = normalize((normalize(features.reshape(-1, 6)) - mean) @ matrix).reshape(3, 4, 6)
     np.testing.assert_allclose(found, expected, atol=1e-5)

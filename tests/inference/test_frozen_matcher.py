@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from apanet_jax.inference import frozen_matcher
 from apanet_jax.inference.frozen_matcher import HEAD, FrozenMatcher
 from apanet_jax.inference.geometry import Grid, label_shares
 from apanet_jax.inference.leave_one_out import THRESHOLDS
@@ -34,9 +35,15 @@ class KnownHead:
     needs_high = False
 
     def learn(self, features, labels):
-        return len(features)
+        return [x for x in labels if (x == 1).any()]
 
-    def log_odds(self, features, learned):
+    def without(self, learned, index):
+        return [x for n, x in enumerate(learned) if n != index]
+
+    def match(self, features, support):
+        return None
+
+    def log_odds(self, features, learned, matches=None):
         margins = np.full((8, 8), -3.0, np.float32)
         margins[2:6, 2:6] = 3.0
         return margins
@@ -122,6 +129,25 @@ def test_a_head_has_its_say_where_it_finds_the_supports(useful):
     margins = made.margins(features[0], learned) - made.decision(learned).threshold
     foreground, _ = label_shares(labels[0], GRID)
     assert ((margins > 0) == (foreground > 0.5)).mean() > 0.85
+
+
+def test_a_further_support_is_compared_with_the_others_alone(monkeypatch):
+    compared = []
+    pair_densities = frozen_matcher.pair_densities
+    monkeypatch.setattr(
+        frozen_matcher, "pair_densities", lambda *x: compared.append(1) or pair_densities(*x)
+    )
+    images, masks = zip(*[scene(RED, LEFT), scene(RED, RIGHT)], strict=True)
+    images, masks = ([*x, *(y[::-1] for y in x)] for x in (images, masks))
+    one = Segmenter(matcher(KnownHead())).fit(images[:3], masks[:3])
+    assert len(compared) == 3 * 2
+    one.partial_fit(images[3:], masks[3:])
+    assert len(compared) == 4 * 3
+    at_once = Segmenter(matcher(KnownHead())).fit(images, masks)
+    assert one.decisions_ == at_once.decisions_
+    # A corrected mask is another one.
+    one.partial_fit(images[:1], [masks[0] & np.tri(80, 120, dtype=bool)])
+    assert len(compared) == 2 * 4 * 3 + 3
 
 
 def test_classes_that_look_alike_are_told_from_each_other():

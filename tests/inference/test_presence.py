@@ -10,47 +10,62 @@ from apanet_jax.inference.presence import (
     peak,
     support_appearance,
 )
-
-RED, BLUE, GREEN = np.eye(3, dtype=np.float32)
-
-
-def halves(left, right):
-    """Returns features and the share of foreground of an image whose left half is the object."""
-    appearance = np.stack([left, left, right, right]).reshape(1, 4, 3).repeat(2, 0)
-    inside = np.array([[1.0, 1.0, 0.0, 0.0]] * 2, np.float32)
-    return appearance, inside, 1 - inside
+from apanet_jax.inference.whitening import unit
 
 
-def test_with_one_support_the_object_itself_is_1_and_its_background_0():
-    appearance, inside, outside = halves(RED, RED + 2 * BLUE)
-    supports = support_appearance([appearance], [inside], [outside])
-    assert supports.similarity == pytest.approx(1 / np.sqrt(5))
-    marked = np.where(inside > 0, 1.0, -1.0)
-    assert likeness(supports, appearance, marked, 0.0) == pytest.approx(1.0)
-    assert likeness(supports, appearance, -marked, 0.0) == pytest.approx(0.0, abs=1e-6)
+def supports_of(rng, shots, channels=5):
+    """Returns random unit features and foreground shares of supports."""
+    appearances = [unit(rng.normal(size=(4, 3, channels)).astype(np.float32)) for _ in range(shots)]
+    foregrounds = [rng.uniform(size=(4, 3)).astype(np.float32) for _ in range(shots)]
+    return appearances, foregrounds
 
 
-def test_with_several_supports_0_is_as_similar_as_they_are():
-    colours = np.random.default_rng(0).uniform(size=(3, 3)).astype(np.float32)
-    drawn = [halves(colour, BLUE) for colour in colours]
-    supports = support_appearance(*zip(*drawn, strict=True))
-    pairs = [1 - cosine(colours[i], colours[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert supports.similarity == pytest.approx(np.mean(pairs), rel=1e-5)
-    found, inside, _ = halves(GREEN, BLUE)
-    expected = np.mean([1 - cosine(GREEN, colour) for colour in colours])
-    expected = (expected - np.mean(pairs)) / max(1 - np.mean(pairs), 0.5)
-    assert likeness(supports, found, inside, 0.5) == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize("shots", [1, 3])
+def test_likeness_is_the_mean_of_three_cosines(shots):
+    rng = np.random.default_rng(shots)
+    appearances, foregrounds = supports_of(rng, shots)
+    (image,), (margins,) = supports_of(rng, 1)
+    flat, marked = image.reshape(-1, 5), margins > 0.6
+    covered, means = [], []
+    for appearance, foreground in zip(appearances, foregrounds, strict=True):
+        positions = appearance[foreground > 0.5]
+        covered.append(np.mean([max(1 - cosine(s, q) for q in flat) for s in positions]))
+        mean = (appearance * foreground[..., None]).sum((0, 1))
+        means.append(mean / np.linalg.norm(mean))
+    alike = np.quantile([1 - cosine(np.mean(means, 0), q) for q in flat], 0.97)
+    found = np.mean([1 - cosine(mean, image[marked].mean(0)) for mean in means])
+    expected = np.mean([np.mean(covered), alike, found])
+    supports = support_appearance(appearances, foregrounds)
+    assert likeness(supports, image, margins, 0.6) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_support_resembles_itself_most():
+    rng = np.random.default_rng(0)
+    (appearance,), _ = supports_of(rng, 1)
+    foreground = np.zeros((4, 3), np.float32)
+    foreground[:2, 0] = 1
+    supports = support_appearance([appearance], [foreground])
+    itself = likeness(supports, appearance, foreground, 0.5)
+    others = [likeness(supports, supports_of(rng, 1)[0][0], foreground, 0.5) for _ in range(20)]
+    assert itself > max(others)
 
 
 def test_where_nothing_is_marked_the_highest_position_counts():
-    appearance, inside, outside = halves(RED, BLUE)
-    supports = support_appearance([appearance], [inside], [outside])
-    margins = np.full((2, 4), -3.0)
-    margins[0, 0] = -2.0
-    assert likeness(supports, appearance, margins, 0.0) == pytest.approx(1.0)
-    margins[0, 0], margins[1, 3] = -3.0, -2.0
-    assert likeness(supports, appearance, margins, 0.0) == pytest.approx(0.0, abs=1e-6)
-    assert np.isfinite(likeness(supports, appearance, np.full((2, 4), -3.0), 0.0))
+    rng = np.random.default_rng(0)
+    supports = support_appearance(*supports_of(rng, 2))
+    (image,), (margins,) = supports_of(rng, 1)
+    highest = np.where(margins == margins.max(), 1.0, 0.0)
+    assert likeness(supports, image, margins, 2.0) == likeness(supports, image, highest, 0.5)
+    assert np.isfinite(likeness(supports, image, np.full((4, 3), -3.0), 0.0))
+
+
+def test_supports_count_alike_and_an_object_smaller_than_a_position_counts():
+    appearances, (whole, small) = supports_of(np.random.default_rng(0), 2)
+    whole[:], small[:] = 1, 0
+    small[0, 0] = 0.2
+    supports = support_appearance(appearances, [whole, small])
+    assert supports.weights == pytest.approx([1 / 24] * 12 + [1 / 6] * 3)
+    np.testing.assert_array_equal(supports.positions[12], appearances[1][0, 0])
 
 
 def test_the_peak_is_what_a_hundredth_exceeds():
@@ -65,20 +80,3 @@ def test_the_measures_become_a_probability():
     assert decision.presence(1e6, 0.0) == pytest.approx(1.0)
     plain = Decision(threshold=0.5, scale=1.0)
     assert plain.presence(0.6, -5.0) > 0.5 > plain.presence(0.4, 5.0)
-
-
-@pytest.mark.parametrize("shots", [1, 3])
-def test_with_prototypes_likeness_is_by_how_much_more_the_supports_are_alike(shots):
-    rng = np.random.default_rng(0)
-    colours = rng.uniform(size=(shots, 3)).astype(np.float32)
-    prototypes = rng.normal(size=(50, 3)).astype(np.float32)
-    prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
-    drawn = zip(*[halves(colour, BLUE) for colour in colours], strict=True)
-    supports = support_appearance(*drawn, prototypes)
-    found, inside, _ = halves(GREEN, BLUE)
-    alike = sorted((1 - cosine(GREEN, x) for x in prototypes), reverse=True)[1:5]
-    expected = np.mean([1 - cosine(GREEN, x) for x in colours]) - np.mean(alike)
-    if shots > 1:
-        pairs = [1 - cosine(colours[i], colours[j]) for i in range(3) for j in range(i)]
-        expected -= 0.5 * np.mean(pairs)
-    assert likeness(supports, found, inside, 0.5) == pytest.approx(expected, abs=1e-5)

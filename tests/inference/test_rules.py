@@ -16,6 +16,8 @@ from apanet_jax.inference.rules import (
     USUAL_BANDWIDTH,
     SupportPositions,
     foreground_density,
+    margins_of_pairs,
+    pair_densities,
     ratio_margins,
     support_positions,
     without,
@@ -33,8 +35,9 @@ def support(seed):
     return features, label
 
 
-def test_the_density_ratio_is_that_of_weighted_mean_kernels():
-    supports, (query, _) = [support(1), support(2)], support(3)
+@pytest.mark.parametrize("shots", [2, 5])
+def test_the_density_ratio_is_that_of_weighted_mean_kernels(shots):
+    supports, (query, _) = [support(10 + seed) for seed in range(shots)], support(3)
     margins = ratio_margins(query, support_positions(*zip(*supports, strict=True), GRID))
     features = np.concatenate([x.reshape(-1, 6) for x, _ in supports])
     shares = zip(*(label_shares(label, GRID) for _, label in supports), strict=True)
@@ -64,6 +67,24 @@ def test_a_class_s_density_is_the_weighted_mean_kernel_and_differences_are_margi
     )
     contest = np.asarray(ratio_margins(query, against))[list(SCALES).index(USUAL)]
     np.testing.assert_allclose(densities[0] - densities[1], contest, atol=1e-4)
+
+
+def test_pairs_make_up_the_margins_by_all_supports():
+    """Among them are one without foreground, as negatives are, and one without background."""
+    features, labels = map(list, zip(*[support(seed) for seed in (1, 2, 3, 4)], strict=True))
+    labels[1] = np.where(labels[1] == 255, labels[1], 0)
+    labels[2] = np.where(labels[2] == 255, labels[2], 1)
+    query, _ = support(5)
+    pairs = [pair_densities(query, *x, GRID) for x in zip(features, labels, strict=True)]
+    for chosen in (np.s_[:], np.s_[1:2], np.s_[2:3]):
+        together = support_positions(features[chosen], labels[chosen], GRID)
+        expected = ratio_margins(query, together)
+        np.testing.assert_allclose(margins_of_pairs(pairs[chosen]), expected, atol=1e-4)
+
+
+def test_numbers_of_supports_share_programs():
+    sizes = [len(support_positions(*[[x] * n for x in support(1)], GRID)[0]) for n in range(1, 14)]
+    assert [x // 25 for x in sizes] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16]
 
 
 def test_a_support_that_is_left_out_counts_nowhere():

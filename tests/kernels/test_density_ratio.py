@@ -104,6 +104,21 @@ def test_agrees_with_scipy_and_gradients_with_the_plain_formula(monkeypatch, dty
         np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
 
 
+def test_the_log_densities_are_scipys():
+    query, support, *weights = problem(4)
+    weights[1][:] = 0
+    both = MODULE.log_densities(query, support, *weights, BANDWIDTHS)
+    for number, bandwidth in enumerate(BANDWIDTHS):
+        beside = np.concatenate([support, np.zeros((1, CHANNELS))])
+        zero = np.arange(POSITIONS + 1) == POSITIONS
+        # A vector of norm 0 has cosine 0 to everything, and so the log density 0.
+        expected = exact(query, beside, np.append(weights[0], 0), zero, bandwidth)
+        np.testing.assert_allclose(both[0, :, number], expected, atol=1e-6 / bandwidth)
+        np.testing.assert_allclose(both[1, :, number], -1 / bandwidth)
+    one = MODULE.log_densities(query, support, *weights, 0.05)
+    np.testing.assert_allclose(one, both[..., 1], atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.int32])
 def test_other_types_are_converted(dtype):
     query, support, *weights = problem(2)

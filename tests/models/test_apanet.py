@@ -354,3 +354,34 @@ def test_training_does_not_average_logits_in_clusters():
     parameters = parameters_of(head(), inputs)
     plain, smooth = (run(head(query_clusters=n), parameters, inputs, inputs[3]) for n in (0, 3))
     np.testing.assert_array_equal(plain.logits, smooth.logits)
+
+
+FEM = {"comparison": "fem", "pyramid_bins": (5, 0.5)}
+
+
+@pytest.mark.parametrize("options", [{}, pytest.param(FEM, marks=pytest.mark.slow)])
+def test_a_comparison_in_bfloat16_multiplies_bfloat16_and_gives_float32(options):
+    inputs = episode()
+    module = head(num_clusters=2, **options)
+    half = module.clone(comparison_dtype="bfloat16")
+    parameters = parameters_of(module, inputs)
+    whole, rounded = (infer(x, parameters, *inputs[:3]).logits for x in (module, half))
+    assert rounded.dtype == jnp.float32 and not np.array_equal(rounded, whole)
+    # 8 bits of each factor, in sums of few terms.
+    np.testing.assert_allclose(rounded, whole, atol=0.05 * np.abs(whole).max())
+    trained = functools.partial(gradients_and_outputs, half)
+    gradients, outputs = jax.eval_shape(trained, parameters, inputs)
+    floats = (gradients, outputs.logits, outputs.agnostic_logits, outputs.levels)
+    assert {x.dtype for x in jax.tree.leaves(floats)} == {jnp.dtype("float32")}
+    program = jax.make_jaxpr(functools.partial(infer, half))(parameters, *inputs[:3])
+    convolved = {str(x.aval.dtype) for x in _operands(program.jaxpr, "conv_general_dilated")}
+    assert convolved == {"bfloat16"}
+
+
+def _operands(program, name):
+    """Yields what the operations of a name are given, in a program and in those inside it."""
+    for equation in program.eqns:
+        if equation.primitive.name == name:
+            yield from equation.invars
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from _operands(inner, name)

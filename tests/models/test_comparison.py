@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -78,3 +79,29 @@ def test_starts_as_pytorch_does():
         bound = (129 * 9) ** -0.5
         assert np.abs(ours).max() <= bound and theirs.abs().max() <= bound
         np.testing.assert_allclose(np.std(ours), theirs.std().item(), rtol=0.25)
+
+
+def test_bfloat16_features_are_convolved_as_they_are():
+    rng = np.random.default_rng(0)
+    channels = 512
+    query = jnp.asarray(rng.standard_normal((1, 4, 4, channels)), jnp.bfloat16)
+    module = ConvComparison(channels, 0)
+    kernel = rng.standard_normal((3, 3, 2 * channels, channels)).astype(np.float32)
+    bias = rng.standard_normal(channels).astype(np.float32)
+    parameters = {"kernel": kernel, "bias": bias}
+    found = jax.jit(functools.partial(module.apply, method="encode_query"))(
+        {"params": parameters}, query
+    )
+    factors = jnp.asarray(kernel[:, :, :channels], jnp.bfloat16)
+    x, factors = (np.asarray(a).astype(np.float64) for a in (query, factors))
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    products = [
+        x[:, row : row + 4, column : column + 4] @ factors[row, column]
+        for row in range(3)
+        for column in range(3)
+    ]
+    expected = sum(products)
+    assert found.dtype == jnp.float32
+    # The sum is rounded once: sums of 4,608 products in bfloat16 would be off by a tenth.
+    off = np.abs(np.asarray(found) - bias - expected)
+    assert (off <= 2.0**-8 * np.abs(expected) + 1e-3 * np.abs(expected).max()).all()

@@ -147,6 +147,24 @@ def test_a_command_that_is_stopped_tells_so_in_one_line(capsys, number, status):
     assert capsys.readouterr().err == "stopped by the user\n"
 
 
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(capsys):
+    class Deleted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(0.01)
+
+    @main_guard
+    def command():
+        Deleted()
+        for _ in range(500):
+            threading.Event().wait(0.01)
+
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stopped by the user\n"
+
+
 def test_what_the_system_refuses_is_one_line_of_a_command(capsys):
     @main_guard
     def command():
