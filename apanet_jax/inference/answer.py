@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from apanet_jax.inference.geometry import Grid, PositionMap, upsampler
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions, without_specks
 from apanet_jax.inference.presence import Decision, peak
-from apanet_jax.inference.refinement import refined
+from apanet_jax.inference.refinement import BAND, refined
 
 _STRIP = 1 << 22
 """Pixels that are computed at once: an image may have hundreds of millions."""
@@ -57,8 +57,7 @@ class Answer:
         """
         self._decisions, self.size, self._options = decisions, image_size, options
         self._image, self._refined = image, {}
-        # The border of a mask is known to a position.
-        self._band = grid.stride * max(image_size) / max(grid.fitted(image_size))
+        self._band = BAND * max(image_size) / max(grid.fitted(image_size))
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
         compared = () if densities is None else densities
         self._ranks = [upsampler(x, image_size, grid) for x in compared]
