@@ -201,8 +201,10 @@ def _add_mask_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--refine",
-        action="store_true",
-        help="masks follow the image's own edges (GrabCut); the probabilities stay as they are",
+        action=argparse.BooleanOptionalAction,
+        default=DEFAULT_OPTIONS.refine,
+        help="masks and label maps follow the image's own edges (GrabCut); the probabilities stay "
+        "as they are (default: %(default)s)",
     )
     parser.add_argument(
         "--only-found",

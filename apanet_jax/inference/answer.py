@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from apanet_jax.inference.geometry import Grid, PositionMap, upsampler
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions, without_specks
 from apanet_jax.inference.presence import Decision, peak
-from apanet_jax.inference.refinement import refined
+from apanet_jax.inference.refinement import BAND, refined
 
 _STRIP = 1 << 22
 """Pixels that are computed at once: an image may have hundreds of millions."""
@@ -39,7 +39,7 @@ class Answer:
         image: UInt8[np.ndarray, "height width 3"] | None = None,
         *,
         peaks: Sequence[float] | None = None,
-        densities: Sequence[PositionMap] | None = None,
+        ranks: Sequence[PositionMap] | None = None,
     ):
         """Makes an answer of the margins of each class.
 
@@ -52,15 +52,14 @@ class Answer:
           options: which pixels the masks mark.
           image: which masks are refined at the edges of, RGB; it may be smaller than `image_size`.
           peaks: of each class; None: those of `margins`.
-          densities: of each class, at the same positions: by which the classes compare, see
-            `Matcher.densities`; None: by their log-odds.
+          ranks: of each class, at the same positions: by which the classes compare, see
+            `presence.ranks`; None: by their log-odds.
         """
         self._decisions, self.size, self._options = decisions, image_size, options
         self._image, self._refined = image, {}
-        # The border of a mask is known to a position.
-        self._band = grid.stride * max(image_size) / max(grid.fitted(image_size))
+        self._band = BAND * max(image_size) / max(grid.fitted(image_size))
         self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
-        compared = () if densities is None else densities
+        compared = () if ranks is None else ranks
         self._ranks = [upsampler(x, image_size, grid) for x in compared]
         self.peaks = np.array([peak(x) for x in margins] if peaks is None else peaks)
         self.likenesses = np.array(likenesses)
@@ -112,9 +111,9 @@ class Answer:
     def labels(self) -> UInt8[np.ndarray, "height width"]:
         """Returns a label map: 1 + the class of each pixel, 0 where none is in its mask.
 
-        Where several classes claim a pixel, it is of the densest where densities are known, else
-        of the most probable: log-odds of different classes compare, margins do not. A class that
-        was not found has no pixel.
+        Where several classes claim a pixel, it is of the one with the highest rank where ranks are
+        known, else of the most probable: log-odds of different classes compare, margins do not. A
+        class that was not found has no pixel.
         """
         candidates = np.flatnonzero(self.found)
         labels = np.zeros(self.size, np.uint8)

@@ -20,7 +20,6 @@ from apanet_jax.inference.rules import (
     USUAL,
     PairDensities,
     SupportPositions,
-    foreground_density,
     margins_of_pairs,
     pair_densities,
     ratio_margins,
@@ -196,6 +195,10 @@ class FrozenMatcher:
 
     def restored(self, arrays: Mapping[str, np.ndarray]) -> FrozenFeatures:
         """See `Matcher.restored`."""
+        if self._block not in arrays:
+            raise UserError(
+                f"{self._block} is missing in what another version of apanet_jax saved: fit again"
+            )
         blocks = Features(*(arrays.get(name) for name in Features._fields))
         blocks = jax.tree.map(jnp.asarray, blocks)
         return FrozenFeatures(blocks.block4[0], arrays["regions"], blocks)
@@ -212,13 +215,6 @@ class FrozenMatcher:
         chosen = tuple(int(n) for n in np.flatnonzero(learned.fit.weights))
         margins = self._margins(features, learned.supports, learned.of_head, chosen)
         return np.tensordot(learned.fit.weights[list(chosen)], margins, 1)
-
-    def densities(
-        self, features: FrozenFeatures, learned: Sequence[FrozenClass]
-    ) -> Float[np.ndarray, "classes rows columns"]:
-        """See `Matcher.densities`."""
-        found = [foreground_density(features.positions, x.supports) for x in learned]
-        return smoothed(np.stack(found), features.regions, SMOOTHING)
 
     def high(self, features: FrozenFeatures) -> Float[np.ndarray, "rows columns channels"]:
         """Returns an image's high-level features, see `Segmenter.clusters`."""

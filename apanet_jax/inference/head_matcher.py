@@ -141,9 +141,6 @@ class HeadMatcher:
         prior = np.mean(priors, 0)
         return np.asarray(self._programs.compare(self.parameters, query.middle, *compared, prior))
 
-    def densities(self, features, learned) -> None:
-        return None
-
     def log_odds(
         self, features, learned: Sequence[HeadSupport], matches: Sequence[Match] | None = None
     ) -> Float[np.ndarray, "positions positions"]:

@@ -21,7 +21,7 @@ class MaskOptions(NamedTuple):
     threshold: float = 0.5
     smallest: int = 0
     only_found: bool = False
-    refine: bool = False
+    refine: bool = True
 
     @property
     def log_odds(self) -> float:

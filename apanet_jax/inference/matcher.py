@@ -69,11 +69,3 @@ class Matcher(Protocol):
 
     def margins(self, features: Any, learned: Any) -> Float[Array, "positions positions"]:
         """Returns an image's margins, one for each position of its feature map."""
-
-    def densities(
-        self, features: Any, learned: Sequence[Any]
-    ) -> Float[np.ndarray, "classes positions positions"] | None:
-        """Returns how well each position of an image goes with each class, on one scale for all.
-
-        None: no such scale is known, and margins have to do.
-        """

@@ -19,6 +19,9 @@ ALIKE_QUANTILE = 0.97
 """Of an image's cosines to a class: they are exceeded by few positions, but not by single ones."""
 FOREGROUND_SHARE = 0.5
 """A position of a support is compared where the class has more than this share of it."""
+DENSITY_BANDWIDTH = 0.2
+LIKENESS_SHARE = 2.0
+"""How much of an image's likeness counts in the rank of each of its positions."""
 _LEAST_POSITIONS, _MOST_POSITIONS = 3, 4096
 """Of all supports. Where fewer are compared, or more, it is those with the most of the class, or
 some of all of them."""
@@ -134,6 +137,27 @@ def likeness(
     covered = supports.weights @ (supports.positions @ flat.T).max(1)
     alike = np.quantile(flat @ unit(supports.means.mean(0)), ALIKE_QUANTILE)
     return float((covered + alike + (supports.means @ found).mean()) / 3)
+
+
+def ranks(supports: SupportAppearance, appearance: Appearance, likeness: float) -> PositionMap:
+    """Returns how well each position of an image goes with a class, on one scale for all classes.
+
+    With the supports' positions s_p, their weights w_p and h = `DENSITY_BANDWIDTH` it is
+
+        h log(sum_p w_p exp(cos(s_p, q_x) / h)) + `LIKENESS_SHARE` likeness,
+
+    how dense the class's supports are around the position, and what the whole image says. Margins
+    of different classes do not compare: each is against the background of its own supports.
+
+    Args:
+      supports: how the class appears.
+      appearance: features of the image.
+      likeness: of the image.
+    """
+    flat = appearance.reshape(-1, appearance.shape[-1]).astype(np.float32)
+    kernel = np.exp(flat @ supports.positions.T / DENSITY_BANDWIDTH) @ supports.weights
+    found = DENSITY_BANDWIDTH * np.log(kernel) + LIKENESS_SHARE * likeness
+    return found.reshape(appearance.shape[:2])
 
 
 def _mean(appearance: Appearance, weights: PositionMap) -> Float[np.ndarray, " channels"]:

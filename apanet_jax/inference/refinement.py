@@ -9,6 +9,8 @@ SIDE = 256
 ROUNDS = 3
 CERTAIN = 0.7
 """A pixel whose probability is this, or 1 less this, keeps its side."""
+BAND = 12
+"""How far a border may move, in pixels of the square that the network sees."""
 LEAST_BAND = 2.0
 """A narrower band, in pixels of what GrabCut sees, has nothing to refine."""
 LEAST_OVERLAP = 0.5

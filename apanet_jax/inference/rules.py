@@ -21,7 +21,6 @@ largest, the mean cosine to all of them."""
 SCALES = {f"density ratio {h:g}": 0.05 for h in BANDWIDTHS}
 """What a rule's margin is divided by."""
 USUAL = "density ratio 0.2"
-USUAL_BANDWIDTH = 0.2
 
 
 class SupportPositions(NamedTuple):
@@ -160,21 +159,3 @@ def margins_of_pairs(
     )
     ratios = (means[0] - means[1]) * widths / [*SCALES.values()]
     return np.moveaxis(ratios, -1, 0).astype(np.float32)
-
-
-@jax.jit
-def foreground_density(
-    query: Float[Array, "rows columns channels"], supports: SupportPositions
-) -> Float[Array, "rows columns"]:
-    """Returns how dense the supports' foreground is around each position, as a margin.
-
-    h log(sum_p f_p exp(cos(q, s_p) / h) / sum_p f_p), with h = `USUAL_BANDWIDTH`, on the scale of
-    the margins of the density ratio: the margin by one class's foreground against another's is the
-    difference of the two. Unlike margins, densities of different classes compare.
-    """
-    # A vector of norm 0 has cosine 0 to everything, so that the density of the other side is 1.
-    features = jnp.concatenate([supports.features, jnp.zeros_like(supports.features[:1])])
-    sides = (jnp.pad(supports.foreground, (0, 1)), jnp.zeros(len(features)).at[-1].set(1.0))
-    flat = query.reshape(-1, query.shape[-1])
-    density = density_ratio(flat, features, *sides, bandwidth=USUAL_BANDWIDTH)
-    return (density * USUAL_BANDWIDTH / SCALES[USUAL]).reshape(query.shape[:2])

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from apanet_jax.inference.geometry import Grid, PositionMap
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import Decision, SupportAppearance, likeness, peak
+from apanet_jax.inference.presence import Decision, SupportAppearance, likeness, peak, ranks
 from apanet_jax.inference.scales import CLOSER_TILES, Scales
 from apanet_jax.inference.tiles import (
     at_positions,
@@ -50,14 +50,14 @@ class Found(NamedTuple):
       margins: of each class, at the positions of `grid` that are centred on the image.
       peaks: of each class, in the view in which it is most likely; see `presence`.
       likenesses: likewise.
-      densities: of each class, see `Matcher.densities`; None: there are none.
+      ranks: of each class, see `presence.ranks`; None: there is one class alone.
       grid: of the square that the image was fitted into.
     """
 
     margins: Sequence[PositionMap]
     peaks: Float[np.ndarray, " classes"]
     likenesses: Float[np.ndarray, " classes"]
-    densities: Margins | None
+    ranks: Margins | None
     grid: Grid
 
 
@@ -67,7 +67,7 @@ class _View(NamedTuple):
     margins: Margins
     peaks: Float[np.ndarray, " classes"]
     likenesses: Float[np.ndarray, " classes"]
-    densities: Margins | None
+    ranks: Margins | None
 
 
 def search(
@@ -111,10 +111,10 @@ def search(
         return at_large + (1 - WHOLE_SHARE) * say * (joined(tiles, of_views, shape) - at_large)
 
     measures = _most_present([whole, *views], [x.decision for x in classes])
-    margins, densities = both(whole.margins, [x.margins for x in views]), None
-    if whole.densities is not None:
-        densities = both(whole.densities, [x.densities for x in views])
-    return Found(margins, *measures, densities, large)
+    margins, compared = both(whole.margins, [x.margins for x in views]), None
+    if whole.ranks is not None:
+        compared = both(whole.ranks, [x.ranks for x in views])
+    return Found(margins, *measures, compared, large)
 
 
 def _view(
@@ -133,13 +133,12 @@ def _view(
         likeness(of_class.appearance, appearance, x, of_class.decision.threshold)
         for of_class, x in zip(classes, margins, strict=True)
     ]
-    densities = None
+    compared = None
     if len(classes) > 1:
-        densities = matcher.densities(features, [x.learned for x in classes])
-    if densities is not None:
-        densities = np.stack([x[window] for x in densities]).astype(np.float32)
+        pairs = zip(classes, likenesses, strict=True)
+        compared = np.stack([ranks(x.appearance, appearance, y) for x, y in pairs])
     peaks = np.array([peak(x) for x in margins])
-    return _View(np.stack(margins), peaks, np.array(likenesses), densities)
+    return _View(np.stack(margins), peaks, np.array(likenesses), compared)
 
 
 def _most_present(

@@ -415,5 +415,5 @@ class Segmenter:
             self.options,
             seen,
             peaks=found.peaks,
-            densities=found.densities,
+            ranks=found.ranks,
         )

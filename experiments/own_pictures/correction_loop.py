@@ -5,18 +5,10 @@
         [--corrections=3] [--head=small-untrained] [--size=193] [--features=DIR]
 
 For each class, `--repeats` times: one image with its mask is the support, a collection of others is
-segmented, and one mask after the other is corrected: its true mask becomes a support too. Which
-image is corrected next is
-
-  worst: the one whose mask has the lowest of `Answer.qualities`,
-  telling: the one that says most of what is uncertain. Let s(i, j) be the cosine of two images'
-    mean features, and u(i) be 1 less the IoU to be expected of the mask of image i, by its
-    probabilities. It is the image that, added to the supports and corrected images S, makes
-    sum_i u(i) max_{j in S} s(i, j) the largest, or
-  random: any, `--random` times.
-
-All images are of the train list and show the class on 2 % of their pixels or more. Counted is the
-mean IoU
+segmented, and one mask after the other is corrected: its true mask becomes a support too. Either
+the image whose mask has the lowest of `Answer.qualities` is corrected, each time anew, or one at
+random, `--random` times. All images are of the train list and show the class on 2 % of their pixels
+or more. Counted is the mean IoU
 
   of other images, which are neither corrected nor listed, and
   of the collection, where a corrected mask is right.
@@ -43,7 +35,6 @@ from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.transforms import IGNORE, binary_label
 from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.segmenter import Segmenter
-from apanet_jax.inference.tiles import fitted_square
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
@@ -52,8 +43,7 @@ from experiments.own_pictures.own_pictures import METHODS, Labelled, class_ids, 
 
 LEAST_SHARE = 0.02
 SEED = 1
-"""Not 0: how "telling" counts was chosen on collections that were drawn so."""
-WORST, TELLING, RANDOM = ORDERS = "worst", "telling", "random"
+WORST, RANDOM = "worst", "random"
 MEASURES = ("quality", "score", "expected IoU", "certainty of all pixels")
 
 
@@ -148,7 +138,7 @@ def orders(
     at_random: int,
     corrections: int,
 ) -> list[Row]:
-    """Corrects in each order; returns what was counted after each correction."""
+    """Corrects the worst, and others at random; returns what was counted after each correction."""
     known: dict[tuple[int, ...], Row] = {}
 
     def count(chosen: Sequence[int]) -> Row:
@@ -158,43 +148,17 @@ def orders(
         return known[key]
 
     made = []
-    for order in (WORST, TELLING, *[RANDOM] * at_random):
+    for order in (WORST, *[RANDOM] * at_random):
         chosen: list[int] = []
         counts, shuffled = [count(chosen)], rng.permutation(len(collection.listed))
         for step in range(corrections):
-            measures = counts[-1]["measures"]
-            left = [i for i in range(len(shuffled)) if i not in chosen]
-            if order == WORST:
-                chosen.append(min(left, key=measures["quality"].__getitem__))
-            elif order == TELLING:
-                alike = likenesses(segmenter, collection)
-                chosen.append(telling(alike, measures["expected IoU"], chosen, left))
-            else:
-                chosen.append(int(shuffled[step]))
+            qualities = counts[-1]["measures"]["quality"]
+            left = [i for i in range(len(qualities)) if i not in chosen]
+            worst = min(left, key=qualities.__getitem__)
+            chosen.append(worst if order == WORST else int(shuffled[step]))
             counts.append(count(chosen))
         made.append({"order": order, "chosen": chosen, "counts": counts})
     return made
-
-
-def likenesses(segmenter: Segmenter, collection: Collection) -> np.ndarray:
-    """Returns the cosines of the mean features of those listed and, last, of the support."""
-    matcher, means = segmenter.matcher, []
-    for image, _ in [*collection.listed, collection.support]:
-        rows, columns = matcher.grid.inside(image.shape[:2])
-        features = matcher.appearance(matcher.embed(fitted_square(image, matcher.grid)))
-        mean = features[:rows, :columns].mean((0, 1), dtype=np.float32)
-        means.append(mean / np.linalg.norm(mean))
-    return np.stack(means) @ np.stack(means).T
-
-
-def telling(
-    alike: np.ndarray, expected: Sequence[float], chosen: Sequence[int], left: Sequence[int]
-) -> int:
-    """Returns which of the images that are left is the one to correct, see the module."""
-    uncertain = 1 - np.array(expected)[left]
-    covered = alike[np.ix_(left, [*chosen, -1])].max(1)
-    sums = uncertain @ np.maximum(alike[np.ix_(left, left)], covered[:, None])
-    return left[int(sums.argmax())]
 
 
 def counted(segmenter: Segmenter, collection: Collection, corrected: Sequence[int]) -> Row:
@@ -257,18 +221,20 @@ def correlation(rows: Sequence[Row], measure: str, step: int) -> float:
 def table(rows: Sequence[Row]) -> str:
     """Returns both tables."""
     lines = [
-        "| mean IoU of | corrected | at random | the worst | difference | "
-        "the most telling | difference |",
+        "| corrected | other images: the worst | at random | difference | "
+        "collection: the worst | at random | difference |",
         "|---|---|---|---|---|---|---|",
     ]
-    for images, meaning in (("others", "other images"), ("listed", "the collection")):
-        of_orders = {order: gains(rows, images, order) for order in ORDERS}
-        for step in range(len(rows[0]["orders"][0]["counts"])):
-            worst, telling, at_random = (of_orders[order][:, step] for order in ORDERS)
-            parts = [meaning, str(step), f"{at_random.mean():.1f}"]
-            for values in (worst, telling):
-                parts += [f"{values.mean():.1f}", difference(values - at_random)]
-            lines.append(f"| {' | '.join(parts)} |")
+    for step in range(len(rows[0]["orders"][0]["counts"])):
+        parts = [str(step)]
+        for images in ("others", "listed"):
+            worst, at_random = (gains(rows, images, x)[:, step] for x in (WORST, RANDOM))
+            parts += [
+                f"{worst.mean():.1f}",
+                f"{at_random.mean():.1f}",
+                difference(worst - at_random),
+            ]
+        lines.append(f"| {' | '.join(parts)} |")
     last = len(rows[0]["orders"][0]["counts"]) - 1
     lines += [
         "",

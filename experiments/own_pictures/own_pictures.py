@@ -3,7 +3,7 @@
     python experiments/own_pictures/own_pictures.py --source=VOC_LAYOUT_DIR \
         --output=FILE.md [--method=small,dinov2] [--shot=1,5,25] [--queries=10] [--gap=30] \
         [--classes=cat,dog] [--split=val] [--size=385] [--features=DIR] [--heads=DIR] \
-        [--negatives=5] [--refine] [--fit]
+        [--negatives=5] [--no-refine] [--fit]
     python experiments/own_pictures/own_pictures.py --calibrate=apanet_jax/inference/heads/drawn
 
 The images are those of `--split`: supports come from the first half of its list, queries from the
@@ -19,7 +19,7 @@ DIR/METHOD_fold1, … are used in their place, each for the classes that are nov
 presence's weights, fitted to the queries of each method and number of supports, and how well those
 fitted to the other classes tell whether a class is there; for `bundled.py`, by `--split=train`.
 
-`--refine` has the masks follow the images' edges, see `refinement`.
+`--no-refine` has the masks as the threshold makes them, see `refinement`.
 
 `--calibrate` predicts on drawn images of the classes that the head was not trained on, and writes
 what it needs to decide (`presence.Decision`) beside the head:
@@ -53,6 +53,7 @@ from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
 from apanet_jax.data.transforms import IGNORE, binary_label
 from apanet_jax.inference.bundled import frozen_matcher
 from apanet_jax.inference.head_choice import DINOV2, SMALL
+from apanet_jax.inference.mask_options import DEFAULT_OPTIONS
 from apanet_jax.inference.presence import Decision
 from apanet_jax.inference.saved_head import DECISION
 from apanet_jax.inference.segmenter import Segmenter
@@ -129,7 +130,8 @@ def arguments() -> Parser:
     parser.add_argument("--features", type=Path, help="keeps features here, for later runs")
     parser.add_argument("--heads", type=Path, help="exported heads METHOD_fold0, METHOD_fold1, …")
     parser.add_argument("--fit", action="store_true", help="prints weights for `presence`")
-    parser.add_argument("--refine", action="store_true", help="masks follow the images' edges")
+    refine = {"action": argparse.BooleanOptionalAction, "default": DEFAULT_OPTIONS.refine}
+    parser.add_argument("--refine", **refine, help="masks follow the images' edges (%(default)s)")
     for name, default, meaning in (
         ("size", "0", "of an image; 0: the method's own; the first for --calibrate"),
         ("shot", "1,5", "numbers of supports"),

@@ -19,7 +19,7 @@ from tests.inference.test_segmenter import LEFT, RED, RIGHT, ColourMatcher, scen
 
 def test_masks_probabilities_overlays_and_what_was_found(folder):
     out = folder / "out"
-    assert run("--support", *given(folder), "--output", out, folder / "new") == 0
+    assert run("--no-refine", "--support", *given(folder), "--output", out, folder / "new") == 0
     names = {"contact.png", "results.json", "files.sha256"}
     names |= {
         f"{n}_{k}.png" for n in ("with", "without") for k in ("mask", "probability", "overlay")
@@ -73,7 +73,7 @@ def test_masks_follow_the_options(folder):
     out, support = folder / "out", ["--support", *given(folder), folder / "new", "--output"]
 
     def masks(*options):
-        assert run(*support, out, *options) == 0
+        assert run(*support, out, *options, "--no-refine") == 0
         return {n: np.array(Image.open(out / f"{n}_mask.png")) > 0 for n in ("with", "without")}
 
     plain = masks()

@@ -12,7 +12,6 @@ from experiments.own_pictures.correction_loop import (
     iou,
     orders,
     table,
-    telling,
 )
 from tests import trees
 from tests.scripts import assert_refused, run_script
@@ -30,7 +29,6 @@ def row(shift=0.0):
     at_random = count([0.2, 1.0, 0.6], [0.5, 0.5], [0.3, 0.9, 0.2])
     made = [
         {"order": "worst", "chosen": [0], "counts": [start, worst]},
-        {"order": "telling", "chosen": [0], "counts": [start, worst]},
         {"order": "random", "chosen": [1], "counts": [start, at_random]},
     ]
     return {"orders": made}
@@ -41,13 +39,11 @@ def test_means_differences_and_correlations():
     np.testing.assert_allclose(gains(rows, "others", "worst"), [[40, 60], [40, 70]])
     np.testing.assert_allclose(gains(rows, "listed", "random"), [[40, 60], [40, 60]])
     assert correlation(rows, "quality", 0) == pytest.approx(1)
-    # After one correction: in order but for the order at random, where it is reversed.
-    assert correlation(rows, "quality", 1) == pytest.approx((1 + 1 - 1) / 3)
+    # After one correction: in order where the worst was corrected, reversed at random.
+    assert correlation(rows, "quality", 1) == pytest.approx(0)
     # The standard deviation of 10 and 20 is 7.07, that of their mean 5.
     assert difference(np.array([10.0, 20.0])) == "+15.0 ± 9.8"
-    numbers = "50.0 | 65.0 | +15.0 ± 9.8 | 65.0 | +15.0 ± 9.8 |"
-    assert f"| other images | 1 | {numbers}" in table(rows)
-    assert "| the collection | 1 | 60.0 | 70.0 | +10.0 ± 0.0 |" in table(rows)
+    assert "| 1 | 65.0 | 50.0 | +15.0 ± 9.8 | 70.0 | 60.0 | +10.0 ± 0.0 |" in table(rows)
 
 
 def test_what_is_ignored_counts_nowhere():
@@ -64,22 +60,10 @@ def test_the_worst_is_corrected_first_and_none_twice(monkeypatch):
         return count([0.5] * 4, [0.5], [[3, 1, 2, 4], [3, 0, 2, 1], [0, 0, 0, 0]][len(corrected)])
 
     monkeypatch.setattr("experiments.own_pictures.correction_loop.counted", counted)
-    monkeypatch.setattr("experiments.own_pictures.correction_loop.likenesses", lambda *_: np.eye(5))
     collection = type("Collection", (), {"listed": range(4)})
-    worst, told, at_random = orders(None, collection, np.random.default_rng(0), 1, 2)
+    worst, at_random = orders(None, collection, np.random.default_rng(0), 1, 2)
     assert worst["chosen"] == [1, 3] and asked[:3] == [[], [1], [1, 3]]
-    assert len(set(told["chosen"])) == len(set(at_random["chosen"])) == 2
-
-
-def test_the_most_telling_image_is_like_what_is_uncertain_and_not_yet_known():
-    # Of images 0 to 3, the first two are alike, and the third is like the support.
-    alike = np.eye(5)
-    for i, j in ((0, 1), (2, 4)):
-        alike[i, j] = alike[j, i] = 0.9
-    assert telling(alike, [0.5, 0.5, 0.1, 0.6], [], [0, 1, 2, 3]) in (0, 1)
-    # The pair is certain, or one of it was corrected.
-    assert telling(alike, [0.9, 0.9, 0.1, 0.6], [], [0, 1, 2, 3]) == 3
-    assert telling(alike, [0.5, 0.5, 0.1, 0.6], [0], [1, 2, 3]) == 3
+    assert len(set(at_random["chosen"])) == 2
 
 
 @pytest.mark.slow
@@ -91,7 +75,7 @@ def test_a_folder_becomes_two_tables(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.md").read_text() in done.stdout
     for found in json.loads((tmp_path / "out.json").read_text()):
-        assert [x["order"] for x in found["orders"]] == ["worst", "telling", "random"]
+        assert [x["order"] for x in found["orders"]] == ["worst", "random"]
 
 
 def test_bad_input_gets_one_line():

@@ -59,17 +59,17 @@ def test_a_label_map_has_the_most_probable_class(margins):
     assert (labels == expected).mean() > 0.999 and set(np.unique(labels)) == {0, 1, 2, 3}
 
 
-def test_where_densities_are_known_the_densest_of_the_classes_that_claim_a_pixel_has_it(margins):
+def test_where_ranks_are_known_the_highest_of_the_classes_that_claim_a_pixel_has_it(margins):
     """A class that claims no pixel, or was not found, takes none from the others."""
     rng = np.random.default_rng(1)
-    densities = [rng.normal(size=margins[0].shape).astype(np.float32) for _ in margins]
+    ranks = [rng.normal(size=margins[0].shape).astype(np.float32) for _ in margins]
     decisions = [Decision(0.0, 0.5, peak_weight=0.0, likeness_weight=1.0)] * 3
     for present in ([1.0, 1.0, 1.0], [1.0, -1.0, 1.0]):
-        answer = Answer(margins, present, decisions, SIZE, GRID, densities=densities)
+        answer = Answer(margins, present, decisions, SIZE, GRID, ranks=ranks)
         claims = np.stack([upsample(x, SIZE, GRID) > 0 for x in margins])
         claims &= (np.array(present) > 0)[:, None, None]
-        ranks = np.stack([upsample(x, SIZE, GRID) for x in densities])
-        expected = np.where(claims, ranks, -np.inf).argmax(0) + 1
+        highest = np.stack([upsample(x, SIZE, GRID) for x in ranks])
+        expected = np.where(claims, highest, -np.inf).argmax(0) + 1
         assert (answer.labels() == np.where(claims.any(0), expected, 0)).mean() > 0.999
 
 

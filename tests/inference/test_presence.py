@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cosine
+from scipy.spatial.distance import cdist, cosine
 
 from apanet_jax.inference.presence import (
     Decision,
     likeness,
     peak,
+    ranks,
     support_appearance,
 )
 from apanet_jax.inference.whitening import unit
@@ -37,6 +38,15 @@ def test_likeness_is_the_mean_of_three_cosines(shots):
     expected = np.mean([np.mean(covered), alike, found])
     supports = support_appearance(appearances, foregrounds)
     assert likeness(supports, image, margins, 0.6) == pytest.approx(expected, abs=1e-5)
+
+
+def test_ranks_are_the_weighted_mean_kernel_and_what_the_image_says():
+    rng = np.random.default_rng(0)
+    supports = support_appearance(*supports_of(rng, 2))
+    (image,), _ = supports_of(rng, 1)
+    kernel = np.exp((1 - cdist(image.reshape(-1, 5), supports.positions, "cosine")) / 0.2)
+    expected = 0.2 * np.log(np.average(kernel, axis=1, weights=supports.weights)) + 2 * 0.3
+    np.testing.assert_allclose(ranks(supports, image, 0.3).ravel(), expected, atol=1e-5)
 
 
 def test_a_support_resembles_itself_most():

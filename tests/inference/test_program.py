@@ -16,6 +16,7 @@ from apanet_jax.export import main
 from apanet_jax.inference import program
 from apanet_jax.inference.exported_head import CARD, PROGRAM, SETTINGS, export
 from apanet_jax.inference.geometry import Grid, upsample
+from apanet_jax.inference.mask_options import MaskOptions
 from apanet_jax.inference.saved_head import DECISION, GENERAL_HEAD, WEIGHTS, open_head
 from apanet_jax.runtime.errors import UserError
 from tests.scripts import ROOT
@@ -118,6 +119,7 @@ def test_it_is_served_where_this_package_is_not(exported, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     segmenter = apanet_jax.load(head="drawn", size=SIZE)
+    segmenter.options = MaskOptions(refine=False)
     segmenter.fit(*zip(*(pictures[n] for n in range(SHOTS)), strict=True))
     expected = segmenter.predict([pictures[n][0] for n in range(SHOTS, len(pictures))])
     found = []

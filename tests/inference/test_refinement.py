@@ -63,7 +63,7 @@ def test_the_border_moves_no_farther_than_the_band():
 
 def test_a_segmenter_refines_masks_and_label_maps_and_no_probabilities():
     support, query = scene(RED, LEFT), scene(RED, RIGHT)
-    plain = Segmenter(ColourMatcher()).fit([support[0]], [support[1]])
+    plain = Segmenter(ColourMatcher(), MaskOptions(refine=False)).fit([support[0]], [support[1]])
     (before,) = plain.answers([query[0]])
     mask, probability = before.mask(0), before.probability(0)
     plain.options = MaskOptions(refine=True)

@@ -13,9 +13,6 @@ from apanet_jax.inference.rules import (
     BANDWIDTHS,
     SCALES,
     USUAL,
-    USUAL_BANDWIDTH,
-    SupportPositions,
-    foreground_density,
     margins_of_pairs,
     pair_densities,
     ratio_margins,
@@ -48,25 +45,6 @@ def test_the_density_ratio_is_that_of_weighted_mean_kernels(shots):
         means = [kernel @ x / x.sum() for x in (foreground, background)]
         expected = h / scale * np.log(means[0] / means[1])
         np.testing.assert_allclose(found.ravel(), expected, atol=1e-4)
-
-
-def test_a_class_s_density_is_the_weighted_mean_kernel_and_differences_are_margins():
-    (first, label), (second, other) = support(1), support(2)
-    query, _ = support(3)
-    one, two = (support_positions([x], [y], GRID) for x, y in ((first, label), (second, other)))
-    densities = [np.asarray(foreground_density(query, x)) for x in (one, two)]
-    for found, x in zip(densities, (one, two), strict=True):
-        cosines = 1 - cdist(query.reshape(-1, 6), x.features, "cosine")
-        kernel = np.exp(cosines / USUAL_BANDWIDTH) @ x.foreground / np.sum(x.foreground)
-        expected = USUAL_BANDWIDTH / SCALES[USUAL] * np.log(kernel)
-        np.testing.assert_allclose(found.ravel(), expected, atol=1e-4)
-    against = SupportPositions(
-        np.concatenate([one.features, two.features]),
-        np.concatenate([one.foreground, 0 * two.foreground]),
-        np.concatenate([0 * one.foreground, two.foreground]),
-    )
-    contest = np.asarray(ratio_margins(query, against))[list(SCALES).index(USUAL)]
-    np.testing.assert_allclose(densities[0] - densities[1], contest, atol=1e-4)
 
 
 def test_pairs_make_up_the_margins_by_all_supports():

@@ -40,9 +40,6 @@ class ColourMatcher:
     def without(self, learned, index):
         return learned
 
-    def densities(self, features, learned):
-        return None
-
     def margins(self, features, learned):
         return 0.5 - np.abs(features - learned).max(-1)
 
