@@ -12,9 +12,9 @@ so that it finds something, and then scored on --episodes episodes at each of --
 within the "share" of all their bytes that 8 GB and 30 GB are of COCO's at 473 pixels with a
 ResNet-50 (`evaluation_needs.py`), within no budget ("none"); within that share on 8 simulated
 "devices", or after it was "killed" in the middle; and "every" episode embedded, of which it scores
-the first --sample. Disk is what lies in the features' folder, looked at every 50 ms, and memory the
-peak of the process. A row says how many pixels its episodes count differently from the first way
-of the same stored type, and that one from the first of all.
+the first --sample. Disk is what lies in the features' folder, looked at every half second, and
+memory the peak of the process. A row says how many pixels its episodes count differently from the
+first way of the same stored type, and that one from the first of all.
 """
 
 import json
@@ -181,7 +181,7 @@ class Watched:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._done.wait(0.05):
+        while not self._done.wait(0.5):
             self.bytes = max(self.bytes, _bytes_in(self._folder))
 
 

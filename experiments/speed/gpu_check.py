@@ -237,7 +237,11 @@ def many_clusters(small: bool) -> Iterator[Row]:
     rows, _ = kmeans_benchmark.benchmark(
         shapes, peers, rounds=10, repetitions=2 if small else 5, patience=2.0
     )
-    yield from rows
+    for row in rows:
+        if row["implementation"] != OURS and "failed" in row:
+            # Some packages refuse one cluster, which says nothing of ours.
+            row = {"missing" if name == "failed" else name: value for name, value in row.items()}
+        yield row
 
 
 class _Step:
