@@ -113,11 +113,12 @@ def measure(config: ConfigDict, shot: int, repetitions: int, sample: int) -> lis
         del paths[TORCH]
         print(f"no {TORCH}: its peer knows ResNets that compare by conv", file=sys.stderr)
     found: dict[str, list[Timed]] = {path: [] for path in paths}
-    distinct = []
+    # One for all repetitions, so that programs are compiled in the first one alone.
+    distinct, maker = [], RunMaker()
     for repetition in range(repetitions + 1):
         with config.unlocked():
             config.evaluation.seed = 321 + repetition
-        subject = _subject(config, TORCH in paths)
+        subject = _subject(config, maker, TORCH in paths)
         scored = min(sample, subject.run.data.test_count)
         if not repetition:
             # The first one compiles; a few episodes are enough for that.
@@ -191,9 +192,8 @@ def _counts_in_torch(logits, label) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _subject(config: ConfigDict, with_peer: bool) -> Subject:
+def _subject(config: ConfigDict, maker: RunMaker, with_peer: bool) -> Subject:
     """Returns a run and an untrained head that finds about half of what it sees."""
-    maker = RunMaker()
     run = maker.make(config.copy_and_resolve_references())
     state = create_state(
         run.network,
