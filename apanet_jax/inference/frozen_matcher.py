@@ -40,6 +40,11 @@ MOST_PAIRS = 256
 """Of supports, whose comparison is kept: with one more, most of a class's are known."""
 
 HEAD = "head"
+MIXED = {0.5: f"{USUAL} and {HEAD}", 0.75: f"{USUAL} and three times {HEAD}"}
+"""Mixtures of the usual rule with a head, by the head's share."""
+USUAL_SHARE = 0.75
+"""Best on photographs with one support and with several, see
+experiments/results/own_photographs.md."""
 
 AppearanceBlock = Literal["block3", "block4"]
 
@@ -121,9 +126,10 @@ class FrozenMatcher:
         self._mixtures = dict(zip(rules, np.eye(len(rules)), strict=True))
         self._usual = USUAL
         if head is not None:
-            both = (self._mixtures[USUAL] + self._mixtures[HEAD]) / 2
-            self._usual = f"{USUAL} and {HEAD}"
-            self._mixtures[self._usual] = both
+            for share, name in MIXED.items():
+                rest = (1 - share) * self._mixtures[USUAL]
+                self._mixtures[name] = share * self._mixtures[HEAD] + rest
+            self._usual = MIXED[USUAL_SHARE]
         self._pairs: OrderedDict[tuple[int, ...], tuple[Any, _Pair]] = OrderedDict()
         self._parameters = jax.device_put(parameters)
         last_block = getattr(backbone, "last_block", None)

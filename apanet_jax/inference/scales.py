@@ -20,10 +20,6 @@ MOST_ZOOM = 4.0
 square."""
 LEAST_ZOOM = 1.5
 """Tiles that show an image only a little larger than the whole are not worth their time."""
-LEAST_CLOSER = 2.0
-"""How much larger an image is that is looked at closer where no tiles are asked for."""
-CLOSER_TILES = 2
-"""As many parts of it, so that its time is at most three times that of the whole."""
 OBJECT_SHARE = 0.3
 """Which share of a tile's side a small object is to have."""
 
@@ -77,36 +73,22 @@ class Scales(NamedTuple):
 
     @property
     def most_zoom(self) -> float:
-        """By how much larger than in the whole an image may be looked at."""
+        """By how much larger than in the whole a support may be looked at."""
         return MOST_ZOOM if self.size is None else max(self.size / self.grid.size, 1.0)
 
     @property
     def most_seen(self) -> int:
-        """The longer side of an image beyond which nothing more of it is seen."""
-        return round(self.most_zoom * self.grid.size)
+        """The longer side of a query beyond which nothing more of it is seen."""
+        zoom = self.zoom if self.size is None else self.most_zoom
+        return round(max(zoom, 1.0) * self.grid.size)
 
     def tiled_side(self, image_size: tuple[int, int]) -> int | None:
         """Returns the longer side at which an image is looked at in tiles; None: not at all.
 
         No image is looked at larger than it is.
         """
-        longer = max(image_size)
-        zoom = self.zoom
-        if self.size is not None:
-            zoom = self.most_zoom
-        side = min(round(zoom * self.grid.size), longer)
-        return side if side >= LEAST_ZOOM * self.grid.size else None
-
-    def closer_side(self, image_size: tuple[int, int]) -> int | None:
-        """Returns the longer side at which parts of an image are looked at; None: none are.
-
-        Those parts are few, and chosen by what is found in the whole. Where a size is asked for, an
-        image is looked at as that says.
-        """
         side = min(self.most_seen, max(image_size))
-        if self.size is not None or side < LEAST_CLOSER * self.grid.size:
-            return None
-        return side
+        return side if side >= LEAST_ZOOM * self.grid.size else None
 
     def view(self, image: Image, label: Label) -> SupportView:
         """Returns a support as a whole, with as much of the image as `support` may need.
@@ -118,7 +100,7 @@ class Scales(NamedTuple):
         whole = SupportView(
             fitted_square(image, self.grid), square_label(label, self.grid), label.shape
         )
-        side = min(self.most_seen, max(label.shape))
+        side = min(round(self.most_zoom * self.grid.size), max(label.shape))
         if side < LEAST_ZOOM * self.grid.size:
             return whole
         large = enlarged(self.grid, side)

@@ -1,4 +1,4 @@
-"""Looks for classes in an image: as a whole, and in tiles or closer in parts, as `scales` says."""
+"""Looks for classes in an image: as a whole, and in tiles where `scales` says so."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,14 +9,12 @@ from jaxtyping import Float, UInt8
 from apanet_jax.inference.geometry import Grid, PositionMap
 from apanet_jax.inference.matcher import Matcher
 from apanet_jax.inference.presence import Decision, SupportAppearance, likeness, peak, ranks
-from apanet_jax.inference.scales import CLOSER_TILES, Scales
+from apanet_jax.inference.scales import Scales
 from apanet_jax.inference.tiles import (
     at_positions,
-    cover,
     cut,
     enlarged,
     fitted_square,
-    highest_tiles,
     joined,
     tiles_of,
 )
@@ -88,27 +86,21 @@ def search(
     """
     grid = matcher.grid
     whole = _view(matcher, classes, fitted_square(image, grid), grid.inside(size))
-    side = scales.tiled_side(size) or scales.closer_side(size)
+    side = scales.tiled_side(size)
     if side is None:
         return Found(*whole, grid)
     large = enlarged(grid, side)
-    shape, square = large.inside(size), fitted_square(image, large)
-    if scales.tiled_side(size):
-        tiles, say = tiles_of(size, large, grid), 1.0
-    else:
-        odds = [
-            (x - of_class.decision.threshold) / of_class.decision.scale
-            for x, of_class in zip(whole.margins, classes, strict=True)
-        ]
-        highest = at_positions(np.max(odds, 0), size, grid, large)
-        tiles = highest_tiles(highest, CLOSER_TILES, grid)
-        say = cover(tiles, shape, grid)
+    shape, square, tiles = (
+        large.inside(size),
+        fitted_square(image, large),
+        tiles_of(size, large, grid),
+    )
     inside = min(shape[0], grid.positions), min(shape[1], grid.positions)
     views = [_view(matcher, classes, cut(square, tile, grid), inside) for tile in tiles]
 
     def both(of_whole: Margins, of_views: Sequence[Margins]) -> Margins:
         at_large = np.stack([at_positions(x, size, grid, large) for x in of_whole])
-        return at_large + (1 - WHOLE_SHARE) * say * (joined(tiles, of_views, shape) - at_large)
+        return WHOLE_SHARE * at_large + (1 - WHOLE_SHARE) * joined(tiles, of_views, shape)
 
     measures = _most_present([whole, *views], [x.decision for x in classes])
     margins, compared = both(whole.margins, [x.margins for x in views]), None

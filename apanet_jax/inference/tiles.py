@@ -47,28 +47,6 @@ def tiles_of(image_size: tuple[int, int], large: Grid, grid: Grid) -> list[Tile]
     return [Tile(row, column) for row in rows for column in columns]
 
 
-def highest_tiles(values: Float[np.ndarray, "rows columns"], number: int, grid: Grid) -> list[Tile]:
-    """Returns tiles around the highest values, each value outside of the tiles before.
-
-    Args:
-      values: at the positions of the large square.
-      number: of tiles, less where fewer cover all values.
-      grid: of a tile.
-    """
-    left, tiles, side = values.copy(), [], grid.positions
-    while len(tiles) < number and np.isfinite(left).any():
-        middle = np.unravel_index(left.argmax(), left.shape)
-        tile = Tile(
-            *(
-                min(max(int(at) - side // 2, 0), max(count - side, 0))
-                for at, count in zip(middle, left.shape, strict=True)
-            )
-        )
-        tiles.append(tile)
-        left[tile.row : tile.row + side, tile.column : tile.column + side] = -np.inf
-    return tiles
-
-
 def joined(
     tiles: Sequence[Tile],
     values: Sequence[Float[np.ndarray, "classes rows columns"]],
@@ -77,7 +55,7 @@ def joined(
     """Returns the values of tiles at the positions of the large square.
 
     Where tiles overlap the value is the mean, with weights that fall linearly to a tile's edges, so
-    that no seam is seen. Where there is no tile it is 0.
+    that no seam is seen.
 
     Args:
       tiles: see `tiles_of`.
@@ -99,29 +77,7 @@ def joined(
         total[window] += weights * of_tile
         weight[window] += weights
     inside = np.s_[..., : shape[0], : shape[1]]
-    return total[inside] / np.maximum(weight[inside], 1)
-
-
-def cover(
-    tiles: Sequence[Tile], shape: tuple[int, int], grid: Grid
-) -> Float[np.ndarray, "rows columns"]:
-    """Returns how much of a say tiles that do not cover an image have at its positions.
-
-    1 in the middle of a tile; towards its edges, on a quarter of its side, it falls linearly to 0.
-
-    Args:
-      tiles: see `highest_tiles`.
-      shape: see `joined`.
-      grid: of a tile.
-    """
-    side = grid.positions
-    ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)) / max(OVERLAP * side, 1)
-    ramp = np.minimum(ramp, 1).astype(np.float32)
-    found = np.zeros((shape[0] + side, shape[1] + side), np.float32)
-    for row, column in tiles:
-        window = np.s_[row : row + side, column : column + side]
-        found[window] = np.maximum(found[window], ramp[:, None] * ramp)
-    return found[: shape[0], : shape[1]]
+    return total[inside] / weight[inside]
 
 
 def at_positions(

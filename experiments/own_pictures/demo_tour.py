@@ -152,7 +152,7 @@ def _tour(page: Any, address: str, given: argparse.Namespace, name: str) -> list
     page.get_by_role("button", name="Add").click()
     page.wait_for_selector("#legend .legend")
     page.wait_for_timeout(2000)
-    _paint(page, 0.2)
+    _paint(page, 0.4)
     wrong += _find(page, len(queries))
     shoot("classes")
     _choose(page, "strip", 0)
@@ -161,7 +161,7 @@ def _tour(page: Any, address: str, given: argparse.Namespace, name: str) -> list
     _paint(page)
     page.get_by_label("corner").check()
     page.wait_for_timeout(2000)
-    _paint(page, 0.2)
+    _paint(page, 0.4)
     shoot("corrected")
     wrong += _find(page, len(queries) - 1)
     wrong += _downloads(page, len(given.support) + len(queries))
@@ -241,7 +241,8 @@ def _paint(page: Any, at: float = 0.5) -> None:
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] * at, box["y"] + box["height"] * at
     reach = min(box["width"], box["height"]) / 8
-    page.mouse.move(x - reach, y - reach)
+    # The editor takes no stroke that begins beside the image.
+    page.mouse.move(x, y)
     page.mouse.down()
     for step in range(9):
         page.mouse.move(x + reach * (-1) ** step, y + reach * (step / 4 - 1), steps=6)

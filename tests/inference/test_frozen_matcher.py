@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from apanet_jax.inference import frozen_matcher
-from apanet_jax.inference.frozen_matcher import HEAD, FrozenMatcher
+from apanet_jax.inference.frozen_matcher import HEAD, MIXED, FrozenMatcher
 from apanet_jax.inference.geometry import Grid, label_shares
 from apanet_jax.inference.leave_one_out import THRESHOLDS
 from apanet_jax.inference.presence import Decision
-from apanet_jax.inference.rules import SCALES, USUAL
+from apanet_jax.inference.rules import SCALES
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.models import backbones
 from apanet_jax.models.backbones import Features
@@ -135,7 +135,7 @@ def test_a_head_has_its_say_where_it_finds_the_supports(useful):
         labels.append(label)
     learned = made.learn(features, labels)
     assert HEAD in learned.fit.name if useful else learned.fit.name != HEAD
-    assert set(learned.fit.ious) == {*SCALES, HEAD, f"{USUAL} and {HEAD}"}
+    assert set(learned.fit.ious) == {*SCALES, HEAD, *MIXED.values()}
     margins = made.margins(features[0], learned) - made.decision(learned).threshold
     foreground, _ = label_shares(labels[0], GRID)
     assert ((margins > 0) == (foreground > 0.5)).mean() > 0.85

@@ -6,15 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apanet_jax.inference.geometry import Grid
-from apanet_jax.inference.scales import CLOSER_TILES, OBJECT_SHARE, Scales
+from apanet_jax.inference.scales import OBJECT_SHARE, Scales
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.inference.tiles import (
     at_positions,
-    cover,
     cut,
     enlarged,
     fitted_square,
-    highest_tiles,
     joined,
     tile_around,
     tiles_of,
@@ -132,42 +130,6 @@ def test_a_small_object_in_a_large_image_is_found_in_tiles():
     assert not absent.found[0] and not absent.mask(0).any()
 
 
-def test_a_large_image_is_looked_at_closer_where_an_object_may_be():
-    support, query = (
-        photograph((256, 256), (60, 60), 120),
-        photograph((1536, 2048), (900, 1300), 61),
-    )
-    matcher, seen = ColourMatcher(), []
-    matcher.embed = lambda square: seen.append(square) or ColourMatcher().embed(square)
-    segmenter = Segmenter(matcher).fit([support[0]], [support[1]])
-    (answer,), (whole,) = segmenter.answers([query[0]]), segmenter.answers([query[0][::8, ::8]])
-    assert answer.found[0] and not whole.found[0]
-    assert len(seen) == 1 + (1 + CLOSER_TILES) + 1
-    mask = answer.mask(0)
-    assert (mask & query[1]).sum() / (mask | query[1]).sum() > 0.5
-    # The same with `--size` where the tiles are those of the closer look; far from them, the whole.
-    (absent,) = segmenter.answers([photograph((1536, 2048), (0, 0), 0)[0]])
-    assert not absent.found[0] and not absent.mask(0).any()
-
-
-@given(GRIDS, SIDES, SIDES, st.integers(2, 6), st.integers(1, 5))
-def test_parts_that_are_looked_at_closer_hold_the_highest_values(grid, height, width, zoom, number):
-    large = enlarged(grid, zoom * grid.size)
-    shape = large.inside((height, width))
-    values = np.random.default_rng(height + width).standard_normal(shape)
-    tiles = highest_tiles(values, number, grid)
-    left = values.copy()
-    for row, column in tiles:
-        part = left[row : row + grid.positions, column : column + grid.positions]
-        assert part.max() == left.max()
-        part[:] = -np.inf
-        assert row <= max(shape[0] - grid.positions, 0)
-        assert column <= max(shape[1] - grid.positions, 0)
-    assert len(tiles) == number or np.isinf(left).all()
-    say = cover(tiles, shape, grid)
-    assert (0 <= say).all() and (say <= 1).all() and (say[np.isfinite(left)] == 0).all()
-
-
 def test_an_image_that_is_narrower_than_a_tile_is_seen_in_tiles():
     support, query = (
         photograph((256, 256), (60, 60), 120),
@@ -196,6 +158,9 @@ def test_a_size_is_that_of_the_tiles_and_no_image_is_enlarged():
     assert scales._replace(size=4096).tiled_side((1500, 2000)) == 2000
     assert scales._replace(size=256).tiled_side((3000, 4000)) is None
     assert scales._replace(zoom=2.0).tiled_side((700, 1000)) == 512
+    # No more of an image is decoded than that.
+    seen = [scales._replace(zoom=z, size=s).most_seen for z, s in ((1, None), (2, None), (1, 512))]
+    assert seen == [256, 512, 512]
 
 
 def test_a_supports_small_object_is_seen_alone_and_queries_at_its_scale():
