@@ -43,8 +43,8 @@ HEAD = "head"
 MIXED = {0.5: f"{USUAL} and {HEAD}", 0.75: f"{USUAL} and three times {HEAD}"}
 """Mixtures of the usual rule with a head, by the head's share."""
 USUAL_SHARE = 0.5
-"""Of the head where nothing is chosen: more is better for objects like those that it was trained on,
-and worse for others, see experiments/results/own_photographs.md."""
+"""Of the head where nothing is chosen: more is better for objects like those that it was trained
+on, and worse for others, see experiments/results/own_photographs.md."""
 
 AppearanceBlock = Literal["block3", "block4"]
 
