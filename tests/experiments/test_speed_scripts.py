@@ -91,7 +91,7 @@ def test_coco_is_scored_alike_within_budgets_and_after_a_kill(tmp_path):
     file = tmp_path / "rows.json"
     done = run_script(
         "coco_evaluation",
-        *("--images=480", "--train=240", "--episodes=24", "--sample=8", "--size=65", "--steps=2"),
+        *("--images=240", "--train=120", "--episodes=24", "--sample=8", "--size=65", "--steps=2"),
         *("--shots=1", "--comparisons=conv", "--ways=disk,killed,every"),
         *(f"--workdir={tmp_path}", f"--json={file}"),
     )
