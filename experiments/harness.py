@@ -206,15 +206,14 @@ def settle(seconds: float) -> None:
         time.sleep(seconds)
 
 
-class Memory:
-    """Measures what a block of code takes beyond what was there: `bytes`, sampled every 5 ms.
+class Highest:
+    """The highest value that a function returned while a block of code ran: `value`."""
 
-    On a CPU it is the process's resident memory, compilation included; on a GPU the peak that the
-    device reports, which only grows.
-    """
+    def __init__(self, function: Callable[[], int], seconds: float):
+        """Calls nothing yet; `seconds` lie between two calls."""
+        self.value, self._function, self._seconds = 0, function, seconds
 
-    def __enter__(self) -> Memory:
-        self._before = self._peak = self._now()
+    def __enter__(self) -> Highest:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -223,11 +222,28 @@ class Memory:
     def __exit__(self, *_) -> None:
         self._done.set()
         self._thread.join()
-        self.bytes = max(0, max(self._peak, self._now("peak_bytes_in_use")) - self._before)
 
-    def _watch(self):
-        while not self._done.wait(0.005):
-            self._peak = max(self._peak, self._now())
+    def _watch(self) -> None:
+        while not self._done.wait(self._seconds):
+            self.value = max(self.value, self._function())
+
+
+class Memory:
+    """Measures what a block of code takes beyond what was there: `bytes`, sampled every 5 ms.
+
+    On a CPU it is the process's resident memory, compilation included; on a GPU the peak that the
+    device reports, which only grows.
+    """
+
+    def __enter__(self) -> Memory:
+        self._before = self._now()
+        self._highest = Highest(self._now, 0.005).__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._highest.__exit__(*error)
+        peak = max(self._highest.value, self._now("peak_bytes_in_use"))
+        self.bytes = max(0, peak - self._before)
 
     @staticmethod
     def _now(what: str = "bytes_in_use") -> int:

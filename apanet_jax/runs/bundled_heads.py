@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apanet_jax.data.transforms import IGNORE, binary_label
+from apanet_jax.inference.bundled import large_at_hand
 from apanet_jax.inference.geometry import grid_of
 from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, SMALL
 from apanet_jax.inference.head_matcher import HeadMatcher
@@ -19,10 +20,6 @@ from apanet_jax.models.network import Parameters
 from apanet_jax.reports.head_comparison import FILE, OWN, UNTRAINED
 from apanet_jax.runs.run import Run
 from apanet_jax.runtime.atomic_files import write_json
-from apanet_jax.weights import hub
-from apanet_jax.weights.load import default_source
-
-_LARGE = "dinov2_vits14"
 
 
 class Task(NamedTuple):
@@ -80,8 +77,7 @@ def _segmenters(run: Run, parameters: Parameters) -> Iterator[tuple[str, str, Se
         grid_of(backbone, run.settings.image_size),
     )
     yield OWN, "", Segmenter(matcher)
-    source = default_source(_LARGE)
-    large = source == "pip" or hub.is_cached(source)
+    large = large_at_hand()
     for head in (DINOV2, SMALL, DRAWN):
         if large or head != DINOV2:
             yield head, f"--head={head}", load(head=head)

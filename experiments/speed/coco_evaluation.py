@@ -17,12 +17,12 @@ memory the peak of the process. A row says how many pixels its episodes count di
 first way of the same stored type, and that one from the first of all.
 """
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -163,29 +163,8 @@ def prepare(workdir: Path, images: int, train: int, size: int) -> Path:
     return records
 
 
-class Watched:
-    """The most bytes that lay in a folder while a block of code ran."""
-
-    def __init__(self, folder: Path):
-        """Looks at nothing yet."""
-        self.bytes, self._folder = 0, folder
-
-    def __enter__(self) -> "Watched":
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.5):
-            self.bytes = max(self.bytes, _bytes_in(self._folder))
-
-
 def _bytes_in(folder: Path) -> int:
+    """Returns the bytes that lie in a folder."""
     found = 0
     for inside, _, files in os.walk(folder):
         for name in files:
@@ -227,7 +206,7 @@ def measure(records: Path, workdir: Path, comparison: str, given) -> Iterator[Ro
             command = [*main, f"--config={chosen},devices={way.devices}", "--mode=evaluate"]
             if way.killed:
                 _kill_in_the_middle(command, folder)
-            with Watched(folder) as held:
+            with harness.Highest(functools.partial(_bytes_in, folder), 0.5) as held:
                 took = harness.run(command, harness.ROOT, _on(way.devices))
             needs = _needs(f"{chosen},devices=1", given.shots, episodes) if way.once else None
             if needs and f"{needs.passes} images pass the backbone" not in took.output:
@@ -236,7 +215,7 @@ def measure(records: Path, workdir: Path, comparison: str, given) -> Iterator[Ro
             if expected is None:
                 expected = found
                 of_first = of_first or found
-            yield _row(needs, took, held.bytes) | {
+            yield _row(needs, took, held.value) | {
                 "comparison": comparison,
                 "stored": stored,
                 "way": name,

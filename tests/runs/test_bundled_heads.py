@@ -53,7 +53,7 @@ def test_each_head_is_scored_as_predict_segments(small_backbone, tmp_path, monke
         return apanet_jax.load(workdir)
 
     monkeypatch.setattr(bundled_heads, "load", load)
-    monkeypatch.setattr(bundled_heads, "default_source", lambda name: "pip")
+    monkeypatch.setattr(bundled_heads, "large_at_hand", lambda: True)
     config.evaluation.bundled = 2
     sweep.run_all(config, workdir, "train_and_evaluate")
     assert opened == [("dinov2", True), ("small", True), ("drawn", True), ("auto", False)]
