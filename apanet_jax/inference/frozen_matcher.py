@@ -52,15 +52,15 @@ class FrozenFeatures(NamedTuple):
     Attributes:
       positions: which rules compare.
       regions: of alike positions.
-      appearance: see `FrozenMatcher.appearance`.
       all: what the backbone gives, for a head; without block 5 where nothing needs it, as that is
         most of a convolutional backbone's time.
+      appearance: see `FrozenMatcher.appearance`; None: not computed yet.
     """
 
     positions: Float[Array, "rows columns channels"]
     regions: Regions
-    appearance: Appearance
     all: Features
+    appearance: Appearance | None = None
 
 
 class Pair(NamedTuple):
@@ -164,7 +164,9 @@ class FrozenMatcher:
 
     def appearance(self, features: FrozenFeatures) -> Appearance:
         """See `Matcher.appearance`."""
-        return features.appearance
+        if features.appearance is not None:
+            return features.appearance
+        return self._whitening(np.asarray(getattr(features.all, self._block)[0], np.float32))
 
     def decision(self, learned: FrozenClass) -> Decision:
         """See `Matcher.decision`."""
@@ -256,9 +258,8 @@ class FrozenMatcher:
 
     def _known(self, features: Features, of_alike: Regions) -> FrozenFeatures:
         """Returns what is known of an image, from what the backbone gives and its regions."""
-        appearance = np.asarray(getattr(features, self._block)[0], np.float32)
-        positions = features.block4[0]
-        return FrozenFeatures(positions, of_alike, self._whitening(appearance), features)
+        known = FrozenFeatures(features.block4[0], of_alike, features)
+        return known._replace(appearance=self.appearance(known))
 
     def _held_out(self, query, label, of_head, left_out: int, pairs: Sequence[Pair]) -> HeldOut:
         """Returns a support with its margins by the others and the negatives."""
