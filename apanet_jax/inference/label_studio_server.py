@@ -4,10 +4,12 @@ APANET_JAX_SUPPORTS=DIR python -m apanet_jax.inference.label_studio_server
 """
 
 import inspect
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 
+from apanet_jax.inference import segmenter
 from apanet_jax.runtime.errors import UserError, main_guard
 
 _PORT = 9090
@@ -27,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if sys.argv[1:] if argv is None else argv:
         raise UserError(f"no arguments are taken: set {SUPPORTS}, and {WORKDIR} for a head")
     support_folder()
+    if os.environ.get(WORKDIR):
+        # What is wrong with it is said here, not in a log when the first annotation comes.
+        segmenter.load(os.environ[WORKDIR])
     from label_studio_ml.api import init_app
 
     # Versions before 2 keep a folder of their own.

@@ -244,6 +244,11 @@ def test_what_is_no_whole_saved_segmenter_is_refused(colours, tmp_path, change, 
             saved_segmenter.class_names(file)
 
 
+def test_what_is_not_there_is_said_to_be_so(tmp_path):
+    with pytest.raises(UserError, match=r"there is no .*/red.apanet: .* or a saved segmenter$"):
+        apanet_jax.load(tmp_path / "red.apanet")
+
+
 def test_weights_are_no_saved_segmenter(tmp_path):
     save_file({"a": np.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="no saved segmenter"):

@@ -91,11 +91,13 @@ BRUSH = """<View><Image name="photo" value="$picture"/><BrushLabels name="brush"
 <Label value="beetle"/><Label value="leaf"/></BrushLabels></View>"""
 
 
-def test_label_studio_learns_what_is_saved_and_marks_what_is_opened(tmp_path, monkeypatch):
+def test_label_studio_learns_what_is_saved_and_marks_what_is_opened(tmp_path, monkeypatch, capsys):
     api = library("label_studio_ml.api", "label-studio-ml")
     brush = library("label_studio_sdk.converter.brush", "label-studio-ml")
     from apanet_jax.inference import label_studio_backend as backend
+    from apanet_jax.inference import label_studio_server
 
+    load = segmenter.load
     monkeypatch.setattr(segmenter, "load", lambda *_, **__: Segmenter(ColourMatcher()))
     monkeypatch.setenv(backend.SUPPORTS, str(tmp_path / "supports"))
     monkeypatch.setattr(backend.FewShotBackend, "get_local_path", lambda _, url, *__, **___: url)
@@ -134,6 +136,12 @@ def test_label_studio_learns_what_is_saved_and_marks_what_is_opened(tmp_path, mo
     assert model.fit("ANNOTATION_DELETED", saved(0, "beetle")) == {"supports": 1}
     (kept,) = (tmp_path / "supports").glob("*.json")
     assert json.loads(kept.read_text())[0]["id"] == 1
+    # Without a head there is no server.
+    monkeypatch.setattr(segmenter, "load", load)
+    monkeypatch.setenv(backend.WORKDIR, str(tmp_path / "nothere"))
+    with pytest.raises(SystemExit) as ended:
+        label_studio_server.main([])
+    assert ended.value.code == 2 and "nothere: expected a run's workdir" in capsys.readouterr().err
     monkeypatch.delenv(backend.SUPPORTS)
     with pytest.raises(UserError, match="APANET_JAX_SUPPORTS is not set"):
         model.predict([])
