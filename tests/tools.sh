@@ -4,8 +4,9 @@
 # Each is installed into an environment of its own, as they want other versions of what this package
 # wants too: with it by pip where that can be, else without what pip would install besides, and with
 # what their imports need. Nothing may be skipped: a tool that is missing there is an error. TOOL is
-# annotation, label_studio, napari or yolo; without, all. The environments are of gigabytes, and are
-# removed; with TOOLS_ENVIRONMENTS=DIR they stay in DIR, and a later run takes them again.
+# annotation, label_studio, napari (with LabelMe) or yolo; without, all. The environments are of
+# gigabytes, and are removed; with TOOLS_ENVIRONMENTS=DIR they stay in DIR, and a later run takes them
+# again.
 set -euo pipefail
 python=${1:-python3}
 tools=${*:2}
@@ -51,8 +52,11 @@ for tool in ${tools:-annotation label_studio napari yolo}; do
         tests label-studio-ml label_studio tests/inference/test_tools.py
         ;;
     napari)
-        environment napari napari npe2 magicgui PyQt6
-        tests napari "napari or frames" tests/inference/test_tools.py
+        # labelme wants PyQt5 of a program that the test does not open, and models from the network.
+        environment napari napari npe2 magicgui PyQt6 qtpy imgviz loguru matplotlib natsort \
+            scikit-image tifffile
+        alone labelme
+        tests "napari labelme" "napari or frames or labelme" tests/inference/test_tools.py
         ;;
     yolo)
         # ultralytics brings a second OpenCV, beside the headless one.

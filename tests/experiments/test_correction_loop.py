@@ -41,8 +41,8 @@ def test_means_differences_and_correlations():
     np.testing.assert_allclose(gains(rows, "others", "worst"), [[40, 60], [40, 70]])
     np.testing.assert_allclose(gains(rows, "listed", "random"), [[40, 60], [40, 60]])
     assert correlation(rows, "quality", 0) == pytest.approx(1)
-    # After one correction: in order where the worst was corrected, reversed at random.
-    assert correlation(rows, "quality", 1) == pytest.approx(0)
+    # After one correction: in order where the worst was corrected, reversed in the other two.
+    assert correlation(rows, "quality", 1) == pytest.approx(-1 / 3)
     # The standard deviation of 10 and 20 is 7.07, that of their mean 5.
     assert difference(np.array([10.0, 20.0])) == "+15.0 ± 9.8"
     assert "| 1 | 65.0 | 50.0 | +15.0 ± 9.8 | 70.0 | 60.0 | +10.0 ± 0.0 |" in table(rows)
