@@ -28,7 +28,7 @@ part() { # name, seconds at most, command
     name=$1 most=$2 status=0
     shift 2
     # A CPU takes its time, small as the sizes are.
-    [ -z "$small" ] || most=$((10 * most))
+    [ -z "$small" ] || most=$((20 * most))
     began=$(date +%s)
     timeout "$most" "$@" >"$out/$name.log" 2>&1 || status=$?
     spent=$(($(date +%s) - began))
