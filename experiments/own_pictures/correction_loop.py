@@ -8,9 +8,8 @@ For each class, `--repeats` times: one image with its mask is the support, a col
 segmented, and one mask after the other is corrected: its true mask becomes a support too. Either
 the image whose mask has the lowest of `Answer.qualities` is corrected, each time anew; or the one
 that stands best for images whose masks are expected to be bad (`covering`); or one at random,
-`--random` times. All images are of the train list and show the class on 2 % of their pixels
-or more. Borders
-are not refined. Counted is the mean IoU
+`--random` times. All images are of the train list and show the class on 2 % of their pixels or
+more. Borders are not refined. Counted is the mean IoU
 
   of other images, which are neither corrected nor listed, and
   of the collection, where a corrected mask is right.
