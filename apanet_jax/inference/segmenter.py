@@ -20,6 +20,7 @@ from apanet_jax.inference import saved_segmenter
 from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.bundled import open_matcher, reopen_matcher
 from apanet_jax.inference.calibration import appearance_of, calibrated
+from apanet_jax.inference.close_ups import SmallSupports, small_supports
 from apanet_jax.inference.geometry import upsample
 from apanet_jax.inference.given_supports import Support, given_negatives, given_supports
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
@@ -145,6 +146,7 @@ class Segmenter:
         self._supports: dict[str, dict[str, Support]] = {}
         self._negatives: dict[str, Support] = {}
         self._learned: dict[str, LearnedClass] = {}
+        self._small: dict[str, SmallSupports] = {}
 
     @property
     def classes_(self) -> list[str]:
@@ -374,6 +376,7 @@ class Segmenter:
             for name in names
         }
         self._supports, self._negatives, self._learned = supports, negatives, learned
+        self._small = {name: x for name, x in self._small.items() if name not in given}
         return self
 
     def _learn(
@@ -408,10 +411,23 @@ class Segmenter:
             for name, chosen in contents.classes.items()
         }
 
+    def _small_supports(self) -> list[SmallSupports]:
+        """Returns how each class appears in small supports; computed where it is first needed."""
+        for name in self._learned:
+            if name not in self._small:
+                shown = [(x.square, x.label, x.size) for x in self._supports[name].values()]
+                self._small[name] = small_supports(self.matcher, shown)
+        return [self._small[name] for name in self._learned]
+
     def _answer(self, given: Image, what: str) -> Answer:
         read = as_image(given, what, side=self.scales.most_seen)
         found = search(
-            self.matcher, list(self._learned.values()), self.scales, read.image, read.size
+            self.matcher,
+            list(self._learned.values()),
+            self.scales,
+            read.image,
+            read.size,
+            self._small_supports,
         )
         seen = read.image if self.options.refine else None
         return Answer(

@@ -1,14 +1,15 @@
 """Seconds an image and memory of `apanet_jax.predict`, by the size and the number of the images.
 
     python experiments/own_pictures/many_images.py [--head=small,dinov2] [--images=30] \
-        [--megapixels=0.2,1,12,144] [--endings=.jpg,.png] [--checkout=OTHER] [--repeats=1] \
-        [--json=FILE]
+        [--megapixels=0.2,1,12,144] [--endings=.jpg,.png] [--checkout=OTHER] [--own_head] \
+        [--repeats=1] [--json=FILE]
 
 Draws images, and has `apanet_jax.predict` look through one of them and through --images, with five
 supports of 256x256 pixels. Each is a process of its own (Linux), whose programs were compiled
 before. An image takes the difference of the two over the difference of their numbers, since
 starting and fitting are in both; where --images is 1 the row has the whole run. --checkout is
-another checkout of the project, which is measured in turn with this one. Prints the page for
+another checkout of the project, which is measured in turn with this one; with --own_head it uses
+the head that it has by default, as one from before there was a choice. Prints the page for
 experiments/results.
 """
 
@@ -49,6 +50,8 @@ def arguments() -> Parser:
         number = {"type": harness.whole(1), "default": default}
         parser.add_argument(f"--{name}", **number, help=f"how many ({default})")
     parser.add_argument("--checkout", type=Path, help="another checkout, measured in turn")
+    own = "the other checkout uses the head that it has by default"
+    parser.add_argument("--own_head", action="store_true", help=own)
     return parser
 
 
@@ -104,8 +107,9 @@ def measure(place: Path, photos: Path, head: str, checkouts: dict[str, Path], gi
     # The first round compiles what is not yet compiled.
     for round_number in range(given.repeats + 1):
         for name, checkout in checkouts.items():
+            chosen = None if given.own_head and name == OTHER else head
             for images in numbers if round_number else numbers[:1]:
-                run = _predict(place, photos, head, checkout, images)
+                run = _predict(place, photos, chosen, checkout, images)
                 if round_number:
                     ended.setdefault((name, images), []).append(run)
                 print(name, head, photos.name, images, f"{run.seconds:.1f} s", file=sys.stderr)
@@ -113,6 +117,8 @@ def measure(place: Path, photos: Path, head: str, checkouts: dict[str, Path], gi
     for name in checkouts:
         one, many = (ended[name, n] for n in (numbers[0], numbers[-1]))
         row = {"checkout": name, "images": numbers[-1]}
+        if given.own_head and name == OTHER:
+            row["head"] = "its own"
         for key in ("seconds", "processor_seconds"):
             first, last = (min(getattr(x, key) for x in runs) for runs in (one, many))
             row[key] = round(
@@ -124,8 +130,10 @@ def measure(place: Path, photos: Path, head: str, checkouts: dict[str, Path], gi
     return rows
 
 
-def _predict(place: Path, photos: Path, head: str, checkout: Path, images: int) -> harness.Ended:
-    command = [sys.executable, "-m", "apanet_jax.predict", f"--head={head}"]
+def _predict(
+    place: Path, photos: Path, head: str | None, checkout: Path, images: int
+) -> harness.Ended:
+    command = [sys.executable, "-m", "apanet_jax.predict", *([f"--head={head}"] if head else [])]
     for number in range(SUPPORTS):
         command += ["--support", place / f"support{number}.jpg", place / f"support{number}.png"]
     command += [f"--output={place / 'found'}", *sorted(photos.iterdir())[:images]]
