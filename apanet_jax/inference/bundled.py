@@ -77,6 +77,11 @@ def open_matcher(
     given = {"source": f"a head ({source})", "head": f"head={head!r}", "untrained": "trained=False"}
     if pair := excluding(source, head, trained=trained):
         raise UserError(f"{' and '.join(given[name] for name in pair)}: give one of them")
+    if source is not None and not source.exists():
+        raise UserError(
+            f"there is no {source}: expected a run's workdir, an exported head's folder, or a "
+            "saved segmenter"
+        )
     if source is not None:
         return str(source), _trained_matcher(source, size)
     if head == DRAWN:

@@ -70,11 +70,6 @@ def load(
                 f"{source} is a saved segmenter, which has its head and its size: give it alone"
             )
         return from_bytes(saved_segmenter.read(Path(source)), str(source))
-    if source is not None and not Path(source).exists():
-        raise UserError(
-            f"there is no {source}: expected a run's workdir, an exported head's folder, or a "
-            "saved segmenter"
-        )
     if size is not None and size < _SMALLEST_SIZE:
         raise UserError(f"size {size}: expected at least {_SMALLEST_SIZE} pixels")
     name, matcher = open_matcher(source and Path(source), head, size, trained=trained)
