@@ -4,34 +4,37 @@
 # Each is installed into an environment of its own, as they want other versions of what this package
 # wants too: with it by pip where that can be, else without what pip would install besides, and with
 # what their imports need. Nothing may be skipped: a tool that is missing there is an error. TOOL is
-# annotation, label_studio, napari or yolo; without, all.
+# annotation, label_studio, napari (with LabelMe) or yolo; without, all. The environments are of
+# gigabytes, and are removed; with TOOLS_ENVIRONMENTS=DIR they stay in DIR, and a later run takes them
+# again.
 set -euo pipefail
 python=${1:-python3}
 tools=${*:2}
 cd "$(dirname "$0")/.."
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
+environments=${TOOLS_ENVIRONMENTS:-$place}
 requirements=$place/requirements.txt
 cat requirements.txt > "$requirements"
 printf 'pytest\npytest-timeout\n' >> "$requirements"
 export QT_QPA_PLATFORM=offscreen
 
 environment() {  # NAME PACKAGE…: installed with what this package needs, and what they need.
-    "$python" -m venv "$place/$1"
-    . "$place/$1/bin/activate"
-    pip install --quiet --disable-pip-version-check -r "$requirements" "${@:2}"
+    "$python" -m venv "$environments/$1"
+    . "$environments/$1/bin/activate"
+    python -m pip install --quiet --disable-pip-version-check -r "$requirements" "${@:2}"
 }
 
 alone() {  # PACKAGE…: without what pip would install besides.
-    pip install --quiet --disable-pip-version-check --no-deps "$@"
+    python -m pip install --quiet --disable-pip-version-check --no-deps "$@"
 }
 
 tests() {  # PACKAGES FILTER FILE…: the packages must be there.
-    pip freeze | grep -iE '^(cvat|supervision|ray|label|napari|npe2|ultralytics|numpy|opencv|pillow)'
+    python -m pip freeze | grep -iE '^(cvat|supervision|ray|label|napari|npe2|ultralytics|numpy|opencv|pillow)'
     TOOLS_INSTALLED=$1 python -m pytest -q "${@:3}" -k "$2"
     local used=$VIRTUAL_ENV
     deactivate
-    rm -rf "$used"
+    [ "$environments" != "$place" ] || rm -rf "$used"
 }
 
 for tool in ${tools:-annotation label_studio napari yolo}; do
@@ -49,8 +52,11 @@ for tool in ${tools:-annotation label_studio napari yolo}; do
         tests label-studio-ml label_studio tests/inference/test_tools.py
         ;;
     napari)
-        environment napari napari npe2 magicgui PyQt6
-        tests napari "napari or frames" tests/inference/test_tools.py
+        # labelme wants PyQt5 of a program that the test does not open, and models from the network.
+        environment napari napari npe2 magicgui PyQt6 qtpy imgviz loguru matplotlib natsort \
+            scikit-image tifffile
+        alone labelme
+        tests "napari labelme" "napari or frames or labelme" tests/inference/test_tools.py
         ;;
     yolo)
         # ultralytics brings a second OpenCV, beside the headless one.

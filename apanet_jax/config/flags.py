@@ -92,15 +92,25 @@ class _ByName(ConfigFileFlagParser):
         return super().parse(f"{path_of(name)}{colon}{options}")
 
 
+_UNUSABLE = KeyError, OSError, SyntaxError, ImportError, AttributeError, TypeError, ValueError
+"""What a config's file and its fields raise."""
+
+
 def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(f"{error}; see --help") from error
-    except KeyError as error:
-        raise UserError(f"the flags cannot be used: {error.args[0]}") from error
-    except (OSError, SyntaxError, ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"the flags cannot be used: {error}") from error
+    except _UNUSABLE as error:
+        raise UserError(f"the flags cannot be used: {_innermost(error)}") from error
+
+
+def _innermost(error: Exception) -> str:
+    """Returns what an error says, in a line: ml_collections puts one into another."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    said = error.args[0] if isinstance(error, KeyError) else error
+    return " ".join(str(said).split())
 
 
 def _help(module) -> str:

@@ -89,7 +89,8 @@ class Evaluator:
         self._said = ""
 
     @property
-    def _resizing(self) -> Resizing:
+    def resizing(self) -> Resizing:
+        """In which steps logits come to a label's size."""
         through = self.data.augmentation.size if self.settings.resize == "two_step" else None
         return Resizing(self._loaded.network.head.centred, through)
 
@@ -183,7 +184,7 @@ class Evaluator:
             episodes=len(shots) * len(numbers),
             label_side=data.label_side,
             programs=self._programs,
-            resizing=self._resizing,
+            resizing=self.resizing,
             description=f"evaluating {'+'.join(map(str, shots))}-shot",
         )
         counted = {}
@@ -204,7 +205,7 @@ class Evaluator:
             loaded.local_backbone_parameters,
             loaded.local_mesh,
             self._programs,
-            self._resizing,
+            self.resizing,
             self.settings.stored,
         )
         with self.data.test_batches(shot, numbers) as batches:

@@ -1,11 +1,9 @@
 """Matching by all positions of the supports in frozen features, which needs no training."""
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
@@ -23,6 +21,7 @@ from apanet_jax.inference.rules import (
     margins_of_pairs,
     pair_densities,
     ratio_margins,
+    side_weights,
     support_positions,
     without,
 )
@@ -36,8 +35,6 @@ SMOOTHING = 0.5
 """Share of its region's mean in a position's margin."""
 MOST_HELD_OUT = 8
 """Supports that are left out in turn; all serve as supports."""
-MOST_PAIRS = 256
-"""Of supports, whose comparison is kept: with one more, most of a class's are known."""
 
 HEAD = "head"
 MIXED = {0.5: f"{USUAL} and {HEAD}", 0.75: f"{USUAL} and three times {HEAD}"}
@@ -55,13 +52,33 @@ class FrozenFeatures(NamedTuple):
     Attributes:
       positions: which rules compare.
       regions: of alike positions.
-      all: what the backbone gives, for a head and `FrozenMatcher.appearance`; without block 5 where
-        nothing needs it, as that is most of a convolutional backbone's time.
+      all: what the backbone gives, for a head; without block 5 where nothing needs it, as that is
+        most of a convolutional backbone's time.
+      appearance: see `FrozenMatcher.appearance`; None: not computed yet.
     """
 
     positions: Float[Array, "rows columns channels"]
     regions: Regions
     all: Features
+    appearance: Appearance | None = None
+
+
+class Pair(NamedTuple):
+    """A support, compared with another one or with a negative.
+
+    Attributes:
+      compared: positions of the one, positions of the other and its label. They are kept, so that
+        no other object can have their ids, by which pairs are found.
+      densities: see `rules.pair_densities`.
+      match: what a head makes of the two; None without one, and with a negative.
+    """
+
+    compared: tuple[Any, Any, Label]
+    densities: PairDensities
+    match: Match | None
+
+
+Pairs = Mapping[tuple[int, ...], Pair]
 
 
 class FrozenClass(NamedTuple):
@@ -72,19 +89,14 @@ class FrozenClass(NamedTuple):
       of_head: what a head learned; None without a head.
       fit: which rules the margin is made of, and its threshold.
       shots: how many supports there are; negatives follow them.
+      pairs: of these, as they were compared to choose the fit.
     """
 
     supports: SupportPositions
     of_head: Any
     fit: Fit
     shots: int
-
-
-class _Pair(NamedTuple):
-    """Two supports, compared."""
-
-    densities: PairDensities
-    match: Match | None
+    pairs: Pairs
 
 
 class FrozenMatcher:
@@ -130,7 +142,6 @@ class FrozenMatcher:
                 rest = (1 - share) * self._mixtures[USUAL]
                 self._mixtures[name] = share * self._mixtures[HEAD] + rest
             self._usual = MIXED[USUAL_SHARE]
-        self._pairs: OrderedDict[tuple[int, ...], tuple[Any, _Pair]] = OrderedDict()
         self._parameters = jax.device_put(parameters)
         last_block = getattr(backbone, "last_block", None)
         skips = last_block is not None and not (head is not None and head.needs_high)
@@ -149,11 +160,12 @@ class FrozenMatcher:
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> FrozenFeatures:
         """See `Matcher.embed`."""
         features = self._apply(self._parameters, square[None])
-        positions = features.block4[0]
-        return FrozenFeatures(positions, regions(np.asarray(positions)), features)
+        return self._known(features, regions(np.asarray(features.block4[0])))
 
     def appearance(self, features: FrozenFeatures) -> Appearance:
         """See `Matcher.appearance`."""
+        if features.appearance is not None:
+            return features.appearance
         return self._whitening(np.asarray(getattr(features.all, self._block)[0], np.float32))
 
     def decision(self, learned: FrozenClass) -> Decision:
@@ -166,19 +178,28 @@ class FrozenMatcher:
         features: Sequence[FrozenFeatures],
         labels: Sequence[Label],
         chosen: Mapping[str, Any] | None = None,
+        before: FrozenClass | None = None,
     ) -> FrozenClass:
         """See `Matcher.learn`; all positions of negatives are background."""
         shots = len(shown(features, labels)[0])
         supports = support_positions([x.positions for x in features], labels, self.grid)
         of_head = self._head and self._head.learn([x.all for x in features], labels)
         if chosen is not None:
-            return FrozenClass(supports, of_head, self._fit_of(chosen), shots)
+            pairs = self._pairs_of(chosen, features, labels)
+            return FrozenClass(supports, of_head, self._fit_of(chosen), shots, pairs)
+        known = {} if before is None else before.pairs
+        compared: list[list[Pair]] = [[] for _ in _left_out(shots)]
+        for left_out, other in _compared(features, labels):
+            of_other = None if of_head is None else of_head[other : other + 1]
+            pair = self._pair(features[left_out], features[other], labels[other], of_other, known)
+            compared[left_out].append(pair)
         held_out = [
-            self._held_out(features, labels, of_head, left_out)
-            for left_out in range(min(shots, MOST_HELD_OUT))
-            if shots > 1
+            self._held_out(features[n], labels[n], of_head, n, pairs)
+            for n, pairs in enumerate(compared)
         ]
-        return FrozenClass(supports, of_head, fit(held_out, self._mixtures, self._usual), shots)
+        pairs = {_key(x.compared): x for of_support in compared for x in of_support}
+        chosen_fit = fit(held_out, self._mixtures, self._usual)
+        return FrozenClass(supports, of_head, chosen_fit, shots, pairs)
 
     def without(self, learned: FrozenClass, index: int) -> FrozenClass:
         """See `Matcher.without`."""
@@ -187,8 +208,14 @@ class FrozenMatcher:
         return learned._replace(supports=rest, of_head=of_head)
 
     def chosen(self, learned: FrozenClass) -> dict[str, Any]:
-        """See `Matcher.chosen`: the fit without its weights, which its name says."""
-        return {k: x for k, x in learned.fit._asdict().items() if k != "weights"}
+        """See `Matcher.chosen`: the fit without its weights, which its name says, and the pairs."""
+        pairs = learned.pairs.values()
+        arrays = {"densities": [x.densities.logarithms for x in pairs]}
+        matches = [x.match for x in pairs if x.match is not None]
+        for number, name in enumerate(_MATCH):
+            arrays[name] = [x[number] for x in matches if x[number] is not None]
+        stacked = {name: np.stack(x) for name, x in arrays.items() if x}
+        return {k: x for k, x in learned.fit._asdict().items() if k != "weights"} | stacked
 
     def stored(self, features: FrozenFeatures) -> dict[str, np.ndarray]:
         """See `Matcher.stored`."""
@@ -206,8 +233,9 @@ class FrozenMatcher:
                 f"{self._block} is missing in what another version of apanet_jax saved: fit again"
             )
         blocks = Features(*(arrays.get(name) for name in Features._fields))
-        blocks = jax.tree.map(jnp.asarray, blocks)
-        return FrozenFeatures(blocks.block4[0], arrays["regions"], blocks)
+        # Where `embed` has them: elsewhere the same programs would be traced and compiled again.
+        place = jax.tree.leaves(self._parameters)[0].sharding
+        return self._known(jax.device_put(blocks, place), arrays["regions"])
 
     def fingerprints(self) -> dict[str, str]:
         """See `Matcher.fingerprints`."""
@@ -228,14 +256,13 @@ class FrozenMatcher:
             return np.asarray(features.all.block5[0])
         return np.asarray(self._last_block(self._parameters, features.all.block4)[0])
 
-    def _held_out(self, features, labels, of_head, left_out: int) -> HeldOut:
-        """Returns a support, compared with the others and the negatives."""
-        query = features[left_out]
-        others = [i for i in range(len(features)) if i != left_out]
-        pairs = [
-            self._pair(query, features[i], labels[i], of_head and of_head[i : i + 1])
-            for i in others
-        ]
+    def _known(self, features: Features, of_alike: Regions) -> FrozenFeatures:
+        """Returns what is known of an image, from what the backbone gives and its regions."""
+        known = FrozenFeatures(features.block4[0], of_alike, features)
+        return known._replace(appearance=self.appearance(known))
+
+    def _held_out(self, query, label, of_head, left_out: int, pairs: Sequence[Pair]) -> HeldOut:
+        """Returns a support with its margins by the others and the negatives."""
         margins = margins_of_pairs([x.densities for x in pairs])
         if self._head is not None:
             rest = self._head.without(of_head, left_out)
@@ -243,28 +270,46 @@ class FrozenMatcher:
             of_query = self._head.log_odds(query.all, rest, matches)
             margins = np.concatenate([margins, of_query[None]])
         margins = smoothed(margins, query.regions, SMOOTHING)
-        return HeldOut(margins, *label_shares(labels[left_out], self.grid))
+        return HeldOut(margins, *label_shares(label, self.grid))
 
-    def _pair(self, query: FrozenFeatures, support: FrozenFeatures, label, of_head) -> "_Pair":
-        """Returns a support, compared with another one; kept for the next support that comes.
+    def _pair(
+        self, query: FrozenFeatures, support: FrozenFeatures, label, of_head, known: Pairs
+    ) -> Pair:
+        """Returns a support, compared with another one.
 
         Args:
           query: the one.
           support: the other.
           label: of the other.
           of_head: what a head learned of the other alone; empty of a negative, None without a head.
+          known: those that were compared before.
         """
         compared = query.positions, support.positions, label
-        key = tuple(map(id, compared))
-        if key not in self._pairs:
-            densities = pair_densities(*compared, self.grid)
-            match = self._head.match(query.all, *of_head) if of_head else None
-            # With what it is of, so that no other object can have its id.
-            self._pairs[key] = compared, _Pair(densities, match)
-        self._pairs.move_to_end(key)
-        while len(self._pairs) > MOST_PAIRS:
-            self._pairs.popitem(last=False)
-        return self._pairs[key][1]
+        if _key(compared) in known:
+            return known[_key(compared)]
+        match = self._head.match(query.all, *of_head) if of_head else None
+        return Pair(compared, pair_densities(*compared, self.grid), match)
+
+    def _pairs_of(
+        self,
+        chosen: Mapping[str, Any],
+        features: Sequence[FrozenFeatures],
+        labels: Sequence[Label],
+    ) -> Pairs:
+        """Returns the pairs that `chosen` holds; none where it is of an earlier version."""
+        expected, densities = list(_compared(features, labels)), chosen.get("densities", ())
+        if len(densities) != len(expected):
+            return {}
+        pairs, matches = {}, 0
+        for logarithms, (one, other) in zip(densities, expected, strict=True):
+            compared = features[one].positions, features[other].positions, labels[other]
+            match = None
+            if self._head is not None and (labels[other] == 1).any():
+                of_match = (chosen[x][matches] if x in chosen else None for x in _MATCH)
+                match, matches = tuple(of_match), matches + 1
+            of_pair = PairDensities(logarithms, side_weights(labels[other], self.grid))
+            pairs[_key(compared)] = Pair(compared, of_pair, match)
+        return pairs
 
     def _fit_of(self, chosen: Mapping[str, Any]) -> Fit:
         """Returns the fit that `chosen` describes."""
@@ -295,3 +340,22 @@ class FrozenMatcher:
         if self._head is not None and len(SCALES) in chosen:
             margins.append(self._head.log_odds(features.all, of_head)[None])
         return smoothed(np.concatenate(margins), features.regions, SMOOTHING)
+
+
+_MATCH = ("priors", "allocations")
+"""The parts of a `Match`, as `FrozenMatcher.chosen` names them."""
+
+
+def _left_out(shots: int) -> range:
+    """Returns which supports are compared with the others."""
+    return range(min(shots, MOST_HELD_OUT) if shots > 1 else 0)
+
+
+def _compared(features: Sequence[Any], labels: Sequence[Label]) -> Iterator[tuple[int, int]]:
+    """Yields each support that is left out with each other one, and with each negative."""
+    for one in _left_out(len(shown(features, labels)[0])):
+        yield from ((one, other) for other in range(len(features)) if other != one)
+
+
+def _key(compared: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(map(id, compared))

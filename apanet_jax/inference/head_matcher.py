@@ -97,7 +97,7 @@ class HeadMatcher:
     def appearance(self, features: backbones.Features) -> Appearance:
         return unit(np.asarray(features.block4[0], np.float32))
 
-    def learn(self, features, labels, chosen=None) -> tuple[HeadSupport, ...]:
+    def learn(self, features, labels, chosen=None, before=None) -> tuple[HeadSupport, ...]:
         """See `Matcher.learn`; a head has no use for negatives."""
         pairs = zip(*shown(features, labels), strict=True)
         return tuple(self._support(x, label) for x, label in pairs)

@@ -32,6 +32,7 @@ class Matcher(Protocol):
         features: Sequence[Any],
         labels: Sequence[Label],
         chosen: Mapping[str, Any] | None = None,
+        before: Any = None,
     ) -> Any:
         """Returns a class, learned from supports' features and labels.
 
@@ -41,13 +42,15 @@ class Matcher(Protocol):
             One without a 1 is a negative's, an image that does not show the class; they follow the
             supports.
           chosen: what `chosen` returned of a class learned from the same; None: it is chosen.
+          before: the class as it was learned from others than these: what was compared for it is
+            not compared again.
 
         Raises:
           UserError: `chosen` is of another version of the package.
         """
 
     def chosen(self, learned: Any) -> Mapping[str, Any]:
-        """Returns what was chosen by a class's supports, as JSON can hold it."""
+        """Returns what was chosen by a class's supports: arrays, and what JSON can hold."""
 
     def stored(self, features: Any) -> Mapping[str, np.ndarray]:
         """Returns named arrays of a support's features, from which `restored` makes them again."""

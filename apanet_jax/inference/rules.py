@@ -136,8 +136,12 @@ def pair_densities(
     flat = [x.reshape(-1, x.shape[-1]) for x in (query, support)]
     sides = [x.ravel() for x in label_shares(label, grid)]
     found = np.asarray(_log_densities(*flat, *sides, np.asarray(BANDWIDTHS, np.float32)))
-    weights = np.array([x.sum(dtype=np.float64) for x in sides])
-    return PairDensities(found.reshape(2, *query.shape[:2], -1), weights)
+    return PairDensities(found.reshape(2, *query.shape[:2], -1), side_weights(label, grid))
+
+
+def side_weights(label: Label, grid: Grid) -> Float[np.ndarray, " 2"]:
+    """Returns the weights of a support's foreground and background, see `PairDensities`."""
+    return np.array([x.sum(dtype=np.float64) for x in label_shares(label, grid)])
 
 
 _log_densities = jax.jit(log_densities)

@@ -1,7 +1,8 @@
 """The file of a fitted segmenter: its supports and what was chosen by them, and no code.
 
 It is a safetensors file. Its metadata is one JSON, which says what was saved; its tensors are the
-supports' images, label maps and features. A digest covers both.
+supports' images, label maps and features, and how the supports compare with each other. A digest
+covers both.
 """
 
 import hashlib
@@ -115,6 +116,11 @@ def to_bytes(contents: Contents) -> bytes:
     ]
     described["images"] = len(contents.images)
     tensors = {f"label.{n}": x.label for n, x in enumerate(contents.supports)}
+    described["classes"] = {}
+    for number, (name, chosen) in enumerate(contents.classes.items()):
+        arrays = {k: x for k, x in chosen.items() if isinstance(x, np.ndarray)}
+        described["classes"][name] = {k: x for k, x in chosen.items() if k not in arrays}
+        tensors |= {f"class.{number}.{k}": x for k, x in arrays.items()}
     for number, image in enumerate(contents.images):
         tensors[f"image.{number}"] = image.square
         for name, array in image.features.items():
@@ -197,18 +203,23 @@ def _contents(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
     )
     images = []
     for number in range(described["images"]):
-        start = f"feature.{number}."
         of_image = dict(
-            (k.removeprefix(start).removesuffix(_HALF), x.view(ml_dtypes.bfloat16))
-            if k.endswith(_HALF)
-            else (k.removeprefix(start), x)
-            for k, x in tensors.items()
-            if k.startswith(start)
+            (k.removesuffix(_HALF), x.view(ml_dtypes.bfloat16)) if k.endswith(_HALF) else (k, x)
+            for k, x in _beginning(tensors, f"feature.{number}.").items()
         )
         images.append(SavedImage(tensors[f"image.{number}"], of_image))
+    classes = {
+        name: chosen | _beginning(tensors, f"class.{number}.")
+        for number, (name, chosen) in enumerate(described["classes"].items())
+    }
     source = HeadSource(**described["source"])
-    made = {"source": source, "supports": supports, "images": tuple(images)}
+    made = {"source": source, "classes": classes, "supports": supports, "images": tuple(images)}
     return Contents(**{**described, **made})
+
+
+def _beginning(tensors: Mapping[str, np.ndarray], start: str) -> dict[str, np.ndarray]:
+    """Returns the tensors whose names begin so, by the rest of their names."""
+    return {k.removeprefix(start): x for k, x in tensors.items() if k.startswith(start)}
 
 
 def _described_of(path: Path) -> Mapping[str, Any]:

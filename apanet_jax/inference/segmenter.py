@@ -365,7 +365,7 @@ class Segmenter:
                 images[digest] = support._replace(features=embedded[content])
         anew = names if negatives.keys() != self._negatives.keys() else given
         learned = {
-            name: self._learn(supports[name].values(), negatives.values())
+            name: self._learn(name, supports[name].values(), negatives.values())
             if name in anew
             else self._learned[name]
             for name in names
@@ -376,15 +376,17 @@ class Segmenter:
 
     def _learn(
         self,
+        name: str,
         supports: Iterable[Support],
         negatives: Iterable[Support],
         chosen: Mapping[str, Any] | None = None,
     ) -> LearnedClass:
-        """Returns a class; see `Matcher.learn`."""
+        """Returns a class, which may have been learned before; see `Matcher.learn`."""
         supports = list(supports)
         given = [*supports, *negatives]
         features, labels = [x.features for x in given], [x.label for x in given]
-        learned = self.matcher.learn(features, labels, chosen)
+        before = self._learned[name].learned if name in self._learned else None
+        learned = self.matcher.learn(features, labels, chosen, before)
         shown = len(supports)
         appearance = appearance_of(self.matcher, features[:shown], labels[:shown])
         decision = calibrated(self.matcher, learned, features, labels)
@@ -398,8 +400,9 @@ class Segmenter:
             support = Support(square, label, size, files, features[image], zoom)
             images = self._negatives if name is None else self._supports.setdefault(name, {})
             images[digest] = support
+        negatives = self._negatives.values()
         self._learned = {
-            name: self._learn(self._supports[name].values(), self._negatives.values(), chosen)
+            name: self._learn(name, self._supports[name].values(), negatives, chosen)
             for name, chosen in contents.classes.items()
         }
 

@@ -83,7 +83,7 @@ def _episode_panels(run, index, shot, found, clusters) -> list[tuple[str, np.nda
 def predict(
     run: Run, network: Network, parameters: Parameters, batch: Batch
 ) -> Bool[np.ndarray, "batch size size"]:
-    """Returns the masks that a head predicts at the labels' size, the images top left.
+    """Returns the masks that a head predicts at the labels' size, as they are scored, top left.
 
     Args:
       run: whose backbone it is.
@@ -91,17 +91,16 @@ def predict(
       parameters: of the head.
       batch: of test episodes.
     """
-    masks = run.programs(_compiled_masks, network)
+    masks = run.programs(_compiled_masks, network, run.evaluator.resizing)
     return np.asarray(masks(parameters, run.loaded.local_backbone_parameters, batch))
 
 
-def _compiled_masks(network: Network):
+def _compiled_masks(network: Network, resizing: Resizing):
     """Returns one program for all batches, and for all heads with this network."""
 
     def masks(parameters, backbone_parameters, batch):
         logits = network(parameters, backbone_parameters, batch).logits
         difference, size = logits[..., 1] - logits[..., 0], batch["original_label"].shape[-1]
-        resizing = Resizing(network.head.centred)
         return resize_to_label(difference, batch["original_side"], size, resizing) > 0
 
     return jax.jit(masks)

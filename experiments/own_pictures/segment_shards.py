@@ -11,6 +11,7 @@ the package, the weights and the segmenter's file have to be on every machine.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,8 @@ import numpy as np
 
 import apanet_jax
 from apanet_jax.data.images import decode_image
-from apanet_jax.runtime.errors import UserError
+from apanet_jax.inference.saved_segmenter import class_names
+from apanet_jax.runtime.errors import Parser, UserError, main_guard, needs
 
 Batch = dict[str, np.ndarray]
 
@@ -47,11 +49,9 @@ class Segmenting:
         return {"path": path, "mask": png, "quality": answer.quality, "error": ""}
 
 
-def arguments() -> argparse.ArgumentParser:
+def arguments() -> Parser:
     """Returns the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("segmenter", type=Path, help="what `predict --save` wrote")
     parser.add_argument("--images", required=True, help="a folder or a bucket")
     parser.add_argument("--output", required=True, help="a folder or a bucket")
@@ -60,11 +60,39 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
+def check(given: argparse.Namespace) -> None:
+    """Looks at what is given before Ray starts, whose workers answer with pages.
+
+    Raises:
+      UserError: it cannot be used.
+    """
+    for name in ("workers", "shard"):
+        if getattr(given, name) < 1:
+            raise UserError(f"--{name}={getattr(given, name)}: expected 1 or more")
+    class_names(given.segmenter)
+    if _is_local(given.images) and not any(x.is_file() for x in Path(given.images).rglob("*")):
+        raise UserError(f"--images={given.images} is no folder with files in it")
+    output = Path(given.output)
+    if _is_local(given.output) and output.exists() and not _is_empty(output):
+        raise UserError(f"--output={output} is there already: give a new folder, or an empty one")
+
+
+def _is_local(place: str) -> bool:
+    return "://" not in place
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> None:
     """Segments the images."""
-    given = arguments().parse_args()
+    given = arguments().parse_args(argv)
+    check(given)
     # Imported here, as --help needs no Ray.
-    import ray
+    with needs("ray[data]", "this example"):
+        import ray
 
     images = ray.data.read_binary_files(given.images, include_paths=True)
     found = images.map_batches(

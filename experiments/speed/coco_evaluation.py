@@ -14,7 +14,9 @@ ResNet-50 (`evaluation_needs.py`), within no budget ("none"); within that share 
 "devices", or after it was "killed" in the middle; and "every" episode embedded, of which it scores
 the first --sample. Disk is what lies in the features' folder, looked at every half second, and
 memory the peak of the process. A row says how many pixels its episodes count differently from the
-first way of the same stored type, and that one from the first of all.
+first way of the same stored type, and that one from the first of all; and in how many episodes some
+pixels are found and others not, for a head that finds everything, or nothing, is counted alike by
+any way.
 """
 
 import functools
@@ -24,12 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -37,7 +40,7 @@ from apanet_jax.data.sources.coco import CLASSES, FOLDS
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, SyntheticSource
 from apanet_jax.evaluation.feature_store import BEYOND, DISK, MEMORY
 from apanet_jax.evaluation.plan import Needs
-from apanet_jax.runs.run import make_run
+from apanet_jax.runs.run import Run, RunMaker
 from apanet_jax.runtime.errors import Parser
 from experiments import harness
 from experiments.harness import Ended, Row
@@ -182,19 +185,19 @@ def measure(records: Path, workdir: Path, comparison: str, given) -> Iterator[Ro
         f"configs/coco.py:records={records},backbone=efficientnet_lite0,image_size={given.size},"
         f"longer_side={given.size},min_area=100,comparison={comparison},channels=64,workers=0,"
         "masked_support=True,priors=high,prior_scale=5.0,"
-        f"steps={given.steps},learning_rate=0.05,pictures=0,write_episodes=True,"
+        f"steps={given.steps},learning_rate=0.005,every=0,pictures=0,write_episodes=True,"
         f"shots={'+'.join(map(str, given.shots))}"
     )
     trained, folder = workdir / comparison, workdir / f"{comparison}_features"
     folder.mkdir(exist_ok=True)
     main = [sys.executable, "-m", "apanet_jax.main", f"--workdir={trained}"]
     harness.run([*main, f"--config={config},devices=1", "--mode=train"], harness.ROOT)
-    of_first = None
+    of_first, make = None, RunMaker().make
     for stored in given.stored:
         expected = None
         config_of = f"{config},stored={stored},directory={folder},episodes="
         ample = f"{config_of}{given.episodes},devices=1,memory_gigabytes=8.0"
-        whole = sum(_needs(ample, given.shots, given.episodes).bytes) / 1e9
+        whole = sum(_needs(make, ample, given.shots, given.episodes).bytes) / 1e9
         for name in given.ways:
             way = WAYS[name]
             memory, disk = (x * whole if way.share else x for x in (way.memory, way.disk))
@@ -208,7 +211,8 @@ def measure(records: Path, workdir: Path, comparison: str, given) -> Iterator[Ro
                 _kill_in_the_middle(command, folder)
             with harness.Highest(functools.partial(_bytes_in, folder), 0.5) as held:
                 took = harness.run(command, harness.ROOT, _on(way.devices))
-            needs = _needs(f"{chosen},devices=1", given.shots, episodes) if way.once else None
+            planned = (make, f"{chosen},devices=1", given.shots, episodes)
+            needs = _needs(*planned) if way.once else None
             if needs and f"{needs.passes} images pass the backbone" not in took.output:
                 raise AssertionError(f"{needs} was planned, and not: {took.output}")
             found = [_counts(trained / "episodes" / f"last_{k}shot.jsonl") for k in given.shots]
@@ -226,6 +230,7 @@ def measure(records: Path, workdir: Path, comparison: str, given) -> Iterator[Ro
                 "episodes": episodes * len(given.shots),
                 "intersection": int(sum(x[:, 0, 1].sum() for x in found)),
                 "union": int(sum(x[:, 1, 1].sum() for x in found)),
+                "partly_found": int(sum((x[:, 0] > 0).all(-1).sum() for x in found)),
                 "compared": int(sum(x[:, 1].sum() for x in found)),
                 "differing": _differing(found, expected),
                 "differing_from_first": _differing(found, of_first),
@@ -259,8 +264,10 @@ def _differing(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> i
     return int(sum(np.abs(a[: len(b)] - b[: len(a)]).sum() for a, b in both))
 
 
-def _needs(config: str, shots: Sequence[int], episodes: int) -> Needs:
-    return make_run(harness.read_config(config)).evaluator.needs(shots, episodes)
+def _needs(
+    make: Callable[[ConfigDict], Run], config: str, shots: Sequence[int], episodes: int
+) -> Needs:
+    return make(harness.read_config(config)).evaluator.needs(shots, episodes)
 
 
 def _counts(path: Path) -> np.ndarray:
@@ -292,7 +299,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """Returns a line a row."""
     heads = ("comparison, stored, way", "episodes", "windows", "images passed", "supports")
     more = ("planned: memory + disk + beyond, MB", "disk, MB", "peak memory, MB", "seconds")
-    last = ("processor seconds", "intersection, union", "differ", "from the first type")
+    counts = ("intersection, union", "partly found", "differ", "from the first type")
     lines = [
         (
             f"{row['comparison']}, {row['stored']}, {row['way']}",
@@ -304,12 +311,13 @@ def markdown(rows: Sequence[Row]) -> str:
             f"{row['seconds']:.0f}",
             f"{row['processor_seconds']:.0f}",
             f"{row['intersection']:,}, {row['union']:,}",
+            f"{row['partly_found']:,}",
             f"{row['differing']:,} of {row['compared']:,}",
             f"{row['differing_from_first']:,}",
         )
         for row in rows
     ]
-    return harness.table((*heads, *more, *last), lines)
+    return harness.table((*heads, *more, "processor seconds", *counts), lines)
 
 
 @harness.command

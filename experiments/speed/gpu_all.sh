@@ -28,7 +28,7 @@ part() { # name, seconds at most, command
     name=$1 most=$2 status=0
     shift 2
     # A CPU takes its time, small as the sizes are.
-    [ -z "$small" ] || most=$((10 * most))
+    [ -z "$small" ] || most=$((20 * most))
     began=$(date +%s)
     timeout "$most" "$@" >"$out/$name.log" 2>&1 || status=$?
     spent=$(($(date +%s) - began))
@@ -50,18 +50,20 @@ if [ -n "$records" ]; then
         $more --config=configs/folder.py:records="$records","$options"
     cat "$out/table4/table_4.md" 2>/dev/null
 else
-    check() { # section, seconds at most
-        part "$1" "$2" "$python" experiments/speed/gpu_check.py $small --only="$1" \
-            --json="$out/$1.json"
+    check() { # section, seconds at most, name
+        part "${3:-$1}" "$2" "$python" experiments/speed/gpu_check.py $small --only="$1" \
+            --json="$out/${3:-$1}.json"
     }
     if [ -n "$small" ]; then sizes="--size=65 --batch=2 --steps=1"
     else sizes="--size=473 --batch=4 --steps=5"; fi
-    check repeat 60
+    check repeat 45
+    # The bits of another process are to be the same.
+    check repeat 45 repeat_again
     check both_evaluations 150
     check clusters 90
-    check training 120
+    check training 105
     # Against PyTorch, compiled too. What it needs beside PyTorch is torchvision.
-    part peers 110 "$python" experiments/speed/training_benchmark.py $sizes --clusters=3 \
+    part peers 100 "$python" experiments/speed/training_benchmark.py $sizes --clusters=3 \
         "--only=apanet_jax,apanet_jax bfloat16 backbone,pytorch channels last autocast,pytorch compiled" \
         --json="$out/peers.json"
 fi

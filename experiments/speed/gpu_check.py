@@ -14,6 +14,7 @@ is installed; on a CPU take --small.
 A section that fails is reported as failed and the next one goes on; none starts after --minutes.
 """
 
+import hashlib
 import importlib.util
 import json
 import sys
@@ -21,7 +22,7 @@ import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -160,20 +161,46 @@ def whole_step(small: bool) -> Iterator[Row]:
 
 
 def repeated(small: bool) -> Iterator[Row]:
-    """Trains twice on the same kept features, of quickstart's size: are the parameters the same?"""
+    """Trains twice, on kept features and from images on: are all bits the same?
+
+    Sizes are quickstart's. The digest is of all that training leaves, momentum too; it is to be the
+    same in another process.
+    """
     size, steps = (SMALL, 3) if small else (LITE0, 300)
-    found, seconds = [], []
-    for _ in range(2):
-        head = APANet(channels=size.channels, priors=("middle",), cluster_features="middle")
-        step = _Step(Network(None, head), {}, _kept_batch(size))
-        seconds.append(sum(step.seconds() for _ in range(steps)))
-        found.append(jax.device_get(step.parameters))
-    pairs = zip(*map(jax.tree.leaves, found), strict=True)
-    yield {
-        "steps": steps,
-        "deterministic": is_deterministic(),
-        "right": all(np.array_equal(a, b) for a, b in pairs),
-    } | harness.spread(seconds)
+    heads = {"channels": size.channels, "priors": ("middle",), "cluster_features": "middle"}
+    if small:
+        from tests.small_backbone import CHANNELS, ThreeConvolutions
+
+        module, block4 = ThreeConvolutions(), CHANNELS[1]
+    else:
+        module = backbones.create("efficientnet_lite0")
+        block4 = backbones.spec("efficientnet_lite0").block4_channels
+    whole = Network(module, APANet(block4_channels=block4, **heads), masked_support=False)
+    images = harness.noise_episodes(size.batch, 1, size.label)
+    cases = {
+        "kept features": (Network(None, APANet(**heads)), {}, _kept_batch(size), 0.01),
+        "images": (whole, _random_backbone(whole, size.label), images, _RATE),
+    }
+    for name, case in cases.items():
+        found, seconds = [], []
+        for _ in range(2):
+            step = _Step(*case)
+            before = _digest(step.state.parameters)
+            seconds.append(sum(step.seconds() for _ in range(steps)))
+            found.append(_digest(step.state))
+        yield {
+            "path": name,
+            "steps": steps,
+            "deterministic": is_deterministic(),
+            "moved": before != _digest(step.state.parameters),
+            "digest": found[0],
+            "right": found[0] == found[1] and bool(np.isfinite(step.loss)),
+        } | harness.spread(seconds)
+
+
+def _digest(tree: Any) -> str:
+    leaves = map(np.asarray, jax.tree.leaves(jax.device_get(tree)))
+    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()[:16]
 
 
 def evaluation(small: bool) -> Iterator[Row]:
@@ -247,28 +274,22 @@ def many_clusters(small: bool) -> Iterator[Row]:
 class _Step:
     """A compiled training step that goes on from call to call."""
 
-    def __init__(self, network, backbone, batch):
-        transformation = train_step.optimizer(lambda count: _RATE)
+    def __init__(self, network, backbone, batch, rate=_RATE):
+        transformation = train_step.optimizer(lambda count: rate)
         head = _random_head(network, backbone, batch)
         state = train_step.TrainState(jnp.zeros((), jnp.int32), head, transformation.init(head))
         mesh = data_mesh(1)
         whole = replicated(mesh)
-        self._state, self._backbone = jax.device_put((state, backbone), whole)
+        self.state, self._backbone = jax.device_put((state, backbone), whole)
         self._batch = jax.device_put(batch, batch_sharding(mesh))
         self._step = train_step.make_step(network, transformation, 0.4, mesh)
         start = time.perf_counter()
         self.seconds()
         self.compile_seconds = time.perf_counter() - start
 
-    @property
-    def parameters(self):
-        return self._state.parameters
-
     def seconds(self) -> float:
         start = time.perf_counter()
-        self._state, losses = self._step(
-            self._state, self._backbone, self._batch, jax.random.key(0)
-        )
+        self.state, losses = self._step(self.state, self._backbone, self._batch, jax.random.key(0))
         self.loss = float(losses.total)
         return time.perf_counter() - start
 

@@ -5,7 +5,7 @@ python experiments/speed/gpu_summary.py FOLDER
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -35,7 +35,20 @@ def summary(folder: Path) -> str:
                 about = " ".join(map(str, named))
                 note = f"missing: {row['missing']}" if "missing" in row else "WRONG" * bool(wrong)
                 lines.append((path.stem, about, value, note))
+    lines += _between_processes(folder)
     return harness.table(("part", "", "", ""), lines)
+
+
+def _between_processes(folder: Path) -> Iterator[tuple[str, ...]]:
+    """Yields whether two processes ended with the same bits, for each way of training."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("repeat*.json")):
+        for row in json.loads(path.read_text())["rows"]:
+            if "digest" in row:
+                found.setdefault(row["path"], []).append(row["digest"])
+    for name, digests in found.items():
+        same = len(set(digests)) == 1
+        yield f"{len(digests)} processes", name, "the same bits" * same, "" if same else "WRONG"
 
 
 def arguments() -> Parser:

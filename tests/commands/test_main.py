@@ -251,7 +251,7 @@ WRONG = {
     "nothing.py": ["--config=configs/nothing.py"],
     "did you mean 'fold'": ["--config=configs/folder.py:fodl=1"],
     "holds no records": ["--config=configs/folder.py:records=nowhere"],
-    "fodl": ["--config=configs/folder.py", "--config.fodl=1"],
+    "used: 'fodl' Did you mean": ["--config=configs/folder.py", "--config.fodl=1"],
     "dream": ["--config=configs/folder.py", "--mode=dream"],
     "surplus": ["--config=configs/folder.py", "surplus"],
 }

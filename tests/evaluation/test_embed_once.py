@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from apanet_jax.evaluation import embed_once, embedding
+from apanet_jax.evaluation import comparing, embed_once, embedding
 from apanet_jax.evaluation.feature_store import DISK, MEMORY
 from apanet_jax.runs.run import RunMaker, make_run
 from apanet_jax.runtime.errors import UserError
@@ -118,6 +118,35 @@ def test_kept_pictures_do_not_pass_the_backbone_again(prepared, monkeypatch):
     assert counts.union[:, 1].all()
 
 
+@pytest.mark.parametrize(
+    ("options", "query", "support"),
+    [
+        ("priors=", {"middle"}, {"middle", "parts"}),
+        ("priors=middle", {"middle"}, {"middle", "parts"}),
+        (MASKED, {"middle", "high"}, {"middle", "parts", "high"}),
+    ],
+)
+def test_only_what_the_head_reads_is_kept(prepared, options, query, support):
+    embedder = run_of(prepared, options).evaluator._not_embedded().embedder
+    of_query, of_support, _ = embedder.shapes()
+    assert (set(of_query), set(of_support)) == (query, support)
+    # An image that only supports has its last block masked, and no other.
+    batch = {"image": np.zeros((8, 65, 65, 3), np.uint8)}
+    rows, _ = jax.eval_shape(embedder._embed[False], embedder._parameters, batch)
+    assert "high" not in rows[0]
+
+
+@pytest.mark.slow
+def test_validation_embeds_what_it_scores_and_no_other_shots(prepared):
+    run = run_of(prepared, f"{MASKED},validation_episodes=5,every=1")
+    episodes = list(run.data.test_episodes(1, range(5)))
+    run.task().validate(head_of(run))
+    held = run.evaluator.embedded.of(run.evaluator._identity, None).store._held
+    supports = {(image, e.class_id) for e in episodes for image in e.supports}
+    assert {key[1:] for key in held if key[0] == "support"} == supports
+    assert {key[1] for key in held if key[0] == "query"} >= {e.query for e in episodes}
+
+
 BUDGETS = {
     "ample": "",
     "disk": "memory_gigabytes=0.0",
@@ -196,6 +225,25 @@ def test_every_device_does_its_share(prepared, tmp_path, whole, devices, monkeyp
     homes = [features.embedder.rows.home(features.store.get(key)) for key in queries]
     assert set(homes) == set(range(devices))
     assert features.embedder.rows.each == 8 // devices
+
+
+@pytest.mark.slow
+def test_embedding_and_encoding_are_split_among_the_devices(prepared):
+    def work(devices):
+        """Returns the operations of one device to embed a batch, and to encode it."""
+        run = run_of(prepared, f"{MASKED},devices={devices}")
+        features = run.evaluator._not_embedded()
+        embed, backbone = features.embedder._embed[True], features.embedder._parameters
+        batch = {"image": jax.ShapeDtypeStruct((8, 65, 65, 3), np.uint8)}
+        rows, _ = jax.eval_shape(embed, backbone, batch)
+        encode = comparing.compiled_head(run.network.head, features.mesh, run.evaluator.resizing)[1]
+        rows = [{"middle": row["middle"]} for row in rows]
+        lowered = embed.lower(backbone, batch), encode.lower(head, rows)
+        return np.array([x.compile().cost_analysis()["flops"] for x in lowered])
+
+    head = jax.device_get(head_of(run_of(prepared, MASKED)))
+    # An eighth, up to what the compiler makes of other shapes.
+    np.testing.assert_allclose(work(8), work(1) / 8, rtol=0.25)
 
 
 @pytest.mark.slow

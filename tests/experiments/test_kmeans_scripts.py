@@ -64,9 +64,9 @@ def test_bad_input_gets_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_the_check_of_a_device_finds_nothing_wrong(tmp_path):
-    options = ("--small", "--only=kernels,branch", f"--json={tmp_path / 'rows.json'}")
+    options = ("--small", "--only=kernels,branch,repeat", f"--json={tmp_path / 'rows.json'}")
     done = run_script("gpu_check", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert {"kernels", "branch"} == {row["section"] for row in rows}
+    assert {"kernels", "branch", "repeat"} == {row["section"] for row in rows}
     assert all(row.get("right", True) for row in rows)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apanet_jax.data.sources.coco import CocoSource
-from experiments.speed import coco_evaluation, memory_benchmark, prepare_benchmark
+from experiments.speed import coco_evaluation, gpu_summary, memory_benchmark, prepare_benchmark
 from tests.scripts import assert_refused, run_script
 
 SMALL = (
@@ -120,3 +120,20 @@ def test_memory_is_of_ten_times_as_much(monkeypatch, tmp_path):
         ("evaluation", 50, 2),
     ]
     assert "--mode=evaluate" in commands[3] and "--config.training.steps=6" in commands[3]
+
+
+def test_the_short_table_says_what_is_missing_wrong_or_other_in_another_process(tmp_path):
+    part = {"part": "repeat", "status": 1, "seconds": 7}
+    (tmp_path / "parts.jsonl").write_text(f"{json.dumps(part)}\n")
+    both = [{"path": "kept features", "right": True, "digest": "a"}, {"missing": "grain"}]
+    (tmp_path / "repeat.json").write_text(json.dumps({"rows": both}))
+    for digest, says in (("a", "the same bits |  |"), ("b", " | WRONG |")):
+        other = {"path": "kept features", "right": False, "digest": digest}
+        (tmp_path / "repeat_again.json").write_text(json.dumps({"rows": [other]}))
+        table = gpu_summary.summary(tmp_path).splitlines()
+        assert table[2:5] == [
+            "| repeat |  | 7 s | FAILED |",
+            "| repeat |  |  | missing: grain |",
+            "| repeat_again | kept features |  | WRONG |",
+        ]
+        assert table[5].startswith("| 2 processes | kept features |") and says in table[5]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from apanet_jax.inference import frozen_matcher
 from apanet_jax.inference.frozen_matcher import HEAD, MIXED, FrozenMatcher
@@ -14,6 +15,7 @@ from apanet_jax.inference.rules import SCALES
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.models import backbones
 from apanet_jax.models.backbones import Features
+from apanet_jax.runtime.devices import data_mesh
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.load import load_backbone
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
@@ -42,7 +44,7 @@ class KnownHead:
         return [x for n, x in enumerate(learned) if n != index]
 
     def match(self, features, support):
-        return None
+        return np.zeros((1, 8, 8, 0), np.float32), None
 
     def log_odds(self, features, learned, matches=None):
         margins = np.full((8, 8), -3.0, np.float32)
@@ -158,6 +160,20 @@ def test_a_further_support_is_compared_with_the_others_alone(monkeypatch):
     # A corrected mask is another one.
     one.partial_fit(images[:1], [masks[0] & np.tri(80, 120, dtype=bool)])
     assert len(compared) == 2 * 4 * 3 + 3
+
+
+def test_what_was_loaded_needs_no_other_programs():
+    """Where features lay elsewhere than those that are embedded, all were compiled again."""
+    parameters = jax.device_put(
+        {"gray": np.full(3, 0.3)}, NamedSharding(data_mesh(1), PartitionSpec())
+    )
+    made = FrozenMatcher(Colours(), parameters, GRID, DECISIONS)
+    fresh = made.embed(np.full((64, 64, 3), 90, np.uint8))
+    loaded = made.restored(made.stored(fresh))
+    for one, other in ((fresh.positions, loaded.positions), (fresh.all.block4, loaded.all.block4)):
+        np.testing.assert_array_equal(one, other)
+        assert one.sharding == other.sharding and one.committed == other.committed
+    np.testing.assert_array_equal(made.appearance(fresh), made.appearance(loaded))
 
 
 def test_classes_that_look_alike_are_told_from_each_other():

@@ -91,7 +91,7 @@ def test_masks_of_one_image_are_joined():
     image[RIGHT] = GREEN
 
     class Remembering(ColourMatcher):
-        def learn(self, features, labels, chosen=None):
+        def learn(self, features, labels, chosen=None, before=None):
             self.labels = labels
             return super().learn(features, labels)
 

@@ -11,10 +11,39 @@ import pytest
 from PIL import Image
 
 import apanet_jax
-from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
+from apanet_jax.inference.saved_segmenter import HeadSource
+from apanet_jax.inference.segmenter import Segmenter
+from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 from tests.installed_tools import library
+from tests.scripts import assert_refused, run_script
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "own_pictures" / "segment_shards.py"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--workers=0"], "--workers=0: expected 1 or more"),
+        (["--shard=0"], "--shard=0: expected 1 or more"),
+        (["--images=nothere"], "--images=nothere is no folder with files in it"),
+        (["--output=photos"], "--output=photos is there already: give a new folder"),
+        (["nothere.apanet"], "there is no nothere.apanet: expected a saved segmenter"),
+        (["photos/a.png"], "photos/a.png is no saved segmenter"),
+        (["red.apanet"], "this example needs ray[data], which is not installed"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_before_ray_starts(tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    supports = [scene(RED, LEFT), scene(RED, RIGHT)]
+    made = Segmenter(ColourMatcher(), source=HeadSource(None, "small", True))
+    made.fit(*zip(*supports, strict=True)).save("red.apanet")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"no image")
+    given = ["--images=photos", "--output=found", *options]
+    given = given if options[0].endswith((".apanet", ".png")) else ["red.apanet", *given]
+    assert_refused(run_script("segment_shards", *given), says)
+    assert not (tmp_path / "found").exists()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import apanet_jax
-from apanet_jax.inference import bundled, saved_segmenter, segmenter
+from apanet_jax.inference import bundled, frozen_matcher, saved_segmenter, segmenter
 from apanet_jax.inference.mask_options import MaskOptions
 from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage
 from apanet_jax.inference.segmenter import Segmenter, from_bytes
@@ -92,6 +92,32 @@ def test_what_was_chosen_is_not_chosen_again(monkeypatch):
         test_frozen_matcher.FrozenMatcher, "_held_out", lambda *_: pytest.fail("chosen again")
     )
     assert segmenter.from_bytes(content).classes_ == [""]
+
+
+@pytest.mark.parametrize("negatives", [0, 1])
+def test_of_a_saved_segmenter_a_further_support_alone_is_compared(monkeypatch, negatives):
+    """And its answers are those of all supports at once."""
+    monkeypatch.setattr(bundled, "open_matcher", lambda *_, **__: ("small", frozen(True)))
+    images, masks = zip(*SCENES, scene(RED, np.s_[5:30, 5:60]), strict=True)
+    others = [scene(GREEN, LEFT)[0]] * negatives
+    first = Segmenter(frozen(True), head="small", source=SMALL)
+    content = first.fit(images[:3], masks[:3], negatives=others).to_bytes()
+    compared, pair_densities = [], frozen_matcher.pair_densities
+    monkeypatch.setattr(
+        frozen_matcher, "pair_densities", lambda *x: compared.append(1) or pair_densities(*x)
+    )
+    second = from_bytes(content)
+    assert second.to_bytes() == content
+    second.partial_fit(images[3:], masks[3:])
+    assert len(compared) == 2 * 3 + negatives
+    at_once = Segmenter(frozen(True)).fit(images, masks, negatives=others)
+    assert second.decisions_ == at_once.decisions_
+    queries = [scene(RED, np.s_[30:75, 20:80])[0], scene(GREEN, RIGHT)[0]]
+    np.testing.assert_array_equal(*(x.predict_margins(queries) for x in (second, at_once)))
+    # A corrected mask is compared anew, as the second of a pair.
+    compared.clear()
+    second.partial_fit(images[:1], [masks[0] & np.tri(80, 120, dtype=bool)])
+    assert len(compared) == 3
 
 
 def test_new_supports_are_embedded_and_no_others():

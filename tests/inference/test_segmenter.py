@@ -33,7 +33,7 @@ class ColourMatcher:
     def appearance(self, features):
         return features
 
-    def learn(self, features, labels, chosen=None):
+    def learn(self, features, labels, chosen=None, before=None):
         inside = [x[y[::8, ::8] == 1] for x, y in zip(features, labels, strict=True)]
         return np.concatenate(inside).mean(0)
 

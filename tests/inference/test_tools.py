@@ -12,10 +12,12 @@ from PIL import Image
 
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.formats.instances import AnnotatedImage, instances
+from apanet_jax.inference.formats.labelme import labelme_file
 from apanet_jax.inference.formats.yolo import yolo_data, yolo_labels
 from apanet_jax.inference.napari_stack import found_labels
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import MissingTool, UserError
+from tests.inference.test_formats import annotated, blobs, far
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 from tests.installed_tools import library
 
@@ -234,6 +236,30 @@ def test_ultralytics_reads_yolo_labels_as_the_same_masks(tmp_path):
         wanted = labels == number + 1
         # It takes whole numbers for centres of pixels, and adds one at the right and the bottom.
         assert drawn[wanted].all() and (drawn & ~wanted).sum() < 0.12 * wanted.sum()
+
+
+def test_labelme_opens_what_is_written_as_the_same_masks(tmp_path):
+    opened = library("labelme._label_file", "labelme")
+    utils = library("labelme.utils", "labelme")
+    labels = blobs()
+    image = annotated(labels)
+    Image.fromarray(np.dstack([labels * 100] * 3)).save(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text(json.dumps(labelme_file(image, ["beetle", "leaf"])))
+    read = opened.read_label_file(str(tmp_path / "a.json"))
+    assert read.image_data == (tmp_path / "a.png").read_bytes()
+    kinds = set()
+    for shape, found in zip(read.shapes, image.instances, strict=True):
+        assert shape["label"] == ["beetle", "leaf"][found.class_index]
+        wanted = found.full_mask(labels.shape)
+        kinds.add(shape["shape_type"])
+        if shape["shape_type"] == "mask":
+            (left, top), (right, bottom) = np.array(shape["points"]).astype(int)
+            np.testing.assert_array_equal(shape["mask"], wanted[top : bottom + 1, left : right + 1])
+        else:
+            # It adds a pixel at the right and the bottom, as ultralytics does.
+            drawn = utils.shape_to_mask(labels.shape, shape["points"], shape["shape_type"])
+            assert not far(drawn, wanted, added=2)
+    assert kinds == {"polygon", "mask"}
 
 
 @pytest.mark.parametrize(
