@@ -1,13 +1,13 @@
 """Close-ups of a large image, where an object that is too small for the whole may be.
 
 In the whole of a large image a small object has a position or two, which resemble little of what
-supports show at many times that size. So the whole's positions are compared with supports that are
-as small, and the places that resemble them most are seen in small squares, which are compared with
-supports in small squares. The network's own square is filled with the one that resembles them
-most, and once more with what is marked there. What the whole's positions, or the places, have in
-common is taken away before: at that size it is most of a feature vector.
+supports show at many times that size; and in a tile it is still small. So the image is seen in many
+small squares, each of a small part of it, and these are compared with supports in small squares.
+What they have in common is taken away before: it is most of a feature vector. Where one of them
+stands out, the network's own square is filled with it, and once more with what is marked there.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,12 +33,12 @@ from apanet_jax.inference.presence import (
 from apanet_jax.inference.tiles import largest_part
 from apanet_jax.inference.whitening import unit
 
-TINY = 8
-"""Supports are seen at this share of the square's side to find places in the whole."""
 MOST_SUPPORTS = 5
-"""That are seen small; all serve otherwise."""
-PLACES = 12
-"""That are seen in small squares."""
+"""That are seen in small squares; all serve otherwise."""
+STEP = 0.81
+"""From one place to the next, of their side."""
+OUTSTANDING = 4.0
+"""By how many standard deviations of the others a place resembles a class more than their mean."""
 PLACE_SHARE = 0.1
 """Of the longer side of an image, in a place's side."""
 OBJECT_SHARE = 0.6
@@ -55,18 +55,6 @@ class Place(NamedTuple):
     side: float
 
 
-class SmallSupports(NamedTuple):
-    """How a class appears in small supports.
-
-    Attributes:
-      tiny: many of them in one square.
-      small: each in a small square, see `small_grid`.
-    """
-
-    tiny: SupportAppearance
-    small: SupportAppearance
-
-
 def small_grid(grid: Grid) -> Grid:
     """Returns the grid of a square of half the positions: its time is a sixth or less."""
     positions = grid.positions // 2 + 1
@@ -77,61 +65,38 @@ def small_grid(grid: Grid) -> Grid:
 
 def small_supports(
     matcher: Matcher, supports: Sequence[tuple[Image, Label, tuple[int, int]]]
-) -> SmallSupports:
-    """Returns how a class appears in small supports.
+) -> SupportAppearance:
+    """Returns how a class appears in supports in small squares, see `small_grid`.
 
     Args:
       matcher: whose features are compared.
       supports: image and label of each in the matcher's square, and its own height and width.
     """
     grid, small = matcher.grid, small_grid(matcher.grid)
-    parts = []
+    appearances, foregrounds = [], []
     for square, label, size in supports[:MOST_SUPPORTS]:
         height, width = grid.fitted(size)
-        parts.append((square[:height, :width], label[:height, :width]))
-    tiny = _mosaic(parts, grid)
-    of_tiny = support_appearance(
-        [matcher.appearance(matcher.embed(tiny[0]))], [label_shares(tiny[1], grid)[0]]
-    )
-    appearances, foregrounds = [], []
-    for image, label in parts:
-        square = seen(image, Place(0, 0, max(label.shape)), small)
-        appearances.append(matcher.appearance(matcher.embed(square)))
+        image, label = square[:height, :width], label[:height, :width]
+        of_place = seen(image, Place(0, 0, max(label.shape)), small)
+        appearances.append(matcher.appearance(matcher.embed(of_place)))
         foregrounds.append(label_shares(square_label(label, small), small)[0])
-    return SmallSupports(of_tiny, support_appearance(appearances, foregrounds))
+    return support_appearance(appearances, foregrounds)
 
 
-def places(
-    appearance: Appearance, supports: Sequence[SmallSupports], image_size: tuple[int, int],
-    grid: Grid,
-) -> list[Place]:  # fmt: skip
-    """Returns where an image resembles tiny supports most, the most alike first.
-
-    Args:
-      appearance: of the image as a whole, at the positions that are centred on it.
-      supports: of each class.
-      image_size: height and width of the image.
-      grid: of the whole's square.
-    """
-    mean = _mean([appearance])
-    each = [_alike(appearance, unit(x.tiny.weights @ x.tiny.positions), mean) for x in supports]
-    left_over = np.max(each, 0).astype(np.float64)
-    scale = max(image_size) / max(grid.fitted(image_size))
-    centres = [(grid.first + grid.stride * np.arange(n) + 0.5) * scale for n in left_over.shape]
-    side, found = PLACE_SHARE * max(image_size), []
-    while len(found) < PLACES and np.isfinite(left_over).any():
-        chosen = np.unravel_index(left_over.argmax(), left_over.shape)
-        middle = [axis[n] for axis, n in zip(centres, chosen, strict=True)]
-        found.append(around(middle, side, image_size))
-        near = [np.abs(axis - x) < side / 2 for axis, x in zip(centres, middle, strict=True)]
-        left_over[np.ix_(*near)] = -np.inf
-    return found
+def places(image_size: tuple[int, int]) -> list[Place]:
+    """Returns overlapping places that cover an image, row by row."""
+    side = PLACE_SHARE * max(image_size)
+    rows, columns = (
+        np.linspace(0, max(n - side, 0), max(math.ceil((n - side) / (STEP * side)), 0) + 1)
+        for n in image_size
+    )
+    return [Place(float(top), float(left), side) for top in rows for left in columns]
 
 
 def likenesses(
     appearances: Sequence[Appearance], supports: SupportAppearance
 ) -> Float[np.ndarray, " places"]:
-    """Returns how much each of several places resembles a class: what `ALIKE_QUANTILE` says of it.
+    """Returns how much each of several places resembles a class: the `ALIKE_QUANTILE` of cosines.
 
     Cosines are of what is left of features without their mean over all of the places, which they
     have in common: it says that they are close-ups of this image.
@@ -140,9 +105,16 @@ def likenesses(
       appearances: of each place.
       supports: of the class, seen as large.
     """
-    mean, prototype = _mean(appearances), supports.weights @ supports.positions
-    found = [_alike(x, prototype, mean) for x in appearances]
+    mean = np.mean([x.astype(np.float32).mean((0, 1)) for x in appearances], 0)
+    prototype = unit(supports.weights @ supports.positions - mean)
+    found = [unit(x.astype(np.float32) - mean) @ prototype for x in appearances]
     return np.array([np.quantile(x, ALIKE_QUANTILE) for x in found])
+
+
+def outstanding(found: Float[np.ndarray, " places"]) -> float:
+    """Returns by how many standard deviations of the others the highest is above their mean."""
+    others = np.delete(found, found.argmax())
+    return float((found.max() - others.mean()) / max(others.std(), 1e-6))
 
 
 def marked_place(margins: PositionMap, threshold: float, place: Place, grid: Grid) -> Place | None:
@@ -169,15 +141,6 @@ def marked_place(margins: PositionMap, threshold: float, place: Place, grid: Gri
         for first, count in ((top, height), (left, width))
     )
     return Place(place.top + down - side / 2, place.left + along - side / 2, side)
-
-
-def around(middle: Sequence[float], side: float, image_size: tuple[int, int]) -> Place:
-    """Returns the place around a point that lies within the image where it can."""
-    top, left = (
-        min(max(x - side / 2, 0.0), max(n - side, 0.0))
-        for x, n in zip(middle, image_size, strict=True)
-    )
-    return Place(top, left, side)
 
 
 def seen(image: Image, place: Place, grid: Grid) -> UInt8[np.ndarray, "size size 3"]:
@@ -220,36 +183,3 @@ def in_place(
         weights.append(interpolation_weights(positions, (square - grid.first) / grid.stride))
     down, along = weights
     return tuple(windows), down @ margins.astype(np.float32) @ along.T
-
-
-def _mean(appearances: Sequence[Appearance]) -> Float[np.ndarray, " channels"]:
-    return np.mean([x.astype(np.float32).mean((0, 1)) for x in appearances], 0)
-
-
-def _alike(
-    appearance: Appearance,
-    prototype: Float[np.ndarray, " channels"],
-    mean: Float[np.ndarray, " channels"],
-) -> PositionMap:
-    """Returns the cosine of each position to a prototype, both without a mean."""
-    return unit(appearance.astype(np.float32) - mean) @ unit(prototype - mean)
-
-
-def _mosaic(parts: Sequence[tuple[Image, Label]], grid: Grid) -> tuple[Image, Label]:
-    """Returns supports side by side in one square, every other one mirrored, and their label."""
-    side = grid.size // TINY // grid.stride * grid.stride
-    square = np.zeros((grid.size, grid.size, 3), np.uint8)
-    label = np.full((grid.size, grid.size), 255, np.uint8)
-    for number in range(TINY * TINY):
-        image, of_image = parts[number % len(parts)]
-        size = [max(round(n * side / max(of_image.shape)), 1) for n in of_image.shape]
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-        share = cv2.resize(
-            (of_image == 1).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA
-        )
-        if number // len(parts) % 2:
-            image, share = image[:, ::-1], share[:, ::-1]
-        top, left = (n * side for n in divmod(number, TINY))
-        window = np.s_[top : top + size[0], left : left + size[1]]
-        square[window], label[window] = image, share > 0.5
-    return square, label

@@ -21,7 +21,7 @@ square."""
 LEAST_ZOOM = 1.5
 """Tiles that show an image only a little larger than the whole are not worth their time."""
 LEAST_CLOSER = 3.0
-"""By how much larger than the square an image is of which there are close-ups."""
+"""By how much larger than the square the size is that asks for close-ups."""
 MOST_CLOSER = 8.0
 """By how much larger than in the whole an image is in them."""
 OBJECT_SHARE = 0.3
@@ -85,7 +85,7 @@ class Scales(NamedTuple):
         """The longer side of a query beyond which nothing more of it is seen."""
         zoom = self.zoom if self.size is None else self.most_zoom
         if self._has_close_ups:
-            zoom = MOST_CLOSER
+            zoom = max(zoom, MOST_CLOSER)
         return round(max(zoom, 1.0) * self.grid.size)
 
     def tiled_side(self, image_size: tuple[int, int]) -> int | None:
@@ -93,15 +93,14 @@ class Scales(NamedTuple):
 
         No image is looked at larger than it is.
         """
-        if self._has_close_ups:
-            return None
-        side = min(self.most_seen, max(image_size))
+        zoom = self.zoom if self.size is None else self.most_zoom
+        side = min(round(max(zoom, 1.0) * self.grid.size), max(image_size))
         return side if side >= LEAST_ZOOM * self.grid.size else None
 
     def closer_side(self, image_size: tuple[int, int]) -> int | None:
         """Returns the longer side at which close-ups lie in an image; None: there are none.
 
-        They are where neither a size is asked for nor the supports' objects are small.
+        They are where a size is asked for that is much above the network's own one.
         """
         side = min(self.most_seen, max(image_size))
         closer = self._has_close_ups and side >= LEAST_CLOSER * self.grid.size
@@ -109,7 +108,7 @@ class Scales(NamedTuple):
 
     @property
     def _has_close_ups(self) -> bool:
-        return self.size is None and self.zoom < LEAST_ZOOM
+        return self.size is not None and self.size >= LEAST_CLOSER * self.grid.size
 
     def view(self, image: Image, label: Label) -> SupportView:
         """Returns a support as a whole, with as much of the image as `support` may need.

@@ -1,4 +1,4 @@
-"""Looks for classes in an image: as a whole, and in tiles or close-ups where `scales` says so."""
+"""Looks for classes in an image: as a whole, and in tiles where `scales` says so, and close up."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,17 +7,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from apanet_jax.inference import close_ups
-from apanet_jax.inference.close_ups import Place, SmallSupports
+from apanet_jax.inference.close_ups import Place
 from apanet_jax.inference.geometry import Grid, PositionMap
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import (
-    Appearance,
-    Decision,
-    SupportAppearance,
-    likeness,
-    peak,
-    ranks,
-)
+from apanet_jax.inference.presence import Decision, SupportAppearance, likeness, peak, ranks
 from apanet_jax.inference.scales import Scales
 from apanet_jax.inference.tiles import (
     at_positions,
@@ -32,8 +25,6 @@ WHOLE_SHARE = 0.6
 """Of the whole image in the margins of one that is seen in tiles too: in a tile, much resembles an
 object that the whole shows to be something else."""
 
-LEAST_PRESENCE = 0.0
-"""Log-odds that a close-up shows a class, above which it may take the place of the whole."""
 OUTSIDE = 2.0
 """Log-odds against a class outside of the close-up in which it was found."""
 
@@ -74,17 +65,12 @@ class Found(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What was found in one square; the first four fields are those of `Found`.
-
-    Attributes:
-      appearance: see `Matcher.appearance`, at the positions that count.
-    """
+    """What was found in one square; the fields are those of `Found`."""
 
     margins: Margins
     peaks: Float[np.ndarray, " classes"]
     likenesses: Float[np.ndarray, " classes"]
     ranks: Margins | None
-    appearance: Appearance
 
 
 def search(
@@ -93,7 +79,7 @@ def search(
     scales: Scales,
     image: Image,
     size: tuple[int, int],
-    small: Callable[[], Sequence[SmallSupports]] | None = None,
+    small: Callable[[], Sequence[SupportAppearance]] | None = None,
 ) -> Found:
     """Looks for classes in an image.
 
@@ -103,16 +89,14 @@ def search(
       scales: at which the image is looked at.
       image: RGB; it may be smaller than `size`.
       size: height and width of the image in its file.
-      small: gives each class's small supports, where close-ups need them; None: there are none.
+      small: gives how each class appears in small squares, where close-ups need it; None: there
+        are none.
     """
     grid = matcher.grid
     whole = _view(matcher, classes, fitted_square(image, grid), grid.inside(size))
     side = scales.tiled_side(size)
     if side is None:
-        closer = small and scales.closer_side(size)
-        if closer:
-            return _closer(matcher, classes, whole, image, size, enlarged(grid, closer), small())
-        return Found(*whole[:4], grid)
+        return Found(*whole, grid)
     large = enlarged(grid, side)
     shape, square, tiles = (
         large.inside(size),
@@ -130,79 +114,80 @@ def search(
     margins, compared = both(whole.margins, [x.margins for x in views]), None
     if whole.ranks is not None:
         compared = both(whole.ranks, [x.ranks for x in views])
-    return Found(margins, *measures, compared, large)
+    found, closer = Found(margins, *measures, compared, large), scales.closer_side(size)
+    if small is None or closer is None:
+        return found
+    return _closer(matcher, classes, found, image, size, enlarged(grid, closer), small())
 
 
 def _closer(
     matcher: Matcher,
     classes: Sequence[LearnedClass],
-    whole: _View,
+    before: Found,
     image: Image,
     size: tuple[int, int],
     large: Grid,
-    small: Sequence[SmallSupports],
+    small: Sequence[SupportAppearance],
 ) -> Found:
-    """Returns what is found with a close-up of the place that resembles the supports most.
+    """Returns what is found where a place of the image stands out, see `close_ups`.
 
-    A class that is found there, and is more likely there than in the whole, is marked there alone.
-    Of the others the whole decides.
+    A class for which one does is marked there alone. The others stay as they are.
+
+    Args:
+      matcher: see `search`.
+      classes: see `search`.
+      before: what was found in the whole and in tiles.
+      image: see `search`.
+      size: see `search`.
+      large: of the square for what is found.
+      small: how each class appears in small squares.
     """
-    grid, shape = matcher.grid, image.shape[:2]
-    decisions = [x.decision for x in classes]
-    (index, place), view = _best_place(matcher, whole, image, small), None
-    while place is not None:
-        square = close_ups.seen(image, place, grid)
-        closer = _view(matcher, classes, square, (grid.positions,) * 2)
-        last = view is not None
-        view, chosen = closer, place
-        place = close_ups.marked_place(
-            closer.margins[index], decisions[index].threshold, chosen, grid
-        )
-        if last:
-            break
-    pairs = [
-        [decision.log_odds(x.peaks[n], x.likenesses[n]) for x in (whole, view)]
-        for n, decision in enumerate(decisions)
-    ]
-    more = np.array([of_view > max(of_whole, LEAST_PRESENCE) for of_whole, of_view in pairs])
-    if not more.any():
-        return Found(*whole[:4], grid)
-    factor = size[0] / shape[0]
-    in_size = Place(*(x * factor for x in chosen))
+    grid, places = close_ups.small_grid(matcher.grid), close_ups.places(image.shape[:2])
+    squares = (close_ups.seen(image, place, grid) for place in places)
+    appearances = [matcher.appearance(matcher.embed(square)) for square in squares]
+    found = [close_ups.likenesses(appearances, of_class) for of_class in small]
+    views = {
+        index: _close_up(matcher, classes, index, places[int(x.argmax())], image)
+        for index, x in enumerate(found)
+        if close_ups.outstanding(x) >= close_ups.OUTSTANDING
+    }
+    if not views:
+        return before
+    factor = size[0] / image.shape[0]
 
-    def both(of_whole: Margins, of_view: Margins, outside: Sequence[float]) -> Margins:
-        at_large = np.stack([at_positions(x, size, grid, large) for x in of_whole])
-        for n, values in enumerate(at_large):
-            if more[n]:
-                window, inside = close_ups.in_place(of_view[n], in_size, size, grid, large)
-                np.minimum(values, outside[n], out=values)
-                values[window] = inside
+    def both(of_all: Margins, of_views: dict[int, PositionMap], outside: Sequence[float]):
+        at_large = np.stack([at_positions(x, size, before.grid, large) for x in of_all])
+        for index, values in of_views.items():
+            place = Place(*(x * factor for x in views[index][1]))
+            window, inside = close_ups.in_place(values, place, size, matcher.grid, large)
+            np.minimum(at_large[index], outside[index], out=at_large[index])
+            at_large[index][window] = inside
         return at_large
 
-    margins = both(
-        whole.margins, view.margins, [x.threshold - OUTSIDE * x.scale for x in decisions]
-    )
-    compared = None
-    if whole.ranks is not None:
-        compared = both(whole.ranks, view.ranks, [np.inf] * len(classes))
-    peaks, likenesses = (
-        np.where(more, getattr(view, name), getattr(whole, name))
-        for name in ("peaks", "likenesses")
-    )
-    return Found(margins, peaks, likenesses, compared, large)
+    decisions = [x.decision for x in classes]
+    outside = [x.threshold - OUTSIDE * x.scale for x in decisions]
+    margins = both(before.margins, {n: x.margins[n] for n, (x, _) in views.items()}, outside)
+    compared = before.ranks
+    if compared is not None:
+        of_views = {n: x.ranks[n] for n, (x, _) in views.items()}
+        compared = both(compared, of_views, [np.inf] * len(classes))
+    seen_before = _View(before.margins, before.peaks, before.likenesses, None)
+    measures = _most_present([seen_before, *(x for x, _ in views.values())], decisions)
+    return Found(margins, *measures, compared, large)
 
 
-def _best_place(
-    matcher: Matcher, whole: _View, image: Image, small: Sequence[SmallSupports]
-) -> tuple[int, Place]:
-    """Returns the place that resembles a class's supports most, and which class that is."""
-    grid, shape = close_ups.small_grid(matcher.grid), image.shape[:2]
-    places = close_ups.places(whole.appearance, small, shape, matcher.grid)
-    squares = [close_ups.seen(image, place, grid) for place in places]
-    appearances = [matcher.appearance(matcher.embed(square)) for square in squares]
-    found = np.stack([close_ups.likenesses(appearances, x.small) for x in small])
-    index, chosen = np.unravel_index(found.argmax(), found.shape)
-    return int(index), places[chosen]
+def _close_up(
+    matcher: Matcher, classes: Sequence[LearnedClass], index: int, place: Place, image: Image
+) -> tuple[_View, Place]:
+    """Returns what is found in a place, or closer where a class is marked in it, and where."""
+    grid = matcher.grid
+    inside = (grid.positions, grid.positions)
+    view = _view(matcher, classes, close_ups.seen(image, place, grid), inside)
+    threshold = classes[index].decision.threshold
+    closer = close_ups.marked_place(view.margins[index], threshold, place, grid)
+    if closer is None:
+        return view, place
+    return _view(matcher, classes, close_ups.seen(image, closer, grid), inside), closer
 
 
 def _view(
@@ -226,7 +211,7 @@ def _view(
         pairs = zip(classes, likenesses, strict=True)
         compared = np.stack([ranks(x.appearance, appearance, y) for x, y in pairs])
     peaks = np.array([peak(x) for x in margins])
-    return _View(np.stack(margins), peaks, np.array(likenesses), compared, appearance)
+    return _View(np.stack(margins), peaks, np.array(likenesses), compared)
 
 
 def _most_present(

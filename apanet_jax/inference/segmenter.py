@@ -20,14 +20,14 @@ from apanet_jax.inference import saved_segmenter
 from apanet_jax.inference.answer import Answer
 from apanet_jax.inference.bundled import open_matcher, reopen_matcher
 from apanet_jax.inference.calibration import appearance_of, calibrated
-from apanet_jax.inference.close_ups import SmallSupports, small_supports
+from apanet_jax.inference.close_ups import small_supports
 from apanet_jax.inference.geometry import upsample
 from apanet_jax.inference.given_supports import Support, given_negatives, given_supports
 from apanet_jax.inference.head_choice import AUTO, HeadChoice
 from apanet_jax.inference.inputs import Image, as_image, several
 from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.presence import Decision, SupportAppearance
 from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage, SavedSupport
 from apanet_jax.inference.scales import Scales
 from apanet_jax.inference.search import LearnedClass, search
@@ -141,7 +141,7 @@ class Segmenter:
         self._supports: dict[str, dict[str, Support]] = {}
         self._negatives: dict[str, Support] = {}
         self._learned: dict[str, LearnedClass] = {}
-        self._small: dict[str, SmallSupports] = {}
+        self._small: dict[str, SupportAppearance] = {}
 
     @property
     def classes_(self) -> list[str]:
@@ -406,8 +406,8 @@ class Segmenter:
             for name, chosen in contents.classes.items()
         }
 
-    def _small_supports(self) -> list[SmallSupports]:
-        """Returns how each class appears in small supports; computed where it is first needed."""
+    def _small_supports(self) -> list[SupportAppearance]:
+        """Returns how each class appears in small squares; computed where it is first needed."""
         for name in self._learned:
             if name not in self._small:
                 shown = [(x.square, x.label, x.size) for x in self._supports[name].values()]

@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 
 from apanet_jax.inference.close_ups import (
     OBJECT_SHARE,
-    PLACES,
     Place,
-    SmallSupports,
     in_place,
     likenesses,
     marked_place,
+    outstanding,
     places,
     seen,
     small_grid,
@@ -76,20 +75,20 @@ def test_places_resemble_supports_by_what_they_do_not_have_in_common():
     np.testing.assert_allclose(likenesses(appearances, supports), expected, rtol=1e-5)
 
 
-def test_places_lie_where_the_image_resembles_the_supports_and_apart():
-    grid, size = Grid(256, 32, 8), (3000, 4000)
-    appearance = np.zeros((24, 32, 2), np.float32)
-    appearance[..., 0] = 1
-    appearance[5, 20] = 0, 1
-    tiny = SupportAppearance(np.array([[0.0, 1.0]]), np.ones(1), np.array([[0.0, 1.0]]))
-    found = places(appearance, [SmallSupports(tiny, tiny)], size, grid)
-    first = found[0]
-    assert len(found) == PLACES and first.side == 400
-    centre = np.array([5, 20]) * 8 * 4000 / 256
-    assert np.all(np.abs(np.array(first[:2]) + 200 - centre) < 10)
-    for n, one in enumerate(found):
-        assert 0 <= one.top <= 2600 and 0 <= one.left <= 3600
-        assert not any(one == other for other in found[:n])
+@given(st.integers(50, 4000), st.integers(50, 4000))
+def test_places_cover_the_image(height, width):
+    covered = np.zeros((height, width), bool)
+    for top, left, side in places((height, width)):
+        assert side == pytest.approx(max(height, width) / 10)
+        rows, columns = (slice(int(np.ceil(x)), int(x + side) + 1) for x in (top, left))
+        covered[rows, columns] = True
+    assert covered.all()
+
+
+def test_a_place_stands_out_by_the_others_spread():
+    others = np.random.default_rng(0).normal(3, 2, 40)
+    found = np.insert(others, 7, 20)
+    assert outstanding(found) == pytest.approx((20 - others.mean()) / others.std())
 
 
 def test_what_is_marked_fills_the_next_close_up():
@@ -104,7 +103,7 @@ def test_what_is_marked_fills_the_next_close_up():
 
 
 def test_a_small_object_of_a_large_image_is_found_and_a_large_one_as_before():
-    segmenter = Segmenter(ColourMatcher())
+    segmenter = Segmenter(ColourMatcher(), size=1024)
     support = np.full((300, 400, 3), 20, np.uint8)
     support[80:220, 100:240] = RED
     segmenter.fit([support], [(support == RED).all(-1)])
@@ -124,10 +123,13 @@ def test_a_small_object_of_a_large_image_is_found_and_a_large_one_as_before():
     np.testing.assert_array_equal(found.margin(0), whole.margin(0))
 
 
-def test_images_that_are_not_much_larger_than_the_square_have_no_close_ups():
-    scales, side = Scales(Grid(256, 32, 8)), int(LEAST_CLOSER * 256)
-    assert scales.closer_side((100, side - 1)) is None
-    assert scales.closer_side((100, side)) == side
-    assert scales.closer_side((12_000, 12_000)) == 2048
-    assert scales._replace(size=1024).closer_side((3000, 4000)) is None
+def test_close_ups_are_asked_for_by_a_size_far_above_the_square():
+    scales, least = Scales(Grid(256, 32, 8)), int(LEAST_CLOSER * 256)
+    assert scales.closer_side((3000, 4000)) is None
     assert scales._replace(zoom=2.0).closer_side((3000, 4000)) is None
+    assert scales._replace(size=least - 1).closer_side((3000, 4000)) is None
+    asked = scales._replace(size=least)
+    assert asked.closer_side((3000, 4000)) == asked.most_seen == 2048
+    assert asked.closer_side((100, least - 1)) is None
+    assert asked.closer_side((800, 1000)) == 1000
+    assert asked.tiled_side((3000, 4000)) == least
