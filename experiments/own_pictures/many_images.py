@@ -14,6 +14,7 @@ experiments/results.
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -136,6 +137,8 @@ def _predict(
     command = [sys.executable, "-m", "apanet_jax.predict", *([f"--head={head}"] if head else [])]
     for number in range(SUPPORTS):
         command += ["--support", place / f"support{number}.jpg", place / f"support{number}.png"]
+    # What another checkout wrote would look changed, and is refused.
+    shutil.rmtree(place / "found", ignore_errors=True)
     command += [f"--output={place / 'found'}", *sorted(photos.iterdir())[:images]]
     return harness.run(command, place, os.environ | {"PYTHONPATH": str(checkout)})
 
