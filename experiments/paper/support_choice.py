@@ -171,6 +171,7 @@ def evaluate(runs: Mapping[str, Run], folder: Path) -> list[dict[str, Any]]:
         for place, name in enumerate(RULES):
             counts = _joined(kept, place)
             row = result(run, heads[1]._replace(name="last"), shot, counts, class_id)
+            row["image_size"] = run.settings.image_size
             results[name].append(row | {"rule": name})
             write_counts(run, folder / f"rule_{name}", "last", shot, counts)
     for name, rows in results.items():
