@@ -83,18 +83,15 @@ class Scales(NamedTuple):
     @property
     def most_seen(self) -> int:
         """The longer side of a query beyond which nothing more of it is seen."""
-        zoom = self.zoom if self.size is None else self.most_zoom
-        if self._has_close_ups:
-            zoom = max(zoom, MOST_CLOSER)
-        return round(max(zoom, 1.0) * self.grid.size)
+        closest = round(MOST_CLOSER * self.grid.size) if self._has_close_ups else 0
+        return max(self._most_tiled, closest)
 
     def tiled_side(self, image_size: tuple[int, int]) -> int | None:
         """Returns the longer side at which an image is looked at in tiles; None: not at all.
 
         No image is looked at larger than it is.
         """
-        zoom = self.zoom if self.size is None else self.most_zoom
-        side = min(round(max(zoom, 1.0) * self.grid.size), max(image_size))
+        side = min(self._most_tiled, max(image_size))
         return side if side >= LEAST_ZOOM * self.grid.size else None
 
     def closer_side(self, image_size: tuple[int, int]) -> int | None:
@@ -105,6 +102,11 @@ class Scales(NamedTuple):
         side = min(self.most_seen, max(image_size))
         closer = self._has_close_ups and side >= LEAST_CLOSER * self.grid.size
         return side if closer else None
+
+    @property
+    def _most_tiled(self) -> int:
+        zoom = self.zoom if self.size is None else self.most_zoom
+        return round(max(zoom, 1.0) * self.grid.size)
 
     @property
     def _has_close_ups(self) -> bool:

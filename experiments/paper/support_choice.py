@@ -19,6 +19,7 @@ episode's counts. WORKDIR/table_rules.md, .json and .csv: mIoU beside baseline a
 paired differences to APANet.
 """
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,11 +28,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.evaluation.protocol import Resizing, count_episodes, score
+from apanet_jax.evaluation.metrics import EpisodeCounts
+from apanet_jax.evaluation.protocol import Resizing, score
 from apanet_jax.models.apanet import at_size
 from apanet_jax.models.network import Batch, Network, Parameters
 from apanet_jax.runs.run import Run, RunMaker
@@ -119,8 +122,8 @@ def soft_iou(
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _scored(
     network: Network, heads: Parameters, backbone: Parameters, batch: Batch, resizing: Resizing
-):
-    """Returns the counts of all rules, and the IoU of both heads on the supports."""
+) -> EpisodeCounts:
+    """Returns the counts of a batch of episodes by each of `RULES`."""
 
     def margins(asked):
         logits = jax.vmap(lambda head: network(head, backbone, asked).logits)(heads)
@@ -135,10 +138,8 @@ def _scored(
     known = jnp.stack(known).mean(0)
     ratio = maps(network, "density_ratio", backbone, batch, (("bandwidth", BANDWIDTH),))
     label, side = batch["original_label"], batch["original_side"]
-    counted = jax.lax.map(
-        lambda x: score(x, label, side, resizing), mixed(of_query, known, ratio / RATIO_SCALE)
-    )
-    return counted, known
+    margins_of_rules = mixed(of_query, known, ratio / RATIO_SCALE)
+    return jax.lax.map(lambda x: score(x, label, side, resizing), margins_of_rules)
 
 
 def evaluate(runs: Mapping[str, Run], folder: Path) -> list[dict[str, Any]]:
@@ -151,40 +152,27 @@ def evaluate(runs: Mapping[str, Run], folder: Path) -> list[dict[str, Any]]:
     heads = [trained_heads(runs[name], folder / name)[-1] for name in (BASELINE, APANET)]
     run = runs[APANET]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(head.parameters for head in heads))
-    network = run.network
-    network = type(network)(network.backbone, network.head.for_inference, network.masked_support)
-    through = run.data.augmentation.size if run.settings.evaluation.resize == "two_step" else None
-    resizing = Resizing(network.head.centred, through)
+    network = dataclasses.replace(run.network, head=run.network.head.for_inference)
+    backbone, resizing = run.loaded.backbone_parameters, run.evaluator.resizing
     results: dict[str, list] = {name: [] for name in RULES}
     for shot in run.data.test_shots:
-        kept: list = []
-
-        def count(batch, kept=kept):
-            given = run.loaded.backbone_parameters
-            arrays = {name: x for name, x in batch.items() if name not in ("valid", "index")}
-            counted, known = _scored(network, stacked, given, arrays, resizing)
-            kept.append((counted, known, batch["valid"]))
-            return jax.tree.map(lambda x: x[0], counted)
-
+        counted, classes = [], []
         with run.data.test_batches(shot, range(run.data.test_count)) as batches:
-            _, class_id = count_episodes(count, batches, episodes=run.data.test_count)
+            for batch in batches:
+                found = jax.device_get(_scored(network, stacked, backbone, batch, resizing))
+                counted.append([x[:, batch["valid"]] for x in found])
+                classes.append(batch["class_id"][batch["valid"]])
+        class_id = np.concatenate(classes)
+        counts = [np.concatenate(x, 1) for x in zip(*counted, strict=True)]
         for place, name in enumerate(RULES):
-            counts = _joined(kept, place)
-            row = result(run, heads[1]._replace(name="last"), shot, counts, class_id)
+            of_rule = EpisodeCounts(*(x[place] for x in counts))
+            row = result(run, heads[1], shot, of_rule, class_id)
             row["image_size"] = run.settings.image_size
             results[name].append(row | {"rule": name})
-            write_counts(run, folder / f"rule_{name}", "last", shot, counts)
+            write_counts(run, folder / f"rule_{name}", "last", shot, of_rule)
     for name, rows in results.items():
         write_json(folder / f"rule_{name}" / "results.json", rows)
     return [row for rows in results.values() for row in rows]
-
-
-def _joined(kept: Sequence[tuple], place: int):
-    parts_of_rule = [
-        jax.tree.map(lambda x, valid=valid: jax.device_get(x[place])[valid], counted)
-        for counted, _, valid in kept
-    ]
-    return jax.tree.map(lambda *x: jnp.concatenate([*map(jnp.asarray, x)]), *parts_of_rule)
 
 
 @harness.command
