@@ -7,8 +7,9 @@ from typing import Literal, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
+from apanet_jax.data.encoded_images import open_encoded, read_bytes
 from apanet_jax.data.image_files import existing
-from apanet_jax.data.images import UprightImage, decode_image, open_encoded, read_bytes
+from apanet_jax.data.images import UprightImage, decode_image
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.runtime.errors import UserError
 
