@@ -6,9 +6,9 @@ With `--program` also the whole network, as one file that runs without this pack
 import argparse
 from collections.abc import Sequence
 
-from apanet_jax.inference.exported_head import CARD, PROGRAM, export
-from apanet_jax.inference.program import PLATFORMS
-from apanet_jax.inference.saved_head import GENERAL_HEAD, WEIGHTS
+from apanet_jax.inference.heads.exported_head import CARD, PROGRAM, export
+from apanet_jax.inference.heads.program import PLATFORMS
+from apanet_jax.inference.heads.saved_head import GENERAL_HEAD, WEIGHTS
 from apanet_jax.runtime.compilation import DIRECTORY, keep_compiled
 from apanet_jax.runtime.errors import Parser, called, main_guard
 from apanet_jax.runtime.paths import given_path

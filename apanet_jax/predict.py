@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from apanet_jax.inference.head_choice import AUTO, HEADS
-from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
-from apanet_jax.inference.prediction_job import FORMATS, prediction_job
-from apanet_jax.inference.support_folders import Support, folder_supports
+from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS, MaskOptions
+from apanet_jax.inference.files.prediction_job import FORMATS, prediction_job
+from apanet_jax.inference.files.support_folders import Support, folder_supports
+from apanet_jax.inference.heads.head_choice import AUTO, HEADS
 from apanet_jax.runtime.errors import Parser, called, main_guard
 from apanet_jax.runtime.paths import given_path
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         negatives=[str(given_path(image)) for image in arguments.negative],
     )
     # Imported here, so that wrong arguments are answered at once and --help needs no accelerator.
-    from apanet_jax.inference.prediction import predict
+    from apanet_jax.inference.files.prediction import predict
 
     return predict(job)
 

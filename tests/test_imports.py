@@ -13,6 +13,20 @@ ROOMS = (
 )
 """A room imports only rooms that come after it."""
 
+SUB_ROOMS = {
+    "inference": (
+        *("tools", "files", "segmenter", "supports", "answers", "multiscale", "heads"),
+        "matching",
+    )
+}
+"""The same within a room that has rooms of its own. `tools` is what lies on top of it."""
+
+TOOLS = {
+    *("cvat_detection", "label_studio_backend", "label_studio_server", "napari_stack"),
+    *("napari_widget", "supervision_detections"),
+}
+"""What lies on top of `inference/` for other programs, which are given these modules' names."""
+
 COMMANDS = {"__init__", "__main__", "demo", "export", "main", "predict", "prepare", "report"}
 """What lies on top of `apanet_jax/`, beside the rooms."""
 
@@ -75,14 +89,21 @@ def room_of(module: str) -> str:
     return "commands" if not parts or parts[0] in COMMANDS else parts[0]
 
 
+def sub_room_of(module: str) -> str:
+    name = module.split(".")[2]
+    return "tools" if name in TOOLS else name
+
+
 def wrong_ways(root: Path) -> list[str]:
     """Returns the lines that import a room from the wrong side."""
     names, found = modules(root), []
     for importer, line, imported in imports(root):
         if imported.partition(".")[0] != "apanet_jax":
             continue
-        room, other = room_of(importer), room_of(imported)
-        later = ROOMS.index(other) >= ROOMS.index(room)
+        order, room, other = ROOMS, room_of(importer), room_of(imported)
+        if room == other and room in SUB_ROOMS:
+            order, room, other = SUB_ROOMS[room], sub_room_of(importer), sub_room_of(imported)
+        later = order.index(other) >= order.index(room)
         if not later or other in NOT_IN.get(room, ()):
             path = names[importer].relative_to(root)
             found.append(f"{path}:{line}: {room} imports {imported}, of {other}")
@@ -156,3 +177,9 @@ def test_imports_go_one_way_between_the_rooms_and_in_no_circle(tmp_path):
             "from apanet_jax import __version__\nfrom apanet_jax.models import a\n"
         )
         assert any("models/a.py:" in line for line in search(models.parents[1])), text
+    heads = tmp_path / "rooms of a room" / "apanet_jax" / "inference" / "heads"
+    heads.mkdir(parents=True)
+    (heads / "a.py").write_text("from apanet_jax.inference import segmenter")
+    (heads.parent / "segmenter.py").write_text("import apanet_jax.inference.matching.geometry")
+    (line,) = wrong_ways(heads.parents[2])
+    assert line.startswith("apanet_jax/inference/heads/a.py:1: heads imports")

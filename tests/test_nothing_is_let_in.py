@@ -96,7 +96,7 @@ ALLOWED = {
     # Only where --coordinator names another process of the run.
     "apanet_jax/runtime/processes.py": {"socket.create_connection"},
     # Its model card writer; nothing is asked for.
-    "apanet_jax/inference/model_card.py": {"import huggingface_hub"},
+    "apanet_jax/inference/heads/model_card.py": {"import huggingface_hub"},
     # Where a source is named hf:.
     "apanet_jax/weights/hub.py": {"import huggingface_hub"},
 }

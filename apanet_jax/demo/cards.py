@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from apanet_jax.demo.visit import COLOURS, Image, Label, Query, Size
-from apanet_jax.inference.answer import Answer
-from apanet_jax.inference.prediction_files import png, shrunk
+from apanet_jax.inference.answers.answer import Answer
+from apanet_jax.inference.files.prediction_files import png, shrunk
 from apanet_jax.reports import overlays
 
 _SHOWN_SIDE = 512

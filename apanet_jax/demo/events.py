@@ -26,8 +26,8 @@ from apanet_jax.demo.visit import (
     with_painted,
     without_current,
 )
-from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.prediction_files import shrunk
+from apanet_jax.inference.files.prediction_files import shrunk
+from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.runtime.errors import UserError
 
 _THUMBNAIL_SIDE = 160

@@ -11,11 +11,11 @@ from jaxtyping import UInt8
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.demo import cards
 from apanet_jax.demo.visit import Label, Query, Support, Visit, classes_on
-from apanet_jax.inference.answer import Answer
-from apanet_jax.inference.formats.coco import CocoFileWriter
-from apanet_jax.inference.formats.instances import AnnotatedImage, instances
-from apanet_jax.inference.formats.labelme import labelme_file
-from apanet_jax.inference.matcher import Matcher
+from apanet_jax.inference.answers.answer import Answer
+from apanet_jax.inference.files.formats.coco import CocoFileWriter
+from apanet_jax.inference.files.formats.instances import AnnotatedImage, instances
+from apanet_jax.inference.files.formats.labelme import labelme_file
+from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.atomic_files import json_bytes
 

@@ -7,7 +7,7 @@ from apanet_jax.demo.components import Components
 from apanet_jax.demo.editor import bounded_editors, editor
 from apanet_jax.demo.style import CSS, THEME
 from apanet_jax.demo.visit import LONGEST_NAME, MOST_QUERIES, MOST_SUPPORTS, Visit
-from apanet_jax.inference.matcher import Matcher
+from apanet_jax.inference.matching.matcher import Matcher
 
 __all__ = ["CSS", "THEME", "bounded_editors", "build"]
 

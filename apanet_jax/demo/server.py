@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from apanet_jax.inference.head_choice import HeadChoice
+from apanet_jax.inference.heads.head_choice import HeadChoice
 from apanet_jax.runtime.errors import UserError
 
 _FOLDER = "GRADIO_TEMP_DIR"
@@ -70,7 +70,7 @@ def serving(
     """Serves the page while the block runs; yields its address. Nothing is kept afterwards.
 
     Args:
-      matcher: `apanet_jax.inference.matcher.Matcher`, which segments the queries.
+      matcher: `apanet_jax.inference.matching.matcher.Matcher`, which segments the queries.
       host: address to listen on.
       port: to listen on.
       share: whether Gradio's service lends a public address too.

@@ -23,8 +23,8 @@ from apanet_jax.demo.visit import (
     with_class,
     with_current,
 )
-from apanet_jax.inference.prediction_files import shrunk
-from apanet_jax.inference.support_folders import masks_of_images, without_masks
+from apanet_jax.inference.files.prediction_files import shrunk
+from apanet_jax.inference.files.support_folders import masks_of_images, without_masks
 from apanet_jax.runtime.errors import UserError
 
 LARGEST_FILE = 20 * 2**20

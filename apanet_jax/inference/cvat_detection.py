@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from apanet_jax.inference import segmenter
-from apanet_jax.inference.formats.instances import NO_NAME, Instance, instances
-from apanet_jax.inference.formats.polygons import polygon_of
-from apanet_jax.inference.mask_options import MaskOptions
-from apanet_jax.inference.support_folders import folder_supports
+from apanet_jax.inference.answers.mask_options import MaskOptions
+from apanet_jax.inference.files.formats.instances import NO_NAME, Instance, instances
+from apanet_jax.inference.files.formats.polygons import polygon_of
+from apanet_jax.inference.files.support_folders import folder_supports
 from apanet_jax.runtime.errors import UserError, needs
 
 with needs("cvat-cli", "automatic annotation for CVAT"):

@@ -18,7 +18,7 @@ from apanet_jax.data.images import read_image
 from apanet_jax.data.label_studio_files import label_studio_outlines
 from apanet_jax.data.outlines import NOT_UNDERSTOOD, paint
 from apanet_jax.inference import segmenter
-from apanet_jax.inference.formats.instances import Instance, instances
+from apanet_jax.inference.files.formats.instances import Instance, instances
 from apanet_jax.runtime.atomic_files import json_bytes, write_bytes
 from apanet_jax.runtime.errors import UserError, needs
 

@@ -16,22 +16,22 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from apanet_jax.inference import saved_segmenter
-from apanet_jax.inference.answer import Answer
-from apanet_jax.inference.bundled import open_matcher, reopen_matcher
-from apanet_jax.inference.calibration import appearance_of, calibrated
-from apanet_jax.inference.close_ups import small_supports
-from apanet_jax.inference.geometry import upsample
-from apanet_jax.inference.given_supports import Support, given_negatives, given_supports
-from apanet_jax.inference.head_choice import AUTO, HeadChoice
-from apanet_jax.inference.inputs import Image, as_image, several
-from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions
-from apanet_jax.inference.matcher import Matcher
-from apanet_jax.inference.presence import Decision, SupportAppearance
-from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage, SavedSupport
-from apanet_jax.inference.scales import Scales
-from apanet_jax.inference.search import LearnedClass, search
-from apanet_jax.inference.tiles import fitted_square
+from apanet_jax.inference.answers.answer import Answer
+from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS, MaskOptions
+from apanet_jax.inference.heads.bundled import open_matcher, reopen_matcher
+from apanet_jax.inference.heads.head_choice import AUTO, HeadChoice, HeadSource
+from apanet_jax.inference.matching.calibration import appearance_of, calibrated
+from apanet_jax.inference.matching.geometry import upsample
+from apanet_jax.inference.matching.matcher import Matcher
+from apanet_jax.inference.matching.presence import Decision, SupportAppearance
+from apanet_jax.inference.multiscale.close_ups import small_supports
+from apanet_jax.inference.multiscale.scales import Scales
+from apanet_jax.inference.multiscale.search import LearnedClass, search
+from apanet_jax.inference.multiscale.tiles import fitted_square
+from apanet_jax.inference.supports import saved_segmenter
+from apanet_jax.inference.supports.given_supports import Support, given_negatives, given_supports
+from apanet_jax.inference.supports.inputs import Image, as_image, several
+from apanet_jax.inference.supports.saved_segmenter import Contents, SavedImage, SavedSupport
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import UserError

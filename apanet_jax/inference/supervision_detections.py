@@ -5,8 +5,8 @@ It needs `supervision`, which this module imports.
 
 import numpy as np
 
-from apanet_jax.inference.answer import Answer
-from apanet_jax.inference.formats.instances import instances
+from apanet_jax.inference.answers.answer import Answer
+from apanet_jax.inference.files.formats.instances import instances
 from apanet_jax.runtime.errors import needs
 
 with needs("supervision", "what was found as its Detections"):

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apanet_jax.data.transforms import IGNORE, binary_label
-from apanet_jax.inference.bundled import large_at_hand
-from apanet_jax.inference.geometry import grid_of
-from apanet_jax.inference.head_choice import AUTO, DINOV2, DRAWN, SMALL
-from apanet_jax.inference.head_matcher import HeadMatcher
+from apanet_jax.inference.heads.bundled import large_at_hand
+from apanet_jax.inference.heads.head_choice import AUTO, DINOV2, DRAWN, SMALL
+from apanet_jax.inference.matching.geometry import grid_of
+from apanet_jax.inference.matching.head_matcher import HeadMatcher
 from apanet_jax.inference.segmenter import Segmenter, load
 from apanet_jax.models.network import Parameters
 from apanet_jax.reports.head_comparison import FILE, OWN, UNTRAINED

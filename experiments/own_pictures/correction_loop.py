@@ -35,11 +35,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.transforms import IGNORE, binary_label
-from apanet_jax.inference.answer import Answer
-from apanet_jax.inference.mask_options import MaskOptions
+from apanet_jax.inference.answers.answer import Answer
+from apanet_jax.inference.answers.mask_options import MaskOptions
+from apanet_jax.inference.matching.whitening import unit
+from apanet_jax.inference.multiscale.tiles import fitted_square
 from apanet_jax.inference.segmenter import Segmenter
-from apanet_jax.inference.tiles import fitted_square
-from apanet_jax.inference.whitening import unit
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness

@@ -27,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
-from apanet_jax.inference.head_choice import HEADS
+from apanet_jax.inference.heads.head_choice import HEADS
 from apanet_jax.runtime.errors import Parser
 from experiments import harness
 from experiments.harness import Row

@@ -51,11 +51,11 @@ from apanet_jax.data.source import Source
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
 from apanet_jax.data.transforms import IGNORE, binary_label
-from apanet_jax.inference.bundled import frozen_matcher
-from apanet_jax.inference.head_choice import DINOV2, SMALL
-from apanet_jax.inference.mask_options import DEFAULT_OPTIONS
-from apanet_jax.inference.presence import Decision
-from apanet_jax.inference.saved_head import DECISION
+from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS
+from apanet_jax.inference.heads.bundled import frozen_matcher
+from apanet_jax.inference.heads.head_choice import DINOV2, SMALL
+from apanet_jax.inference.heads.saved_head import DECISION
+from apanet_jax.inference.matching.presence import Decision
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError

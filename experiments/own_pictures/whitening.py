@@ -1,11 +1,11 @@
-"""Makes the whitening that comes with the package for a backbone: see `inference/whitening.py`.
+"""Makes the whitening that comes with the package for a backbone: `inference.matching.whitening`.
 
     python experiments/own_pictures/whitening.py --features=RECORDS/features/HASH \
         --channels=384-768 --within --shrinkage=1 \
-        --output=apanet_jax/inference/whitenings/dinov2_vits14.npz
+        --output=apanet_jax/inference/matching/whitenings/dinov2_vits14.npz
     python experiments/own_pictures/whitening.py --features=RECORDS/features/HASH \
         --channels=0-112 --shrinkage=0.3 \
-        --output=apanet_jax/inference/whitenings/efficientnet_lite0.npz
+        --output=apanet_jax/inference/matching/whitenings/efficientnet_lite0.npz
 
 The features are those that a run keeps of a data set's training images (`middle.npy`, with block
 4's channels before block 3's, and `label.npy`); no label but 255, outside of the image, is looked
@@ -22,7 +22,7 @@ from jaxtyping import Float
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.data.transforms import IGNORE
-from apanet_jax.inference.whitening import Whitening, unit
+from apanet_jax.inference.matching.whitening import Whitening, unit
 from apanet_jax.runtime.errors import Parser
 from experiments import harness
 

@@ -22,8 +22,8 @@ from pycocotools import mask as coco_masks
 
 from apanet_jax.demo import command, finding, server, steps, uploads, visit
 from apanet_jax.demo.visit import RUB_OUT, Query, Support, Visit
-from apanet_jax.inference.formats.instances import AnnotatedImage, instances
-from apanet_jax.inference.formats.labelme import labelme_file
+from apanet_jax.inference.files.formats.instances import AnnotatedImage, instances
+from apanet_jax.inference.files.formats.labelme import labelme_file
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
 from experiments.own_pictures.reverse_proxy import proxied

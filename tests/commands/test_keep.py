@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 import apanet_jax
-from apanet_jax.inference import bundled, prediction, segmenter
-from apanet_jax.inference.saved_segmenter import HeadSource
+from apanet_jax.inference import segmenter
+from apanet_jax.inference.files import prediction
+from apanet_jax.inference.heads import bundled
+from apanet_jax.inference.heads.head_choice import HeadSource
 from apanet_jax.inference.segmenter import Segmenter
 from tests.commands.predicting import given, run, write_scenes
 from tests.inference.test_segmenter import LEFT, RED, RIGHT, ColourMatcher, scene

@@ -17,7 +17,7 @@ from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.evaluation.protocol import count_episodes, make_count
-from apanet_jax.inference.exported_head import export
+from apanet_jax.inference.heads.exported_head import export
 from apanet_jax.models import backbones
 from apanet_jax.models.network import Network
 from apanet_jax.runs import sweep

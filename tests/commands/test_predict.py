@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from apanet_jax.inference import segmenter
-from apanet_jax.inference.queries import named_queries
+from apanet_jax.inference.files.queries import named_queries
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.reports import overlays
 from tests.commands.predicting import ALL_FORMATS, files_in, given, run

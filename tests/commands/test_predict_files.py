@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from apanet_jax.inference import prediction
+from apanet_jax.inference.files import prediction
 from tests.commands.predicting import ALL_FORMATS, files_in, given, run
 
 

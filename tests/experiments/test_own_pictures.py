@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.matching.presence import Decision
 from experiments.own_pictures.own_pictures import (
     Prediction,
     fitted,

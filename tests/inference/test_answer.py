@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from apanet_jax.inference import answer as answers
-from apanet_jax.inference.answer import Answer
-from apanet_jax.inference.geometry import Grid, upsample
-from apanet_jax.inference.mask_options import DEFAULT_OPTIONS, MaskOptions, without_specks
-from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.answers import answer as answers
+from apanet_jax.inference.answers.answer import Answer
+from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS, MaskOptions, without_specks
+from apanet_jax.inference.matching.geometry import Grid, upsample
+from apanet_jax.inference.matching.presence import Decision
 
 GRID, SIZE = Grid(64, 8, 8), (96, 128)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
-from apanet_jax.inference import bundled
-from apanet_jax.inference.head_choice import DINOV2, SMALL
-from apanet_jax.inference.saved_head import OtherWeights
-from apanet_jax.inference.whitening import DIRECTORY, Whitening, load_whitening
+from apanet_jax.inference.heads import bundled
+from apanet_jax.inference.heads.head_choice import DINOV2, SMALL
+from apanet_jax.inference.heads.saved_head import OtherWeights
+from apanet_jax.inference.matching.whitening import DIRECTORY, Whitening, load_whitening
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from apanet_jax.inference.calibration import LEAST, SPREAD, calibrated, negative_label, offset
-from apanet_jax.inference.geometry import Grid
-from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.matching.calibration import (
+    LEAST,
+    SPREAD,
+    calibrated,
+    negative_label,
+    offset,
+)
+from apanet_jax.inference.matching.geometry import Grid
+from apanet_jax.inference.matching.presence import Decision
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
 from tests.inference.test_frozen_matcher import matcher

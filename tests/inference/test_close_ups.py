@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apanet_jax.inference.close_ups import (
+from apanet_jax.inference.matching.geometry import Grid, grid_of
+from apanet_jax.inference.matching.presence import SupportAppearance
+from apanet_jax.inference.multiscale.close_ups import (
     OBJECT_SHARE,
     Place,
     in_place,
@@ -16,11 +18,9 @@ from apanet_jax.inference.close_ups import (
     seen,
     small_grid,
 )
-from apanet_jax.inference.geometry import Grid, grid_of
-from apanet_jax.inference.presence import SupportAppearance
-from apanet_jax.inference.scales import LEAST_CLOSER, Scales
+from apanet_jax.inference.multiscale.scales import LEAST_CLOSER, Scales
+from apanet_jax.inference.multiscale.tiles import enlarged
 from apanet_jax.inference.segmenter import Segmenter
-from apanet_jax.inference.tiles import enlarged
 from tests.inference.test_segmenter import GREEN, RED, ColourMatcher
 
 GRIDS = st.sampled_from([Grid(65, 9, 8), Grid(64, 8, 8), Grid(70, 5, 14, 6.5)])

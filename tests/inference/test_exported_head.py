@@ -19,9 +19,9 @@ from apanet_jax.config.settings import typed
 from apanet_jax.data import records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.export import main
-from apanet_jax.inference.exported_head import export
-from apanet_jax.inference.model_card import model_card
-from apanet_jax.inference.saved_head import BackboneWeights, open_head, recorded_weights
+from apanet_jax.inference.heads.exported_head import export
+from apanet_jax.inference.heads.model_card import model_card
+from apanet_jax.inference.heads.saved_head import BackboneWeights, open_head, recorded_weights
 from apanet_jax.models.apanet import APANet
 from apanet_jax.runs import sweep
 from apanet_jax.runtime.atomic_files import json_bytes

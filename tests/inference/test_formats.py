@@ -19,12 +19,12 @@ from scipy import ndimage
 from apanet_jax.data.images import UprightImage
 from apanet_jax.data.masks import read_mask
 from apanet_jax.data.outlines import segmentation_mask
-from apanet_jax.inference.formats.coco import CocoFileWriter
-from apanet_jax.inference.formats.instance_table import InstanceTable
-from apanet_jax.inference.formats.instances import AnnotatedImage, Instance, instances
-from apanet_jax.inference.formats.labelme import labelme_file
-from apanet_jax.inference.formats.polygons import close_polygon, joined, rings
-from apanet_jax.inference.formats.yolo import yolo_data, yolo_labels
+from apanet_jax.inference.files.formats.coco import CocoFileWriter
+from apanet_jax.inference.files.formats.instance_table import InstanceTable
+from apanet_jax.inference.files.formats.instances import AnnotatedImage, Instance, instances
+from apanet_jax.inference.files.formats.labelme import labelme_file
+from apanet_jax.inference.files.formats.polygons import close_polygon, joined, rings
+from apanet_jax.inference.files.formats.yolo import yolo_data, yolo_labels
 
 SQUARE = np.ones((3, 3), bool)
 NAMES = ["beetle", 'leaf: a: "big" one']

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from apanet_jax.inference import frozen_matcher
-from apanet_jax.inference.frozen_matcher import HEAD, MIXED, FrozenMatcher
-from apanet_jax.inference.geometry import Grid, label_shares
-from apanet_jax.inference.leave_one_out import THRESHOLDS
-from apanet_jax.inference.presence import Decision
-from apanet_jax.inference.rules import SCALES
+from apanet_jax.inference.matching import frozen_matcher
+from apanet_jax.inference.matching.frozen_matcher import HEAD, MIXED, FrozenMatcher
+from apanet_jax.inference.matching.geometry import Grid, label_shares
+from apanet_jax.inference.matching.leave_one_out import THRESHOLDS
+from apanet_jax.inference.matching.presence import Decision
+from apanet_jax.inference.matching.rules import SCALES
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.models import backbones
 from apanet_jax.models.backbones import Features

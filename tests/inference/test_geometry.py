@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from apanet_jax.data.transforms import IGNORE, fit_square
-from apanet_jax.inference.geometry import (
+from apanet_jax.inference.matching.geometry import (
     Grid,
     grid_of,
     label_shares,

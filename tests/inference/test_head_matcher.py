@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apanet_jax.inference.geometry import Grid
-from apanet_jax.inference.head_matcher import HeadMatcher
+from apanet_jax.inference.matching.geometry import Grid
+from apanet_jax.inference.matching.head_matcher import HeadMatcher
 from apanet_jax.models.apanet import APANet
 from apanet_jax.models.backbones import Features
 from apanet_jax.models.network import Network

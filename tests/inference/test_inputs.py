@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apanet_jax.inference.inputs import as_image, several, support_label
 from apanet_jax.inference.segmenter import Segmenter
+from apanet_jax.inference.supports.inputs import as_image, several, support_label
 from apanet_jax.runtime.errors import UserError
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist, cosine
 
-from apanet_jax.inference.presence import (
+from apanet_jax.inference.matching.presence import (
     Decision,
     likeness,
     peak,
     ranks,
     support_appearance,
 )
-from apanet_jax.inference.whitening import unit
+from apanet_jax.inference.matching.whitening import unit
 
 
 def supports_of(rng, shots, channels=5):

@@ -13,11 +13,11 @@ from PIL import Image
 import apanet_jax
 from apanet_jax.data.sources.synthetic import draw_image
 from apanet_jax.export import main
-from apanet_jax.inference import program
-from apanet_jax.inference.exported_head import CARD, PROGRAM, SETTINGS, export
-from apanet_jax.inference.geometry import Grid, upsample
-from apanet_jax.inference.mask_options import MaskOptions
-from apanet_jax.inference.saved_head import DECISION, GENERAL_HEAD, WEIGHTS, open_head
+from apanet_jax.inference.answers.mask_options import MaskOptions
+from apanet_jax.inference.heads import program
+from apanet_jax.inference.heads.exported_head import CARD, PROGRAM, SETTINGS, export
+from apanet_jax.inference.heads.saved_head import DECISION, GENERAL_HEAD, WEIGHTS, open_head
+from apanet_jax.inference.matching.geometry import Grid, upsample
 from apanet_jax.runtime.errors import UserError
 from tests.scripts import ROOT
 

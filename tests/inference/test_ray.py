@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import apanet_jax
-from apanet_jax.inference.saved_segmenter import HeadSource
+from apanet_jax.inference.heads.head_choice import HeadSource
 from apanet_jax.inference.segmenter import Segmenter
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 from tests.installed_tools import library

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from apanet_jax.inference.mask_options import MaskOptions
-from apanet_jax.inference.refinement import refined
+from apanet_jax.inference.answers.mask_options import MaskOptions
+from apanet_jax.inference.answers.refinement import refined
 from apanet_jax.inference.segmenter import Segmenter
 from tests.inference.test_segmenter import LEFT, RED, RIGHT, ColourMatcher, scene
 

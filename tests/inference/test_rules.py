@@ -6,10 +6,10 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 
-from apanet_jax.inference.geometry import Grid, label_shares
-from apanet_jax.inference.leave_one_out import GAIN, THRESHOLDS, HeldOut, fit
-from apanet_jax.inference.regions import regions, smoothed
-from apanet_jax.inference.rules import (
+from apanet_jax.inference.matching.geometry import Grid, label_shares
+from apanet_jax.inference.matching.leave_one_out import GAIN, THRESHOLDS, HeldOut, fit
+from apanet_jax.inference.matching.regions import regions, smoothed
+from apanet_jax.inference.matching.rules import (
     BANDWIDTHS,
     SCALES,
     USUAL,

@@ -6,8 +6,7 @@ import shutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from apanet_jax.inference.presence import Decision, nearest_decision
-from apanet_jax.inference.saved_head import (
+from apanet_jax.inference.heads.saved_head import (
     DECISION,
     GENERAL_HEAD,
     WEIGHTS,
@@ -16,6 +15,7 @@ from apanet_jax.inference.saved_head import (
     read_calibration,
     recorded_weights,
 )
+from apanet_jax.inference.matching.presence import Decision, nearest_decision
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.load import fingerprint, load_backbone
 

@@ -13,10 +13,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import apanet_jax
-from apanet_jax.inference import bundled, frozen_matcher, saved_segmenter, segmenter
-from apanet_jax.inference.mask_options import MaskOptions
-from apanet_jax.inference.saved_segmenter import Contents, HeadSource, SavedImage
+from apanet_jax.inference import segmenter
+from apanet_jax.inference.answers.mask_options import MaskOptions
+from apanet_jax.inference.heads import bundled
+from apanet_jax.inference.heads.head_choice import HeadSource
+from apanet_jax.inference.matching import frozen_matcher
 from apanet_jax.inference.segmenter import Segmenter, from_bytes
+from apanet_jax.inference.supports import saved_segmenter
+from apanet_jax.inference.supports.saved_segmenter import Contents, SavedImage
 from apanet_jax.runtime.errors import UserError
 from tests.inference import test_frozen_matcher
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene

@@ -7,9 +7,9 @@ import pytest
 import apanet_jax
 from apanet_jax.config.settings import typed
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
-from apanet_jax.inference.geometry import Grid, grid_of, upsample
-from apanet_jax.inference.head_matcher import HeadMatcher
-from apanet_jax.inference.presence import Decision
+from apanet_jax.inference.matching.geometry import Grid, grid_of, upsample
+from apanet_jax.inference.matching.head_matcher import HeadMatcher
+from apanet_jax.inference.matching.presence import Decision
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.head import head_shapes

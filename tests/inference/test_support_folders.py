@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from apanet_jax.inference.support_folders import folder_supports
+from apanet_jax.inference.files.support_folders import folder_supports
 from apanet_jax.runtime.errors import UserError
 
 

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apanet_jax.inference.geometry import Grid
-from apanet_jax.inference.scales import OBJECT_SHARE, Scales
-from apanet_jax.inference.segmenter import Segmenter
-from apanet_jax.inference.tiles import (
+from apanet_jax.inference.matching.geometry import Grid
+from apanet_jax.inference.multiscale.scales import OBJECT_SHARE, Scales
+from apanet_jax.inference.multiscale.tiles import (
     at_positions,
     cut,
     enlarged,
@@ -17,6 +16,7 @@ from apanet_jax.inference.tiles import (
     tile_around,
     tiles_of,
 )
+from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
 from tests.inference.test_segmenter import RED, ColourMatcher
 

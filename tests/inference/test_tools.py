@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from apanet_jax.inference import segmenter
-from apanet_jax.inference.formats.instances import AnnotatedImage, instances
-from apanet_jax.inference.formats.labelme import labelme_file
-from apanet_jax.inference.formats.yolo import yolo_data, yolo_labels
+from apanet_jax.inference.files.formats.instances import AnnotatedImage, instances
+from apanet_jax.inference.files.formats.labelme import labelme_file
+from apanet_jax.inference.files.formats.yolo import yolo_data, yolo_labels
 from apanet_jax.inference.napari_stack import found_labels
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import MissingTool, UserError

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 import apanet_jax
 from apanet_jax.data.sources.synthetic import draw_image
-from apanet_jax.inference.exported_head import CARD, PROGRAM, export
-from apanet_jax.inference.saved_head import WEIGHTS, open_head, recorded_weights
+from apanet_jax.inference.heads.exported_head import CARD, PROGRAM, export
+from apanet_jax.inference.heads.saved_head import WEIGHTS, open_head, recorded_weights
 from apanet_jax.models import backbones, dino
 from apanet_jax.models.vit import ViT
 from apanet_jax.runs import sweep

@@ -1,0 +1,1 @@
+"""What `apanet_jax.predict` reads and writes: images, folders, masks, annotations."""

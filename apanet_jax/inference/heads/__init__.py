@@ -1,0 +1,1 @@
+"""Trained heads: those that come with the package, opened and exported ones."""

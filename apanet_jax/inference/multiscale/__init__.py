@@ -1,0 +1,1 @@
+"""At which sizes, and in which squares, an image is seen."""

@@ -1,0 +1,1 @@
+"""What a segmenter is given, and the file that keeps it."""
