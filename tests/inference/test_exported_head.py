@@ -16,8 +16,6 @@ from safetensors.numpy import save_file
 
 from apanet_jax.config.saved import json_settings
 from apanet_jax.config.settings import typed
-from apanet_jax.data import records
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.export import main
 from apanet_jax.inference.heads.exported_head import export
 from apanet_jax.inference.heads.model_card import model_card
@@ -33,7 +31,7 @@ from apanet_jax.weights.load import fingerprint, load_backbone
 from apanet_jax.weights.mapping import convert
 from apanet_jax.weights.network import make_network
 from configs import common, folder, saved
-from tests import reference_cases, trees
+from tests import reference_cases
 from tests.literal import CHANNELS, episode
 from tests.small_backbone import OPTIONS
 
