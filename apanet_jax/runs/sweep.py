@@ -86,6 +86,8 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
             f"evaluation.checkpoint={config.evaluation.checkpoint} is scored, never trained on: "
             "pass --mode=evaluate"
         )
+    if mode == "evaluate" and not config.evaluation.checkpoint and not workdir.is_dir():
+        raise UserError(f"{workdir} is not there, so holds no checkpoint: train first")
     folds = config.sweep.folds or (config.fold,)
     if NO_FOLD in folds and (mode != "train" or config.evaluation.every):
         raise UserError(

@@ -87,6 +87,16 @@ def test_settings(prepared, tmp_path, capsys, options):
     assert not (tmp_path / "run").exists()
 
 
+def test_records_of_the_other_benchmark(prepared, tmp_path, capsys):
+    """Their scores would be called the other one's."""
+    copy = shutil.copytree(prepared, tmp_path / "records")
+    index = json.loads((copy / "index.json").read_text()) | {"name": "pascal"}
+    (copy / "index.json").write_text(json.dumps(index))
+    command = start(copy, "dataset=coco", tmp_path / "run")
+    refused(capsys, command, "are of pascal, and the config is for coco", "--config=pascal")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_fold_that_tests_every_class(prepared, tmp_path, capsys):
     copy = shutil.copytree(prepared, tmp_path / "records")
     index = json.loads((copy / "index.json").read_text())

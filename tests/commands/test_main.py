@@ -28,6 +28,7 @@ from apanet_jax.training.loop import train
 from apanet_jax.weights import pfenet
 from configs import folder, pascal
 from tests import reference_cases, trees
+from tests.scripts import ROOT
 from tests.small_backbone import OPTIONS
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
@@ -168,6 +169,10 @@ def test_the_workdir_of_other_settings_is_refused(prepared, tmp_path):
 def test_evaluation_without_a_checkpoint_says_so(prepared, tmp_path):
     with pytest.raises(UserError, match="train first"):
         sweep.run_all(config_of(prepared), tmp_path, "evaluate")
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(UserError, match="nowhere is not there, so holds no checkpoint"):
+        sweep.run_all(config_of(prepared), tmp_path / "nowhere", "evaluate")
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize(
@@ -254,6 +259,20 @@ WRONG = {
     "used: 'fodl' Did you mean": ["--config=configs/folder.py", "--config.fodl=1"],
     "dream": ["--config=configs/folder.py", "--mode=dream"],
     "surplus": ["--config=configs/folder.py", "surplus"],
+    "--workdir= is empty": ["--config=configs/folder.py", "--workdir="],
+    "no_python.py is no config": ["--config=no_python.py"],
+    "no_function.py is no config": ["--config=no_function.py"],
+    "missing 1 required": ["--config=no_default.py"],
+    "it returns None": ["--config=no_return.py"],
+    "numbered from 0 to 1": [
+        *("--config=folder", "--process=2", "--processes=2", "--coordinator=localhost:1"),
+    ],
+    "expected HOST:PORT": [
+        *("--config=folder", "--process=0", "--processes=2", "--coordinator=localhost"),
+    ],
+    "'many'": ["--config=folder", "--config.model.num_clusters=many"],
+    "no --workdir": ["--mode=verify"],
+    "empty holds no results.json": ["--mode=verify", "--workdir=empty"],
 }
 """Command lines, by what the answer says."""
 
@@ -277,11 +296,25 @@ print(json.dumps(answers))
 """
 
 
+CONFIGS = {
+    "no_python.py": "def get_config(:",
+    "no_function.py": "config = 3",
+    "no_default.py": "def get_config(options): return options",
+    "no_return.py": "def get_config(): pass",
+}
+
+
 @pytest.fixture(scope="module")
-def answers():
+def answers(tmp_path_factory):
     """The status and the errors of each wrong command line."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "empty").mkdir()
+    for name, content in CONFIGS.items():
+        (folder / name).write_text(content)
     command = [sys.executable, "-c", EACH, json.dumps(list(WRONG.values()))]
-    done = run_command(command)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = run_command(command, cwd=folder, env=environment)
+    assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {*CONFIGS, "empty"}
     assert done.returncode == 0, done.stderr
     return dict(zip(WRONG, json.loads(done.stdout), strict=True))
 
