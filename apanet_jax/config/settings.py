@@ -162,6 +162,7 @@ def _suit_backbone(config: ConfigDict, chosen: list[str]) -> None:
 def _check_together(settings: Settings) -> None:
     model = settings.model
     rules.check_image_size(settings.backbone.name, settings.image_size)
+    _check_clusters(settings)
     if settings.features.keep and model.masked_support:
         raise UserError(
             "features.keep needs model.masked_support=False: a masked support has other features "
@@ -179,6 +180,20 @@ def _check_together(settings: Settings) -> None:
             f"model.regions='support' with model.num_clusters={model.num_clusters}: the supports' "
             "background makes one prototype, take num_clusters=1"
         )
+
+
+def _check_clusters(settings: Settings) -> None:
+    """Refuses more clusters than a feature map has positions."""
+    model, most = settings.model, rules.positions(settings.backbone.name, settings.image_size)
+    names = ["query_clusters", "foreground_prototypes"]
+    if model.regions == "kmeans":
+        names.append("num_clusters")
+    for name in names:
+        if (count := getattr(model, name)) > most:
+            raise UserError(
+                f"model.{name}={count}: the feature map of {settings.backbone.name} has {most} "
+                f"positions at image_size={settings.image_size}, take fewer or larger images"
+            )
 
 
 def _settings(config: ConfigDict, *, before: bool = True) -> Settings:

@@ -98,8 +98,13 @@ def join_files(files: Mapping[Split, Sequence[tuple[Path, int, int]]], directory
     builder.info.write_to_directory(version)
 
 
-def open_split(directory: Path, split: Split) -> Sequence[Mapping[str, bytes]]:
+def open_split(directory: Path, split: Split, fingerprint: str) -> Sequence[Mapping[str, bytes]]:
     """Opens a split of records: by index, the bytes of `name`, `image` and `label`.
+
+    Args:
+      directory: of the records.
+      split: which.
+      fingerprint: of the records; where it is another one, files are opened again.
 
     Raises:
       OSError: there are no files.
@@ -107,11 +112,11 @@ def open_split(directory: Path, split: Split) -> Sequence[Mapping[str, bytes]]:
     """
     require_array_record()
     with _OPENING:
-        return _opened(directory, split)
+        return _opened(directory, split, fingerprint)
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(directory: Path, split: Split):
+def _opened(directory: Path, split: Split, _fingerprint: str):
     import tensorflow_datasets as tfds
 
     versions = sorted(directory.glob(f"{FOLDER}/*/dataset_info.json"))

@@ -48,10 +48,12 @@ class RecordSplit:
     Attributes:
       directory: of the records.
       split: "train" or "val".
+      fingerprint: of the records; others that take their place are not read as if they were these.
     """
 
     directory: Path
     split: Split
+    fingerprint: str
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -69,7 +71,7 @@ class RecordSplit:
         return _read_array(self.directory, f"{self.split}_sizes")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"directory": self.directory, "split": self.split}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -100,7 +102,7 @@ class RecordSplit:
 
     def _record(self, index: int) -> Mapping[str, bytes]:
         try:
-            return open_split(self.directory, self.split)[index]
+            return open_split(self.directory, self.split, self.fingerprint)[index]
         except (OSError, ValueError, IndexError, RuntimeError) as error:
             raise UserError(self._damaged(index)) from error
 
@@ -132,7 +134,7 @@ class Records:
 
     def split(self, split: Split) -> RecordSplit:
         """Returns the images of "train" or "val"."""
-        return RecordSplit(self.directory, split)
+        return RecordSplit(self.directory, split, self.fingerprint)
 
 
 @dataclasses.dataclass

@@ -32,6 +32,9 @@ from apanet_jax.runtime.errors import UserError
         ("negatives=4", "negatives.*num_clusters=3"),
         ("bandwidth=0.1", "bandwidth.*no density ratio"),
         ("priors=contrast,stretch_prior=False", "stretch_prior.*no mask that is stretched"),
+        ("views=4", "views.*keep=False"),
+        ("features.seed=4", "seed.*keep=False"),
+        ("priors=middle,cluster_features=middle,debias=9", "debias.*high features"),
     ],
 )
 def test_a_setting_without_effect_is_refused_in_one_line(options, says):
