@@ -4,13 +4,16 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-SIDE = 256
-"""Longer side of the image that GrabCut sees, in pixels: its time grows with the pixels."""
-ROUNDS = 3
+SIDE, MOST_SIDE = 160, 256
+"""Longer side of what GrabCut sees, in pixels, and where the band is narrow: its time grows with
+the pixels."""
+ROUNDS = 2
 CERTAIN = 0.7
 """A pixel whose probability is this, or 1 less this, keeps its side."""
 BAND = 12
 """How far a border may move, in pixels of the square that the network sees."""
+SEEN_BAND = 5.0
+"""A band that is narrower than this, in pixels of `SIDE`, asks for a larger one."""
 LEAST_BAND = 2.0
 """A narrower band, in pixels of what GrabCut sees, has nothing to refine."""
 LEAST_OVERLAP = 0.5
@@ -43,7 +46,8 @@ def refined(
       (`LEAST_BAND`).
     """
     given = levels > 255 * threshold
-    factor = min(1.0, SIDE / max(levels.shape))
+    longer = max(levels.shape)
+    factor = min(1.0, max(SIDE, min(MOST_SIDE, longer * SEEN_BAND / band)) / longer)
     size = tuple(max(round(n * factor), 1) for n in levels.shape[::-1])
     small = cv2.resize(levels, size, interpolation=cv2.INTER_AREA)
     probable = small > 255 * threshold

@@ -18,6 +18,8 @@ from apanet_jax.inference.matching.rules import (
     USUAL,
     PairDensities,
     SupportPositions,
+    condensed,
+    kept_positions,
     margins_of_pairs,
     pair_densities,
     ratio_margins,
@@ -81,6 +83,18 @@ class Pair(NamedTuple):
 Pairs = Mapping[tuple[int, ...], Pair]
 
 
+class Condensed(NamedTuple):
+    """A support, see `rules.condensed`.
+
+    Attributes:
+      of: positions of the image and its label, kept as those of a `Pair` are.
+      positions: that stand for them.
+    """
+
+    of: tuple[Any, Label]
+    positions: SupportPositions
+
+
 class FrozenClass(NamedTuple):
     """What was learned of a class.
 
@@ -90,6 +104,7 @@ class FrozenClass(NamedTuple):
       fit: which rules the margin is made of, and its threshold.
       shots: how many supports there are; negatives follow them.
       pairs: of these, as they were compared to choose the fit.
+      condensed: supports and negatives, by the ids of what they are `of`.
     """
 
     supports: SupportPositions
@@ -97,6 +112,7 @@ class FrozenClass(NamedTuple):
     fit: Fit
     shots: int
     pairs: Pairs
+    condensed: Mapping[tuple[int, ...], Condensed]
 
 
 class FrozenMatcher:
@@ -182,16 +198,18 @@ class FrozenMatcher:
     ) -> FrozenClass:
         """See `Matcher.learn`; all positions of negatives are background."""
         shots = len(shown(features, labels)[0])
-        supports = support_positions([x.positions for x in features], labels, self.grid)
+        given = self._condensed(features, labels, {} if before is None else before.condensed)
+        supports = support_positions([x.positions for x in given])
+        by_key = {_key(x.of): x for x in given}
         of_head = self._head and self._head.learn([x.all for x in features], labels)
         if chosen is not None:
             pairs = self._pairs_of(chosen, features, labels)
-            return FrozenClass(supports, of_head, self._fit_of(chosen), shots, pairs)
+            return FrozenClass(supports, of_head, self._fit_of(chosen), shots, pairs, by_key)
         known = {} if before is None else before.pairs
         compared: list[list[Pair]] = [[] for _ in _left_out(shots)]
         for left_out, other in _compared(features, labels):
             of_other = None if of_head is None else of_head[other : other + 1]
-            pair = self._pair(features[left_out], features[other], labels[other], of_other, known)
+            pair = self._pair(features[left_out], given[other], of_other, known)
             compared[left_out].append(pair)
         held_out = [
             self._held_out(features[n], labels[n], of_head, n, pairs)
@@ -199,7 +217,7 @@ class FrozenMatcher:
         ]
         pairs = {_key(x.compared): x for of_support in compared for x in of_support}
         chosen_fit = fit(held_out, self._mixtures, self._usual)
-        return FrozenClass(supports, of_head, chosen_fit, shots, pairs)
+        return FrozenClass(supports, of_head, chosen_fit, shots, pairs, by_key)
 
     def without(self, learned: FrozenClass, index: int) -> FrozenClass:
         """See `Matcher.without`."""
@@ -272,23 +290,32 @@ class FrozenMatcher:
         margins = smoothed(margins, query.regions, SMOOTHING)
         return HeldOut(margins, *label_shares(label, self.grid))
 
-    def _pair(
-        self, query: FrozenFeatures, support: FrozenFeatures, label, of_head, known: Pairs
-    ) -> Pair:
+    def _condensed(
+        self,
+        features: Sequence[FrozenFeatures],
+        labels: Sequence[Label],
+        known: Mapping[tuple[int, ...], Condensed],
+    ) -> list[Condensed]:
+        """Returns each support and negative condensed; those that were before are known."""
+        pairs = [(x.positions, label) for x, label in zip(features, labels, strict=True)]
+        return [
+            known.get(_key(pair)) or Condensed(pair, condensed(*pair, self.grid)) for pair in pairs
+        ]
+
+    def _pair(self, query: FrozenFeatures, support: Condensed, of_head: Any, known: Pairs) -> Pair:
         """Returns a support, compared with another one.
 
         Args:
           query: the one.
           support: the other.
-          label: of the other.
           of_head: what a head learned of the other alone; empty of a negative, None without a head.
           known: those that were compared before.
         """
-        compared = query.positions, support.positions, label
+        compared = query.positions, *support.of
         if _key(compared) in known:
             return known[_key(compared)]
         match = self._head.match(query.all, *of_head) if of_head else None
-        return Pair(compared, pair_densities(*compared, self.grid), match)
+        return Pair(compared, pair_densities(query.positions, support.positions), match)
 
     def _pairs_of(
         self,
@@ -322,7 +349,7 @@ class FrozenMatcher:
         return Fit(name, self._mixtures[name], chosen["threshold"], chosen["ious"])
 
     def _images(self, supports: SupportPositions) -> int:
-        return len(supports.features) // self.grid.positions**2
+        return len(supports.features) // kept_positions(self.grid)
 
     def _margins(
         self,
