@@ -19,6 +19,7 @@ from apanet_jax.data.episode_data import (
     episode_data,
     fitting_multiple,
 )
+from apanet_jax.data.folds import novel_classes
 from apanet_jax.data.records import Records, open_records
 from apanet_jax.evaluation.evaluator import EmbeddedSlot, Evaluator
 from apanet_jax.models.network import Network, Parameters
@@ -69,6 +70,12 @@ class Run:
         return self.data.records
 
     @property
+    def novel(self) -> tuple[str, ...]:
+        """The names of the classes that its fold tests."""
+        records = self.records
+        return tuple(records.class_names[i - 1] for i in novel_classes(records, self.settings.fold))
+
+    @property
     def steps(self) -> int:
         """Training steps: as set, or epochs times the whole batches of the training list."""
         training = self.settings.training
@@ -88,6 +95,7 @@ class Run:
             model=settings.model,
             seed=settings.seed,
             fold=settings.fold,
+            novel=self.novel,
             image_size=settings.image_size,
             steps=self.steps,
             loaded=self.loaded,

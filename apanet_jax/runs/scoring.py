@@ -46,7 +46,7 @@ def trained_heads(run: Run, workdir: Path) -> list[TrainedHead]:
     nothing = UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
     if not (workdir / "checkpoints").is_dir():
         raise nothing
-    with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", run.fingerprint, novel=run.novel) as checkpoints:
         chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         if chosen["last"] is None:
             raise nothing

@@ -39,13 +39,22 @@ class Checkpoints:
     line of warning.
     """
 
-    def __init__(self, directory: Path, fingerprint: str | None = None, *, set_aside: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        fingerprint: str | None = None,
+        *,
+        novel: Sequence[str] | None = None,
+        set_aside: bool = False,
+    ):
         """Opens the checkpoints under `directory`, which is made where it is missing.
 
         Args:
           directory: where they are.
           fingerprint: of the settings; a checkpoint of other settings is refused. None: to read
             them whatever their settings.
+          novel: names of the classes that are never trained on; a checkpoint of others is refused,
+            for it may have learned them. None: not compared, as in checkpoints without them.
           set_aside: whether damaged ones are moved to a folder `damaged` beside the directory, so
             that their steps can be saved again; otherwise they stay and are passed over.
 
@@ -60,6 +69,7 @@ class Checkpoints:
         processes.barrier("the checkpoints' folder is there")
         policies = ocp.training.preservation_policies
         self._fingerprint = fingerprint
+        self._novel = None if novel is None else sorted(novel)
         self._directory = Path(directory)
         self._damaged = set() if set_aside else damaged_steps(self._directory)
         self._checkpointer = ocp.training.Checkpointer(
@@ -104,6 +114,7 @@ class Checkpoints:
                 custom_metadata={
                     "fingerprint": self._fingerprint,
                     "iterator": json.dumps(dict(iterator)),
+                    "novel": self._novel,
                 },
             )
         except Exception as error:  # Orbax and tensorstore raise nearly anything for a full disk.
@@ -137,7 +148,7 @@ class Checkpoints:
           sharding: how the arrays are laid out; it need not be the layout they were saved in.
 
         Raises:
-          UserError: the checkpoint is of other settings.
+          UserError: the checkpoint is of other settings, or other classes were novel.
         """
         metadata = self._checkpointer.metadata(step).custom_metadata or {}
         if self._fingerprint not in (None, metadata.get("fingerprint")):
@@ -145,6 +156,13 @@ class Checkpoints:
                 f"{self._directory} holds checkpoints of other settings than the given config: "
                 "take the config they were made with (config.json beside them), or another "
                 "--workdir"
+            )
+        novel = metadata.get("novel")
+        if None not in (novel, self._novel) and novel != self._novel:
+            raise UserError(
+                f"{self._directory} holds checkpoints of a fold whose novel classes were "
+                f"{', '.join(novel)}, and in these records they are {', '.join(self._novel)}: take "
+                "the records it was trained on, or another --workdir"
             )
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like._asdict()

@@ -37,7 +37,7 @@ class Journal:
         with contextlib.ExitStack() as opened:
             opened.enter_context(sole_use(workdir))
             self._checkpoints = opened.enter_context(
-                Checkpoints(directory, task.fingerprint, set_aside=True)
+                Checkpoints(directory, task.fingerprint, novel=task.novel, set_aside=True)
             )
             self._opened = opened.pop_all()
         self._log: MetricsLog | None = None

@@ -47,6 +47,7 @@ class TrainingTask:
       model: of the head.
       seed: of initialisation, dropout, clustering and negatives.
       fold: whose classes are novel.
+      novel: their names.
       image_size: side of the images, in pixels.
       steps: how many there are.
       loaded: the network, with the backbone's parameters.
@@ -63,6 +64,7 @@ class TrainingTask:
     model: ModelSettings
     seed: int
     fold: int
+    novel: tuple[str, ...]
     image_size: int
     steps: int
     loaded: LoadedNetwork

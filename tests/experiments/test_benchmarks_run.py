@@ -61,7 +61,7 @@ def rows_and_lines(folders, workdir, dataset, options):
         ("coco", "resnet101", "conv", 5),
         ("pascal", "vgg16", "fem", 5),
         ("coco", "vgg16_bn", "conv", 1),
-        ("pascal", "efficientnet_lite0", "fem", 1),
+        ("pascal", "efficientnet_lite0", "conv", 1),
     ],
 )
 def test_a_benchmark_trains_and_is_scored(folders, tmp_path, dataset, backbone, comparison, shot):

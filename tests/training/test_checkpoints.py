@@ -63,6 +63,22 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
             checkpoints.restore(5, state_at(0), replicated(data_mesh(1)))
 
 
+def test_checkpoints_of_a_fold_of_other_classes_are_refused(tmp_path):
+    """Prepared again with other folds, a head was scored on classes that it had learned."""
+    place, sharding = tmp_path / "checkpoints", replicated(data_mesh(1))
+    with Checkpoints(place, "settings") as checkpoints:
+        checkpoints.save(state_at(4), {"position": 1})
+    with Checkpoints(place, "settings", novel=("cup", "bird")) as checkpoints:
+        checkpoints.save(state_at(5), {"position": 1})
+    for novel, steps in ((("bird", "cup"), (4, 5)), (None, (4, 5)), (("bird",), (4,))):
+        with Checkpoints(place, "settings", novel=novel) as checkpoints:
+            for step in steps:
+                checkpoints.restore(step, state_at(0), sharding)
+            if len(steps) == 1:
+                with pytest.raises(UserError, match="were bird, cup, and in these .* are bird:"):
+                    checkpoints.restore(5, state_at(0), sharding)
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
