@@ -49,6 +49,8 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
 
 def main() -> int | None:
     """Runs what the flags say; returns 1 where results are not what they were."""
+    if _WORKDIR.value == "":
+        raise UserError("--workdir= is empty: is a variable of the shell that holds it not set?")
     config, name = None, ""
     if _MODE.value != "verify" or flags.FLAGS[_CONFIG.name].value is not None:
         config, name = config_of(_CONFIG)

@@ -45,6 +45,8 @@ def _pascal(arguments: argparse.Namespace) -> Source:
 
 
 def _coco(arguments: argparse.Namespace) -> Source:
+    if arguments.labels and arguments.annotations:
+        raise UserError("--annotations and --labels: both say what is where, give one of them")
     if arguments.labels:
         return CocoLabelMapSource(
             arguments.images,

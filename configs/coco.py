@@ -19,6 +19,8 @@ def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` (`fold=2,backbone=resnet101`) set."""
     config = default_config()
     config.dataset = "coco"
+    # Of the usual weights; a file of PSPNet's or PFENet's, as the paper has them, brings its own.
+    config.backbone.stem = "plain"
     config.workers = 8
 
     config.augmentation.scale = (0.8, 1.25)

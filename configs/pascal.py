@@ -18,6 +18,8 @@ def get_config(options: str = "") -> ConfigDict:
     """Returns the settings, with `options` (`fold=2,backbone=resnet101`) set."""
     config = default_config()
     config.dataset = "pascal"
+    # Of the usual weights; a file of PSPNet's or PFENet's, as the paper has them, brings its own.
+    config.backbone.stem = "plain"
     config.workers = 8
     # Every second epoch of about 5,000 images, as the reference code validates.
     config.evaluation.every = 2500

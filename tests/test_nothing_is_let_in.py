@@ -31,18 +31,19 @@ sys.addaudithook(hook)
 from pathlib import Path
 from apanet_jax.prepare import main
 from apanet_jax.runs import sweep
+from apanet_jax.weights.load import default_source, load_backbone
 from configs import folder
+from tests import small_backbone
 source, root = sys.argv[1:]
 try:
     main(["folder", f"--source={source}", f"--output={root}/records", "--min_area=50"])
 except SystemExit as ended:
     assert not ended.code
-options = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
-    "episodes=4,evaluation.batch_size=2,shots=1,devices=1,pictures=1"
-)
+load_backbone("efficientnet_lite0", default_source("efficientnet_lite0"))
+options = f"{small_backbone.OPTIONS},episodes=4,shots=1,devices=1,pictures=1"
 config = folder.get_config(f"{options},records={root}/records")
-sweep.run_all(config, Path(root) / "run", "train_and_evaluate")
+with small_backbone.added():
+    sweep.run_all(config, Path(root) / "run", "train_and_evaluate")
 print("seen", seen)
 """
 

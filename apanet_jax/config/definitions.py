@@ -67,6 +67,10 @@ def _without_clustering(settings: "Settings") -> str | None:
     return _unless(regions == "kmeans", f"model.regions={regions!r} clusters nothing")
 
 
+def _without_keeping(settings: "Settings") -> str | None:
+    return _unless(settings.features.keep, "features.keep=False augments an image each time")
+
+
 def _unless(has_effect: bool, reason: str) -> str | None:
     return None if has_effect else reason
 
@@ -243,6 +247,10 @@ class ModelSettings:
         0,
         "positional directions taken out of the high features (INSID3); 0: none",
         rules.number(0),
+        inert=lambda s: _unless(
+            "high" in (*s.model.priors, s.model.cluster_features),
+            "neither model.priors nor model.cluster_features look at high features",
+        ),
         added=True,
     )
     cluster_features: str = setting(
@@ -387,12 +395,15 @@ class FeatureSettings:
     """Features of the frozen backbone, kept on disk."""
 
     keep: bool = setting(False, "embed images once, then train on what was kept", rules.switch())
-    views: int = setting(2, "augmented views of a training image", rules.number(1))
+    views: int = setting(
+        2, "augmented views of a training image", rules.number(1), inert=_without_keeping
+    )
     seed: int = setting(
         -1,
         "of the augmentation: runs of several seeds that share it embed the images once; -1: the "
         "run's own",
         rules.number(0, 2**31 - 1, or_value=-1),
+        inert=_without_keeping,
         added=True,
     )
     batch_size: int = setting(

@@ -89,7 +89,24 @@ class _ByName(ConfigFileFlagParser):
 
     def parse(self, path: str) -> ConfigDict:
         name, colon, options = path.partition(":")
-        return super().parse(f"{path_of(name)}{colon}{options}")
+        file = path_of(name)
+        # It warns of a function that returns nothing, which is said below.
+        logging.set_verbosity(logging.FATAL)
+        try:
+            config = super().parse(f"{file}{colon}{options}")
+        except _UNUSABLE as error:
+            # ml_collections puts a traceback into its message, behind which is what was raised.
+            raise _no_config(name, _innermost(error.__context__ or error)) from error
+        if not isinstance(config, ConfigDict):
+            raise _no_config(name, f"it returns {config!r}")
+        return config
+
+
+def _no_config(name: str, said: str) -> UserError:
+    return UserError(
+        f"--config={name} is no config: expected a file of Python with a function get_config that "
+        f"returns a ConfigDict; {said}"
+    )
 
 
 _UNUSABLE = KeyError, OSError, SyntaxError, ImportError, AttributeError, TypeError, ValueError

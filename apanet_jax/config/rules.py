@@ -91,6 +91,11 @@ def suited(name: str, size: int) -> tuple[int, bool]:
     return size, row.has_last_block
 
 
+def positions(name: str, size: int) -> int:
+    """Returns how many positions a backbone's feature map has of square images of a size."""
+    return (-(-size // _backbones()[name].stride)) ** 2
+
+
 def _backbones():
     # Not at the top: it imports jax, and a wrong flag is answered before that.
     from apanet_jax.models.backbones import BACKBONES

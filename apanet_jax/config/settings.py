@@ -15,6 +15,9 @@ from apanet_jax.config.options import flat_fields, set_options
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.paths import given_path
 
+_HEAD_ALONE = ".safetensors"
+"""What an exported head's file ends in, which holds no backbone."""
+
 
 def default_config() -> ConfigDict:
     """Returns every setting with its default, to be edited."""
@@ -137,6 +140,7 @@ def settle_inert(config: ConfigDict, before: set[str], chosen: list[str]) -> Non
     """
     if "backbone.name" in chosen:
         _suit_backbone(config, chosen)
+    _suit_stem(config, chosen)
     inert = dict(inert_fields(config))
     defaults = {name: field.default for name, field in definitions()}
     lost = inert.keys() - before - set(chosen)
@@ -159,9 +163,27 @@ def _suit_backbone(config: ConfigDict, chosen: list[str]) -> None:
             config.model.masked_support = False
 
 
+def _suit_stem(config: ConfigDict, chosen: list[str]) -> None:
+    """Gives a ResNet the stem of the weights that it will have, unless the stem was chosen too.
+
+    The usual weights are torchvision's, with the plain stem; PSPNet's files and PFENet's
+    checkpoints have the deep one. A saved config has the stem that its run had.
+    """
+    decisive = {"backbone.name", "backbone.weights", "evaluation.checkpoint"}
+    name = config.backbone.name
+    if config.get("saved", False) or "backbone.stem" in chosen or not decisive & set(chosen):
+        return
+    if not rules.backbone().allows(name):
+        return
+    head_alone = str(config.evaluation.checkpoint or _HEAD_ALONE).endswith(_HEAD_ALONE)
+    usual = rules.stems(name) and not config.backbone.weights and head_alone
+    config.backbone.stem = "plain" if usual else "deep"
+
+
 def _check_together(settings: Settings) -> None:
     model = settings.model
     rules.check_image_size(settings.backbone.name, settings.image_size)
+    _check_clusters(settings)
     if settings.features.keep and model.masked_support:
         raise UserError(
             "features.keep needs model.masked_support=False: a masked support has other features "
@@ -179,6 +201,20 @@ def _check_together(settings: Settings) -> None:
             f"model.regions='support' with model.num_clusters={model.num_clusters}: the supports' "
             "background makes one prototype, take num_clusters=1"
         )
+
+
+def _check_clusters(settings: Settings) -> None:
+    """Refuses more clusters than a feature map has positions."""
+    model, most = settings.model, rules.positions(settings.backbone.name, settings.image_size)
+    names = ["query_clusters", "foreground_prototypes"]
+    if model.regions == "kmeans":
+        names.append("num_clusters")
+    for name in names:
+        if (count := getattr(model, name)) > most:
+            raise UserError(
+                f"model.{name}={count}: the feature map of {settings.backbone.name} has {most} "
+                f"positions at image_size={settings.image_size}, take fewer or larger images"
+            )
 
 
 def _settings(config: ConfigDict, *, before: bool = True) -> Settings:

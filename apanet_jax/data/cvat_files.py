@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apanet_jax.data.images import read_bytes
+from apanet_jax.data.encoded_images import read_bytes
 from apanet_jax.data.outline_files import CocoFile, CocoImage, whole
 from apanet_jax.data.outlines import (
     BadOutline,

@@ -13,14 +13,9 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from apanet_jax.data.encoded_images import MAX_PIXELS, open_encoded, read_bytes
 from apanet_jax.data.image_files import warn
-from apanet_jax.data.images import (
-    MAX_PIXELS,
-    UprightImage,
-    open_encoded,
-    read_bytes,
-    upright_pixels,
-)
+from apanet_jax.data.images import UprightImage, upright_pixels
 from apanet_jax.runtime.errors import UserError
 
 # FFmpeg's own lines are silenced before it starts, or never.

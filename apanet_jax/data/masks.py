@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from apanet_jax.data.cvat_files import read_cvat
+from apanet_jax.data.encoded_images import Encoded, open_encoded, read_bytes
 from apanet_jax.data.exif import turned_upright
 from apanet_jax.data.image_files import counted, warn
-from apanet_jax.data.images import Encoded, UprightImage, open_encoded, read_bytes
+from apanet_jax.data.images import UprightImage
 from apanet_jax.data.label_studio_files import label_studio_outlines, uploaded_name
 from apanet_jax.data.mask_values import (
     LARGEST_SMALL_ID,

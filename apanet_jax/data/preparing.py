@@ -99,11 +99,11 @@ class ChosenClasses:
                 f"{len(self.class_names)} classes of {source.name} are left, expected 2 at least: "
                 "choose others with --classes, or a smaller --min_images"
             )
+        folds = source.folds
         if hasattr(source, "folds_of"):
-            self.folds = source.folds_of(self.class_names)
-        else:
-            folds = (tuple(n for n in fold if n in self.class_names) for fold in source.folds)
-            self.folds = tuple(fold for fold in folds if fold)
+            folds = source.folds_of(self.class_names)
+        chosen = (tuple(name for name in fold if name in self.class_names) for fold in folds)
+        self.folds = tuple(fold for fold in chosen if fold)
         if not self.folds:
             raise UserError(f"no fold of {source.name} tests any of the chosen classes")
         self.origin = f"{source.origin} classes {' '.join(self.class_names)}"

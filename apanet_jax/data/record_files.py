@@ -18,6 +18,9 @@ from apanet_jax.data.source import Sample, Split
 from apanet_jax.runtime.atomic_files import move
 from apanet_jax.runtime.errors import UserError
 
+FOLDER = "few_shot_records"
+"""Of the files, below that of the records: the name of `builder.FewShotRecords`."""
+
 # A worker's threads read at once, and importing tensorflow-datasets in two threads together can
 # lock both for ever: its modules import one another lazily.
 _OPENING = threading.Lock()
@@ -59,7 +62,7 @@ def write_file(samples: Iterable[Sample], split: Split, directory: Path) -> int:
 
 def file_in(directory: Path) -> Path | None:
     """Returns the file that `write_file` has written below `directory`; None if there is none."""
-    return next(directory.glob("few_shot_records/*/*.array_record-00000-of-00001"), None)
+    return next(directory.glob(f"{FOLDER}/*/*.array_record-00000-of-00001"), None)
 
 
 def join_files(files: Mapping[Split, Sequence[tuple[Path, int, int]]], directory: Path) -> None:
@@ -95,8 +98,13 @@ def join_files(files: Mapping[Split, Sequence[tuple[Path, int, int]]], directory
     builder.info.write_to_directory(version)
 
 
-def open_split(directory: Path, split: Split) -> Sequence[Mapping[str, bytes]]:
+def open_split(directory: Path, split: Split, fingerprint: str) -> Sequence[Mapping[str, bytes]]:
     """Opens a split of records: by index, the bytes of `name`, `image` and `label`.
+
+    Args:
+      directory: of the records.
+      split: which.
+      fingerprint: of the records; where it is another one, files are opened again.
 
     Raises:
       OSError: there are no files.
@@ -104,14 +112,14 @@ def open_split(directory: Path, split: Split) -> Sequence[Mapping[str, bytes]]:
     """
     require_array_record()
     with _OPENING:
-        return _opened(directory, split)
+        return _opened(directory, split, fingerprint)
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(directory: Path, split: Split):
+def _opened(directory: Path, split: Split, _fingerprint: str):
     import tensorflow_datasets as tfds
 
-    versions = sorted(directory.glob("few_shot_records/*/dataset_info.json"))
+    versions = sorted(directory.glob(f"{FOLDER}/*/dataset_info.json"))
     if not versions:
         raise OSError(f"no array_record files in {directory}")
     builder = tfds.builder_from_directory(versions[-1].parent)

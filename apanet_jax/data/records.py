@@ -26,7 +26,7 @@ from apanet_jax.data.building import (
     write_parts,
 )
 from apanet_jax.data.images import decode_verified
-from apanet_jax.data.record_files import open_split
+from apanet_jax.data.record_files import FOLDER, open_split
 from apanet_jax.data.source import Source, Split, notes_of
 from apanet_jax.runtime.atomic_files import move, write_json
 from apanet_jax.runtime.errors import UserError
@@ -48,10 +48,12 @@ class RecordSplit:
     Attributes:
       directory: of the records.
       split: "train" or "val".
+      fingerprint: of the records; others that take their place are not read as if they were these.
     """
 
     directory: Path
     split: Split
+    fingerprint: str
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -69,7 +71,7 @@ class RecordSplit:
         return _read_array(self.directory, f"{self.split}_sizes")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"directory": self.directory, "split": self.split}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -100,7 +102,7 @@ class RecordSplit:
 
     def _record(self, index: int) -> Mapping[str, bytes]:
         try:
-            return open_split(self.directory, self.split)[index]
+            return open_split(self.directory, self.split, self.fingerprint)[index]
         except (OSError, ValueError, IndexError, RuntimeError) as error:
             raise UserError(self._damaged(index)) from error
 
@@ -132,7 +134,7 @@ class Records:
 
     def split(self, split: Split) -> RecordSplit:
         """Returns the images of "train" or "val"."""
-        return RecordSplit(self.directory, split)
+        return RecordSplit(self.directory, split, self.fingerprint)
 
 
 @dataclasses.dataclass
@@ -183,11 +185,12 @@ def write(
       source: what to write.
       directory: where to; it appears when everything is written.
       skip_bad: leave out images that cannot be used, instead of refusing.
-      overwrite: replace what is there, once the new records are whole.
+      overwrite: replace records that are there, once the new ones are whole.
       min_area: pixels of a class that put an image on its list, for the report.
 
     Raises:
-      UserError: `directory` is there already, or images cannot be used.
+      UserError: `directory` is there already, or holds something else than records, or images
+        cannot be used.
     """
     directory = Path(directory)
     if directory.is_symlink():
@@ -202,6 +205,11 @@ def write(
             shutil.rmtree(unfinished)
             return Report(**json.loads((directory / _REPORT).read_text()))
         raise UserError(f"{directory} is there already: name another, or pass --overwrite")
+    if directory.exists() and not _replaceable(directory):
+        raise UserError(
+            f"{directory} holds no records, and --overwrite replaces nothing else: name another, "
+            "or remove it yourself"
+        )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         parts = write_parts(source, unfinished)
@@ -257,6 +265,14 @@ def open_records(directory: Path) -> Records:
             f"the index of the records in {directory} is damaged or of another version: make them "
             "again with python -m apanet_jax.prepare"
         ) from error
+
+
+def _replaceable(directory: Path) -> bool:
+    """Whether nothing but records, of any version, or nothing at all would be lost."""
+    if not directory.is_dir():
+        return False
+    names = {path.name for path in directory.iterdir()}
+    return not names or {_INDEX, FOLDER} <= names
 
 
 def _put(new: Path, directory: Path, replaced: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Literal, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
+from apanet_jax.data.encoded_images import open_encoded, read_bytes
 from apanet_jax.data.image_files import existing
-from apanet_jax.data.images import UprightImage, decode_image, open_encoded, read_bytes
+from apanet_jax.data.images import UprightImage, decode_image
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.runtime.errors import UserError
 
@@ -142,12 +143,12 @@ def read_label(path: Path, num_classes: int) -> UInt8[np.ndarray, "height width"
 
 
 def read_names(path: Path) -> list[str]:
-    """Reads a list file: one image's name a line.
+    """Reads a list file: one image's name a line, which may have spaces in it.
 
     Raises:
       UserError: it is missing or empty, names an image twice, or leads out of its folder.
     """
-    names = read_list(path).split()
+    names = [line.strip() for line in read_list(path).splitlines() if line.strip()]
     for name in names:
         check_name(name, path)
     if len(set(names)) < len(names):

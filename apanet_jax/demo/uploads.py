@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax.data.images import UprightImage, decode_image, open_encoded, read_bytes
+from apanet_jax.data.encoded_images import open_encoded, read_bytes
+from apanet_jax.data.images import UprightImage, decode_image
 from apanet_jax.data.masks import OUTLINE_ENDINGS, labels_in, read_mask
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.demo.visit import (

@@ -23,11 +23,12 @@ from apanet_jax.data.records import RecordSplit
 from apanet_jax.data.transforms import binary_label
 from apanet_jax.evaluation.device_rows import Row, Rows, apart, joined, on_each
 from apanet_jax.evaluation.protocol import stored_as
-from apanet_jax.models.apanet import ImageFeatures, at_size
+from apanet_jax.models.apanet import ImageFeatures
 from apanet_jax.models.backbones import middle as middle_of
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.models.prior import contrast_prototypes
 from apanet_jax.models.prototypes import foreground_parts, part_means
+from apanet_jax.models.resize import at_size
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.programs import Programs
 

@@ -29,9 +29,15 @@ from apanet_jax.inference.multiscale.scales import Scales
 from apanet_jax.inference.multiscale.search import LearnedClass, search
 from apanet_jax.inference.multiscale.tiles import fitted_square
 from apanet_jax.inference.supports import saved_segmenter
-from apanet_jax.inference.supports.given_supports import Support, given_negatives, given_supports
+from apanet_jax.inference.supports.given_supports import (
+    Support,
+    given_negatives,
+    given_supports,
+    packed,
+    unpacked,
+)
 from apanet_jax.inference.supports.inputs import Image, as_image, several
-from apanet_jax.inference.supports.saved_segmenter import Contents, SavedImage, SavedSupport
+from apanet_jax.inference.supports.saved_segmenter import Contents
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import UserError
@@ -248,14 +254,7 @@ class Segmenter:
         if self.source is None:
             raise UserError("a segmenter that did not come from apanet_jax.load cannot be saved")
         kept = {**self._supports, **({None: self._negatives} if self._negatives else {})}
-        images: dict[bytes, SavedImage] = {}
-        supports = []
-        for name, of_class in kept.items():
-            for digest, (square, label, size, files, features, zoom) in of_class.items():
-                if (content := square.tobytes()) not in images:
-                    images[content] = SavedImage(square, self.matcher.stored(features))
-                number = list(images).index(content)
-                supports.append(SavedSupport(name, number, size, files, label, zoom, digest))
+        supports, images = packed(kept, self.matcher.stored)
         contents = Contents(
             self.source,
             self.matcher.grid.size,
@@ -263,8 +262,8 @@ class Segmenter:
             self.matcher.fingerprints(),
             self.options._asdict(),
             {name: self.matcher.chosen(x.learned) for name, x in self._learned.items()},
-            tuple(supports),
-            tuple(images.values()),
+            supports,
+            images,
         )
         return saved_segmenter.to_bytes(contents)
 
@@ -394,12 +393,9 @@ class Segmenter:
 
     def _restore(self, contents: Contents) -> None:
         """Takes the supports of a saved segmenter, with what was chosen by them."""
-        features = [self.matcher.restored(x.features) for x in contents.images]
-        for name, image, size, files, label, zoom, digest in contents.supports:
-            square = contents.images[image].square
-            support = Support(square, label, size, files, features[image], zoom)
-            images = self._negatives if name is None else self._supports.setdefault(name, {})
-            images[digest] = support
+        kept = unpacked(contents, self.matcher.restored)
+        self._negatives = kept.pop(None, {})
+        self._supports = kept
         negatives = self._negatives.values()
         self._learned = {
             name: self._learn(name, self._supports[name].values(), negatives, chosen)

@@ -293,6 +293,8 @@ def _backward(plan, query, support, weights, bandwidths, log_sums, gradient):
 
     def add(carry, start, fresh, support, weights):
         of_unit, along, of_support, of_bandwidths = carry
+        # What has no weight may be NaN or infinite, which no factor of 0 would take away.
+        support = jnp.where((weights > 0).any(-1, keepdims=True), support, 0)
         support_scale = inverse_norm(support)[:, None]
         support = support.astype(jnp.float32) * support_scale
         cosine = einsum("pc,qc->pq", support, unit)

@@ -57,9 +57,9 @@ def kmeans(
 
     Edge cases: zero vectors have cosine 0 to everything and move no centre. Where positions are
     all alike, or fewer than the clusters, or have no weight at all, the remaining clusters are
-    empty. A NaN or infinity in a position with weight makes that image's inertia NaN, and changes
-    no other image; under `jax.experimental.checkify` it is an error. Norms are exact between
-    1e-18 and 1e19.
+    empty. A NaN or infinity in any position, of weight 0 too, makes that image's inertia NaN, and
+    changes no other image; under `jax.experimental.checkify` it is an error. Norms are exact
+    between 1e-18 and 1e19.
 
     Args:
       features: float32 or bfloat16, of any length; other types are converted to float32.

@@ -5,7 +5,6 @@ parameter that is trained. Equation numbers are the paper's. Whoever makes the c
 "intermediates" mutable finds the reduced query features and the prototypes in there.
 """
 
-import math
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -15,25 +14,23 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.kernels.pooling import masked_average
-from apanet_jax.kernels.precision import as_features
+from apanet_jax.models.class_agnostic import Regions, expansion, partition, repeated, resembling
 from apanet_jax.models.comparison import Compared, ConvComparison
 from apanet_jax.models.feature_enrichment import PASCAL_BINS, FeatureEnrichment
-from apanet_jax.models.initializers import bias_init, kernel_init
 from apanet_jax.models.prior import contrast_prior, density_prior, prior_mask
 from apanet_jax.models.prototypes import (
     AREA_EPSILON,
     allocation,
     cluster_means,
     foreground_parts,
-    grid_regions,
     over_shots,
     part_means,
     region_prototypes,
 )
-from apanet_jax.models.resize import adaptive_average_pool, resize_bilinear
+from apanet_jax.models.reduction import Reduction
+from apanet_jax.models.resize import at_size
 
 IGNORE = 255
-FEATURE_EPSILON = 1e-6
 
 
 class ImageFeatures(NamedTuple):
@@ -55,9 +52,9 @@ class Outputs(NamedTuple):
     Attributes:
       logits: `[B, h, w, 2]` of the class-specific branch: background, foreground.
       prior: `[B, h, w, p]` prior masks in [0, 1].
-      agnostic_logits: `[R*B, h, w, 2]` of the class-agnostic branch: another thing than the
-        assigned prototype, the same thing; the whole batch with each of R negatives in turn. None
-        without a query label or with no clusters.
+      agnostic_logits: `[R*B, h, w, 2]` of the class-agnostic branch: other than the assigned
+        prototype, the same as it; the whole batch with each of R negatives in turn. None without a
+        query label or with no clusters.
       clusters: `[B, h, w]` cluster of each position before the foreground is removed (Eq. 4).
       agnostic_valid: `[B]`, false where an image has no background to take a prototype from.
       resembling: `[B, h, w]`, 1 where background was left out for being like the supports, or None.
@@ -161,7 +158,7 @@ class APANet(nn.Module):
     pyramid_bins: tuple[float, ...] = PASCAL_BINS
     agnostic_levels: bool = True
     num_clusters: int = 3
-    regions: Literal["kmeans", "grid", "support"] = "kmeans"
+    regions: Regions = "kmeans"
     foreground_prototypes: int = 1
     negatives: int = 1
     resemblance_limit: float = 1.0
@@ -244,9 +241,7 @@ class APANet(nn.Module):
             given and `num_clusters` is above 0, and pyramid levels have logits only where it is.
           train: whether channels are dropped. Training needs the keys "dropout" and "cluster".
         """
-        size = query.middle.shape[1:3]
         of_support = self.encode_support(support, support_labels, train=train)
-        foreground, background = of_support.foreground, of_support.background
         prior, allocations = self.match(query, support, of_support)
         prototypes, assignment = over_shots(of_support.prototypes, allocations)
         encoded = self.encode_query(query.middle, train=train)
@@ -255,41 +250,11 @@ class APANet(nn.Module):
         specific = self.compare(
             encoded, prototypes, prior, assignment, levels=labelled, train=train
         )
+        outputs = Outputs(specific.logits, prior, levels=specific.levels)
         if not labelled or not self.num_clusters:
-            return Outputs(specific.logits, prior, levels=specific.levels)
-
-        clusters = self._clusters(query, self._at_size(query_label != IGNORE, size))
-        behind, resembling = self._at_size(query_label == 0, size), None
-        if self.resemblance_limit < 1:
-            resembling = behind * self._resembling(query, support, foreground, clusters, behind)
-            behind -= resembling
-        if self.regions == "support":
-            prototypes = self.prototypes(support.middle, background[..., None], train=train).mean(1)
-            areas = background.sum((1, 2, 3))[:, None]
-        else:
-            reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
-            prototypes, areas = region_prototypes(reduced, clusters, behind, self.num_clusters)
-        assignment = self._assignment(clusters, areas, self._at_size(query_label == 1, size))
-        scaled = self.prior_scale * prior
-        opposite = {
-            "complement": self.prior_scale - scaled,
-            "same": scaled,
-            "zeros": jnp.zeros_like(prior),
-        }
-        repeated = (encoded.comparison, prototypes, opposite[self.agnostic_prior])
-        compared, prototypes, opposed = jax.tree.map(self._for_each_negative, repeated)
-        agnostic = self.comparison_module(
-            compared, prototypes, assignment, opposed, levels=self.agnostic_levels, train=train
-        )
-        return Outputs(
-            specific.logits,
-            prior,
-            agnostic.logits,
-            clusters,
-            (areas > 0).any(-1).astype(jnp.float32),
-            specific.levels,
-            agnostic.levels,
-            resembling,
+            return outputs
+        return self._with_class_agnostic(
+            outputs, query, support, of_support, encoded, query_label, train=train
         )
 
     def encode_support(
@@ -398,6 +363,78 @@ class APANet(nn.Module):
         means = cluster_means(compared.logits, encoded.clusters, self.query_clusters)
         return compared._replace(logits=(compared.logits + means) / 2)
 
+    def _with_class_agnostic(
+        self,
+        outputs: Outputs,
+        query: ImageFeatures,
+        support: ImageFeatures,
+        of_support: EncodedSupport,
+        encoded: EncodedQuery,
+        query_label: UInt8[Array, "batch H W"],
+        *,
+        train: bool,
+    ) -> Outputs:
+        """Compares queries with the clusters of their own background (Eq. 4 to 8)."""
+        size, number = query.middle.shape[1:3], self.num_clusters
+        known, background, foreground = (
+            self._at_size(mask, size)
+            for mask in (query_label != IGNORE, query_label == 0, query_label == 1)
+        )
+
+        # Eq. 4: clusters of the query.
+        features, of_shots = (getattr(x, self.cluster_features) for x in (query, support))
+        key = self.make_rng("cluster") if self.regions == "kmeans" else None
+        clusters = partition(
+            features,
+            known,
+            number,
+            regions=self.regions,
+            rounds=self.kmeans_rounds,
+            init=self.kmeans_init,
+            key=key,
+        )
+        left_out = None
+        if self.resemblance_limit < 1:
+            left_out = background * resembling(
+                *(features, of_shots, of_support.foreground, clusters, background, number),
+                limit=self.resemblance_limit,
+            )
+            background -= left_out
+
+        # Eq. 5, 6: a prototype of each cluster without the foreground.
+        if self.regions == "support":
+            behind = of_support.background
+            prototypes = self.prototypes(support.middle, behind[..., None], train=train).mean(1)
+            areas = behind.sum((1, 2, 3))[:, None]
+        else:
+            reduced = self.drop(self.reduce_support(query.middle), deterministic=not train)
+            prototypes, areas = region_prototypes(reduced, clusters, background, number)
+
+        # Eq. 7: which of them each position is compared with.
+        key = self.make_rng("cluster")
+        assignment = expansion(clusters, areas, foreground, key, self.negatives)
+
+        # Eq. 8: the comparison, by the same parameters as that with the supports.
+        scaled = self.prior_scale * outputs.prior
+        prior = {
+            "complement": self.prior_scale - scaled,
+            "same": scaled,
+            "zeros": jnp.zeros_like(scaled),
+        }[self.agnostic_prior]
+        encoded_query, prototypes, prior = jax.tree.map(
+            lambda x: repeated(x, self.negatives), (encoded.comparison, prototypes, prior)
+        )
+        compared = self.comparison_module(
+            encoded_query, prototypes, assignment, prior, levels=self.agnostic_levels, train=train
+        )
+        return outputs._replace(
+            agnostic_logits=compared.logits,
+            clusters=clusters,
+            agnostic_valid=(areas > 0).any(-1).astype(jnp.float32),
+            agnostic_levels=compared.levels,
+            resembling=left_out,
+        )
+
     def _at_size(self, mask, size: tuple[int, int]) -> Float[Array, "*batch height width"]:
         return at_size(mask, size, centred=self.centred)
 
@@ -416,113 +453,3 @@ class APANet(nn.Module):
             return prior_mask(*of_name, foreground, stretch=self.stretch_prior)
 
         return jax.lax.stop_gradient(jnp.stack([mask(name) for name in self.priors], -1))
-
-    def _clusters(self, query, valid) -> Int[Array, "batch height width"]:
-        """Partitions the queries (Eq. 4), by their features or, for comparison, by place."""
-        features = getattr(query, self.cluster_features)
-        batch, height, width, channels = features.shape
-        if self.regions == "support":
-            return jnp.zeros((batch, height, width), jnp.int32)
-        if self.regions == "grid":
-            cells = grid_regions(height, width, math.isqrt(self.num_clusters))
-            return jnp.broadcast_to(cells, (batch, height, width))
-        result = kmeans(
-            features.reshape(batch, height * width, channels),
-            self.num_clusters,
-            rounds=self.kmeans_rounds,
-            weights=(valid.reshape(batch, -1) >= 0.5).astype(jnp.float32),
-            init=self.kmeans_init,
-            key=self.make_rng("cluster"),
-        )
-        return result.assignment.reshape(batch, height, width)
-
-    def _resembling(
-        self, query, support, foreground, clusters, behind
-    ) -> Float[Array, "batch height width"]:
-        """Returns 1 where a position's cluster is too much like the supports' foreground."""
-        of_query, of_support = (getattr(x, self.cluster_features) for x in (query, support))
-        means, areas = region_prototypes(of_query, clusters, behind, self.num_clusters)
-        channels = of_support.shape[-1]
-        shots = of_support.reshape(len(of_support), -1, channels)
-        thing, _ = masked_average(shots, foreground.reshape(len(shots), -1, 1))
-        alike = jnp.sum(means * thing, -1) / jnp.maximum(
-            jnp.linalg.norm(means, axis=-1) * jnp.linalg.norm(thing, axis=-1), FEATURE_EPSILON
-        )
-        excluded = (alike > self.resemblance_limit) & (areas > 0)
-        return jnp.take_along_axis(
-            excluded.astype(jnp.float32), clusters.reshape(len(shots), -1), 1
-        ).reshape(clusters.shape)
-
-    def _assignment(
-        self, clusters, areas, foreground
-    ) -> Float[Array, "negatives_times_batch height width clusters"]:
-        """Returns which prototype each position is compared with (Eq. 7).
-
-        Background positions get their own cluster's; all foreground positions of an image that of
-        one cluster that is not empty, drawn at random. Several negatives are different clusters,
-        as far as there are so many.
-        """
-        present = areas > 0
-        drawn = jax.random.gumbel(self.make_rng("cluster"), areas.shape)
-        order = jnp.argsort(jnp.where(present, drawn, -jnp.inf), axis=-1, descending=True)
-        rank = jnp.arange(self.negatives) % jnp.maximum(present.sum(-1, keepdims=True), 1)
-        chosen = jnp.take_along_axis(order, rank, -1)
-        negative = jax.nn.one_hot(chosen.T.reshape(-1), self.num_clusters)[:, None, None]
-        own = jax.nn.one_hot(clusters, self.num_clusters)
-        inside = self._for_each_negative(foreground)[..., None] >= 0.5
-        return jnp.where(inside, negative, self._for_each_negative(own))
-
-    def _for_each_negative(self, x: Array) -> Array:
-        """Repeats a batch, whole after whole."""
-        return jnp.tile(x, (self.negatives, *[1] * (x.ndim - 1)))
-
-
-class Reduction(nn.Module):
-    """A 1x1 convolution and ReLU: the features that prototypes and comparison are made of.
-
-    Attributes:
-      channels: that come out.
-      bias: whether there is one.
-      unit_features: see `APANet`.
-      dtype: of the result. The factors have the features' own type, the sums are in float32.
-    """
-
-    channels: int
-    bias: bool
-    unit_features: bool
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(
-        self, features: Float[Array, "*batch height width channels"]
-    ) -> Float[Array, "*batch height width reduced"]:
-        # Of bfloat16 the factors stay so, and the sums are in float32.
-        features = as_features(features)
-        if self.unit_features:
-            squares = jnp.square(features.astype(jnp.float32))
-            mean_square = jnp.mean(squares, -1, keepdims=True)
-            scaled = features * jax.lax.rsqrt(mean_square + FEATURE_EPSILON)
-            features = scaled.astype(features.dtype)
-        inputs = features.shape[-1]
-        kernel = self.param("kernel", kernel_init, (inputs, self.channels))
-        reduced = jnp.matmul(
-            features, kernel.astype(features.dtype), preferred_element_type=jnp.float32
-        )
-        if self.bias:
-            reduced += self.param("bias", bias_init(inputs), (self.channels,))
-        return nn.relu(reduced).astype(self.dtype)
-
-
-def at_size(
-    mask, size: tuple[int, int], *, centred: bool = False
-) -> Float[Array, "*batch height width"]:
-    """Resizes masks to the features' size.
-
-    Args:
-      mask: 1 where something is.
-      size: height and width of the features.
-      centred: whether positions stand for squares, which then take the mask's mean; otherwise they
-        take its value where they lie (bilinear, aligned corners).
-    """
-    mask = mask.astype(jnp.float32)[..., None]
-    return (adaptive_average_pool if centred else resize_bilinear)(mask, size)[..., 0]

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from apanet_jax.models.layers import Conv, Depthwise, Features, Pointwise, chosen_blocks
+from apanet_jax.models.layers import Conv, ConvolutionalBackbone, Depthwise, Pointwise
 
 MEAN, SCALE = 127.0, 128.0
 OUTPUT_STRIDE = 8
@@ -96,7 +96,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.stride == 1 and inputs == self.channels else y
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(ConvolutionalBackbone):
     """An EfficientNet-Lite as a backbone of stride 8.
 
     Where a stage would go beyond that stride, its own stride is left out and every depthwise
@@ -134,30 +134,17 @@ class EfficientNetLite(nn.Module):
             )
         self.blocks = blocks
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
-        """Returns the features of images.
-
-        Args:
-          images: RGB, 0 to 255.
-
-        Returns:
-          40, 112 and 320 channels (Lite0) or 48, 120 and 352 (Lite2), all at an eighth of the
-          images' size (rounded up).
-        """
-        return Features(*self.outputs(images)[1:])
-
-    def maps(
-        self, images: Float[Array, "batch height width 3"], blocks: tuple[int, ...]
-    ) -> tuple[Float[Array, "batch height width channels"], ...]:
-        """Returns the feature maps of some of blocks 2 to 5; raises UserError for other numbers."""
-        return chosen_blocks(self.outputs(images), blocks)
-
     def outputs(
         self, images: Float[Array, "batch height width 3"]
     ) -> tuple[Float[Array, "batch height width channels"], ...]:
         """Returns the feature maps of the paper's blocks 2 to 5.
 
-        Block 2's have 24 channels, at a quarter of the images' size.
+        Args:
+          images: RGB, 0 to 255.
+
+        Returns:
+          24 channels at a quarter of the images' size, then at an eighth (rounded up) 40, 112 and
+          320 (Lite0) or 48, 120 and 352 (Lite2).
         """
         x = (images.astype(jnp.float32) - MEAN) / SCALE
         x = nn.relu6(self.stem(x))

@@ -33,25 +33,33 @@ class Features(NamedTuple):
     block5: Float[Array, "batch height width channels5"]
 
 
-def chosen_blocks(
-    outputs: tuple[Float[Array, "batch height width channels"], ...], blocks: tuple[int, ...]
-) -> tuple[Float[Array, "batch height width channels"], ...]:
-    """Returns some of a convolutional network's feature maps by the paper's numbers.
+class ConvolutionalBackbone(nn.Module):
+    """A backbone of convolutions, whose method `outputs` returns the paper's blocks 2 to 5."""
 
-    Args:
-      outputs: those of blocks 2 to 5.
-      blocks: numbers from 2 to 5.
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
+        """Returns the features of images (RGB, 0 to 255): blocks 3 to 5 of `outputs`."""
+        return Features(*self.outputs(images)[1:])
 
-    Raises:
-      UserError: there is no such block.
-    """
-    wrong = [number for number in blocks if not 2 <= number <= 5]
-    if wrong or not blocks:
-        raise UserError(
-            f"there is no block {wrong[0] if wrong else '()'} in a convolutional backbone: "
-            "expected the paper's numbers, from 2 to 5"
-        )
-    return tuple(outputs[number - 2] for number in blocks)
+    def maps(
+        self, images: Float[Array, "batch height width 3"], blocks: tuple[int, ...]
+    ) -> tuple[Float[Array, "batch height width channels"], ...]:
+        """Returns the feature maps of some of the paper's blocks.
+
+        Args:
+          images: RGB, 0 to 255.
+          blocks: numbers from 2 to 5.
+
+        Raises:
+          UserError: there is no such block.
+        """
+        wrong = [number for number in blocks if not 2 <= number <= 5]
+        if wrong or not blocks:
+            raise UserError(
+                f"there is no block {wrong[0] if wrong else '()'} in a convolutional backbone: "
+                "expected the paper's numbers, from 2 to 5"
+            )
+        outputs = self.outputs(images)
+        return tuple(outputs[number - 2] for number in blocks)
 
 
 class Conv(nn.Module):

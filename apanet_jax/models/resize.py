@@ -113,6 +113,21 @@ def adaptive_average_pool(
     return _product(x, rows, adaptive_average_matrix(width, size[1]))
 
 
+def at_size(
+    mask, size: tuple[int, int], *, centred: bool = False
+) -> Float[Array, "*batch height width"]:
+    """Resizes masks to the features' size.
+
+    Args:
+      mask: true or 1 where an object is, `[..., H, W]`.
+      size: height and width of the features.
+      centred: whether positions stand for squares, which then take the mask's mean; otherwise they
+        take its value where they lie (bilinear, aligned corners).
+    """
+    mask = mask.astype(jnp.float32)[..., None]
+    return (adaptive_average_pool if centred else resize_bilinear)(mask, size)[..., 0]
+
+
 def _cubic(distance: Float[np.ndarray, "*shape"], a: float) -> Float[np.ndarray, "*shape"]:
     d = np.abs(distance)
     inner = ((a + 2) * d - (a + 3)) * d * d + 1

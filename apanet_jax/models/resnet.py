@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from apanet_jax.models.layers import Conv, Features, Pointwise, chosen_blocks
+from apanet_jax.models.layers import Conv, ConvolutionalBackbone, Pointwise
 
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = 255 * np.array([0.229, 0.224, 0.225], np.float32)
@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(ConvolutionalBackbone):
     """A dilated ResNet as a backbone of stride 8.
 
     Attributes:
@@ -83,29 +83,17 @@ class ResNet(nn.Module):
         self.layer3 = self._layer(self.depths[2], 256, dilation=2)
         self.layer4 = self._layer(self.depths[3], 512, dilation=4)
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
-        """Returns the features of images.
-
-        Args:
-          images: RGB, 0 to 255.
-
-        Returns:
-          512, 1024 and 2048 channels, all at an eighth of the images' size (rounded up).
-        """
-        return Features(*self.outputs(images)[1:])
-
-    def maps(
-        self, images: Float[Array, "batch height width 3"], blocks: tuple[int, ...]
-    ) -> tuple[Float[Array, "batch height width channels"], ...]:
-        """Returns the feature maps of some of blocks 2 to 5; raises UserError for other numbers."""
-        return chosen_blocks(self.outputs(images), blocks)
-
     def outputs(
         self, images: Float[Array, "batch height width 3"]
     ) -> tuple[Float[Array, "batch height width channels"], ...]:
         """Returns the feature maps of the paper's blocks 2 to 5.
 
-        Block 2's have 256 channels, at a quarter of the images' size.
+        Args:
+          images: RGB, 0 to 255.
+
+        Returns:
+          256 channels at a quarter of the images' size, then 512, 1024 and 2048 at an eighth
+          (rounded up).
         """
         x = (images.astype(jnp.float32) - MEAN) / DEVIATION
         for convolution in self.convolutions:

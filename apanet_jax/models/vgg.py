@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from apanet_jax.models.layers import Conv, Features, chosen_blocks
+from apanet_jax.models.layers import Conv, ConvolutionalBackbone
 from apanet_jax.models.resnet import DEVIATION, MEAN
 
 CHANNELS = (64, 128, 256, 512, 512)
@@ -19,7 +19,7 @@ DEPTHS = (2, 2, 3, 3, 3)
 """Convolutions of each block; a ReLU follows each of them."""
 
 
-class VGG16(nn.Module):
+class VGG16(ConvolutionalBackbone):
     """VGG-16 without its fully connected layers, as a backbone of stride 16.
 
     The paper's blocks 3 and 4 end with their max-pooling, block 5 goes without one. Pooling rounds
@@ -40,30 +40,17 @@ class VGG16(nn.Module):
             for block, (channels, depth) in enumerate(zip(CHANNELS, DEPTHS, strict=True), start=1)
         ]
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Features:
-        """Returns the features of images.
-
-        Args:
-          images: RGB, 0 to 255.
-
-        Returns:
-          256 channels at an eighth of the images' size, and twice 512 at a sixteenth (both
-          rounded up): 60x60 and 30x30 of 473x473.
-        """
-        return Features(*self.outputs(images)[1:])
-
-    def maps(
-        self, images: Float[Array, "batch height width 3"], blocks: tuple[int, ...]
-    ) -> tuple[Float[Array, "batch height width channels"], ...]:
-        """Returns the feature maps of some of blocks 2 to 5; raises UserError for other numbers."""
-        return chosen_blocks(self.outputs(images), blocks)
-
     def outputs(
         self, images: Float[Array, "batch height width 3"]
     ) -> tuple[Float[Array, "batch height width channels"], ...]:
         """Returns the feature maps of the paper's blocks 2 to 5.
 
-        Block 2's have 128 channels, at a quarter of the images' size.
+        Args:
+          images: RGB, 0 to 255.
+
+        Returns:
+          128 channels at a quarter of the images' size, 256 at an eighth, and twice 512 at a
+          sixteenth (rounded up): 60x60 and 30x30 of 473x473.
         """
         x = (images.astype(jnp.float32) - MEAN) / DEVIATION
         outputs = []

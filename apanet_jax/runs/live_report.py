@@ -27,7 +27,7 @@ _PAUSE, _SHARE = 5.0, 0.01
 the time: the longer a run's metrics, the more rarely."""
 
 
-_DEEPEST = 3
+DEEPEST = 3
 """How many folders lie between a workdir and its runs at most: seed, fold, variant."""
 
 
@@ -57,7 +57,7 @@ def runs_below(workdir: Path) -> list[Path]:
     """
     if (workdir / saved.FILE).exists():
         return [workdir]
-    patterns = ("*/" * depth + saved.FILE for depth in range(1, _DEEPEST + 1))
+    patterns = ("*/" * depth + saved.FILE for depth in range(1, DEEPEST + 1))
     found = sorted(path.parent for pattern in patterns for path in workdir.glob(pattern))
     if not found:
         raise UserError(

@@ -11,7 +11,7 @@ from apanet_jax.config import saved
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.runs.run import Run, make_run
 from apanet_jax.runs.scoring import counted, result
-from apanet_jax.runs.sweep import parts
+from apanet_jax.runs.sweep import parts, with_drawn_records
 from apanet_jax.runtime.errors import UserError
 
 _NAMES_A_ROW = ("checkpoint", "shot")
@@ -52,7 +52,7 @@ def verify(workdir: Path, config: ConfigDict | None = None) -> int:
 def _runs(workdir: Path, config: ConfigDict | None) -> list[tuple[ConfigDict, Path]]:
     if config is not None:
         if config.data.generate:
-            config.data.records = str(workdir / "records")
+            config = with_drawn_records(config, workdir)
         return [(part.config, workdir / part.folder) for part in parts(config)]
     if (workdir / saved.FILE).exists():
         return [(saved.of_run(workdir), workdir)]

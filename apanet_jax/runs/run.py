@@ -126,6 +126,7 @@ class RunMaker:
         """
         settings = config if isinstance(config, Settings) else typed(config)
         records = open_records(Path(settings.data.records))
+        _check_benchmark(settings, records)
         mesh = data_mesh(settings.devices or None)
         _check_batches(settings, mesh)
         data = episode_data(settings, records)
@@ -194,6 +195,16 @@ class RunMaker:
 def make_run(config: ConfigDict | Settings) -> Run:
     """Returns a run that shares nothing with others: see `RunMaker.make`."""
     return RunMaker().make(config)
+
+
+def _check_benchmark(settings: Settings, records: Records) -> None:
+    """Refuses one benchmark's records with the other's config, whose scores would bear its name."""
+    named = {settings.dataset, records.name}
+    if named == {"pascal", "coco"}:
+        raise UserError(
+            f"data.records={settings.data.records!r} are of {records.name}, and the config is for "
+            f"{settings.dataset}: take --config={records.name}, or records of {settings.dataset}"
+        )
 
 
 def _check_batches(settings: Settings, mesh: Mesh) -> None:

@@ -43,10 +43,13 @@ def trained_heads(run: Run, workdir: Path) -> list[TrainedHead]:
     """
     if run.loaded.given_head is not None:
         return [TrainedHead("given", None, run.loaded.given_head)]
+    nothing = UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
+    if not (workdir / "checkpoints").is_dir():
+        raise nothing
     with Checkpoints(workdir / "checkpoints", run.fingerprint) as checkpoints:
         chosen = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         if chosen["last"] is None:
-            raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
+            raise nothing
         like = abstract_state(run.network.head, run.settings.backbone.name)
         sharding = replicated(run.mesh)
         return [

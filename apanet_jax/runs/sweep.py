@@ -31,7 +31,7 @@ from apanet_jax.reports.tables import (
 )
 from apanet_jax.runs.bundled_heads import compare_heads
 from apanet_jax.runs.episode_images import write_episode_images
-from apanet_jax.runs.live_report import LiveOverview, LiveReport, report_on
+from apanet_jax.runs.live_report import DEEPEST, LiveOverview, LiveReport, report_on
 from apanet_jax.runs.run import Run, RunMaker
 from apanet_jax.runs.scoring import evaluate_checkpoints, trained_heads
 from apanet_jax.runtime import compilation, processes
@@ -92,8 +92,10 @@ def run_all(config: ConfigDict, workdir: Path, mode: str) -> Results:
             f"fold={NO_FOLD} has no novel class to score: pass --mode=train, with "
             "evaluation.every=0"
         )
+    if mode == "evaluate" and not config.evaluation.checkpoint:
+        _require_checkpoints(workdir)
     if config.data.generate:
-        config.data.records = str(workdir / "records")
+        config = with_drawn_records(config, workdir)
         if processes.is_leader():
             with sole_use(workdir):
                 _generate(config, workdir)
@@ -144,6 +146,30 @@ def _run_all(
     if results and processes.is_leader():
         _tell(config, all_runs, results, workdir)
     return results
+
+
+def _require_checkpoints(workdir: Path) -> None:
+    """Refuses a workdir without checkpoints, before anything is written to it."""
+    patterns = ("*/" * depth + "checkpoints" for depth in range(DEEPEST + 1))
+    if not any(any(workdir.glob(pattern)) for pattern in patterns):
+        raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train)")
+
+
+def with_drawn_records(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Returns a config that draws its data set with the name of its records, in the workdir.
+
+    Raises:
+      UserError: it names other records, which would not be looked at.
+    """
+    drawn = workdir / "records"
+    if config.data.records not in ("", str(drawn)) and not config.get("saved", False):
+        raise UserError(
+            f"data.records={config.data.records} beside data.generate={config.data.generate}, "
+            "which draws other images: pass generate=0 to take these records, or leave them out"
+        )
+    named = config.copy_and_resolve_references()
+    named.data.records = str(drawn)
+    return named
 
 
 def parts(config: ConfigDict) -> list[Part]:

@@ -1,8 +1,13 @@
 """Paths as people write them."""
 
+import argparse
 from pathlib import Path
 
 from apanet_jax.runtime.errors import UserError
+
+
+class EmptyPath(UserError, argparse.ArgumentTypeError):
+    """A path without a name; a parser of arguments says of which one."""
 
 
 def given_path(text: str) -> Path:
@@ -11,8 +16,10 @@ def given_path(text: str) -> Path:
     A shell does not expand `~` behind an equals sign, as in `--output=~/found`.
 
     Raises:
-      UserError: there is no home folder.
+      UserError: the path is empty, or there is no home folder.
     """
+    if not text:
+        raise EmptyPath("the path is empty: is a variable of the shell that holds it not set?")
     try:
         return Path(text).expanduser()
     except RuntimeError:

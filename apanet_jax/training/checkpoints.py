@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,7 @@ class Checkpoints:
             epath.Path(directory).absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(KEEP_LATEST),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["miou"],
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
+                [policies.LatestN(KEEP_LATEST), _KeepBest()]
             ),
         )
 
@@ -131,8 +124,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Returns the step with the highest validation mIoU (the earlier of equals), or None."""
-        scored = [c for c in self._good() if c.metrics]
-        return max(scored, key=lambda c: (c.metrics["miou"], -c.step)).step if scored else None
+        return _best(self._good())
 
     def restore(
         self, step: int, like: TrainState, sharding: Sharding
@@ -162,6 +154,20 @@ class Checkpoints:
 
     def _good(self) -> list[Any]:
         return [c for c in self._checkpointer.checkpoints if c.step not in self._damaged]
+
+
+class _KeepBest:
+    """Keeps what `best_step` returns. Orbax's own policy keeps the later one of equals, so that it
+    would depend on the checkpoints in between, and on interruptions, which is there in the end."""
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        best = _best(checkpoints)
+        return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+def _best(checkpoints: Sequence[Any]) -> int | None:
+    scored = [c for c in checkpoints if c.metrics]
+    return max(scored, key=lambda c: (c.metrics["miou"], -c.step)).step if scored else None
 
 
 def _set_damaged_aside(directory: Path) -> None:

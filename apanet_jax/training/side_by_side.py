@@ -45,6 +45,9 @@ def train_side_by_side(tasks: Sequence[tuple[TrainingTask, Path, Progress | None
             journal = stack.enter_context(Journal(task, workdir, progress))
             if journal.latest_step < task.steps:
                 groups[_kind(task), journal.latest_step].append(journal)
+            else:
+                # It is finished, unless it is a run of other settings.
+                journal.begin()
         for journals in groups.values():
             _train(journals)
 

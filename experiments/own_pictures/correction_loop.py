@@ -44,7 +44,7 @@ from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 from experiments.harness import Row
-from experiments.own_pictures.own_pictures import METHODS, Labelled, class_ids, opened
+from experiments.own_pictures.tasks import METHODS, Labelled, class_ids, opened
 
 LEAST_SHARE = 0.02
 WORST, COVERING, RANDOM = "worst", "covering", "random"

@@ -37,9 +37,9 @@ from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.transforms import IGNORE, fit_square
 from apanet_jax.kernels.density_ratio import density_ratio
 from apanet_jax.models import backbones
-from apanet_jax.models.apanet import at_size
 from apanet_jax.models.debias import images_without_content, positional_basis, without_directions
 from apanet_jax.models.prior import largest_cosine
+from apanet_jax.models.resize import at_size
 from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 from experiments.harness import Row

@@ -30,92 +30,38 @@ All are for the number of supports: with more of them margins are lower.
 """
 
 import argparse
-import hashlib
-import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import cv2
-import jax
 import numpy as np
-from jaxtyping import UInt8
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import apanet_jax
 from apanet_jax.data.source import Source
 from apanet_jax.data.sources.folder import FolderSource
-from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
-from apanet_jax.data.transforms import IGNORE, binary_label
 from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS
 from apanet_jax.inference.heads.bundled import frozen_matcher
 from apanet_jax.inference.heads.head_choice import DINOV2, SMALL
 from apanet_jax.inference.heads.saved_head import DECISION
-from apanet_jax.inference.matching.presence import Decision
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 from experiments.harness import Row
-
-_UNTRAINED = "-untrained"
-METHODS = ("drawn", "small", "small-untrained", "dinov2", "dinov2-untrained")
-PIXELS = 300
-"""Drawn from each image for the scale."""
-
-Labelled = tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]
-"""An image and its label map."""
-
-
-class Task(NamedTuple):
-    """A class to find, as numbers of images.
-
-    Attributes:
-      class_id: 1 for the first.
-      supports: as many as the largest number of supports, or all that there are.
-      shown: queries that show the class.
-      absent: queries without a pixel of it.
-      negatives: images without a pixel of it that are given beside the supports.
-    """
-
-    class_id: int
-    supports: list[int]
-    shown: list[int]
-    absent: list[int]
-    negatives: list[int]
-
-
-class Prediction(NamedTuple):
-    """What a segmenter predicts of a query.
-
-    Attributes:
-      image: number of the query.
-      shown: whether the query shows the class.
-      score: how likely that is, see `segmenter.Answer`.
-      peak: likewise.
-      likeness: likewise.
-      area: pixels of the class.
-      common: pixels of it in the mask.
-      either: pixels of the class or in the mask; ignored ones count nowhere.
-    """
-
-    image: int
-    shown: bool
-    score: float
-    peak: float
-    likeness: float
-    area: int
-    common: int
-    either: int
-
-    @property
-    def found(self) -> bool:
-        """Whether the segmenter says that the query shows the class."""
-        return self.score > 0.5
+from experiments.own_pictures.calibration import calibrate, fitted
+from experiments.own_pictures.tasks import (
+    METHODS,
+    Labelled,
+    Task,
+    class_ids,
+    embedding_once,
+    opened,
+    predictions,
+    read,
+    tasks_of,
+)
 
 
 def arguments() -> Parser:
@@ -183,55 +129,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(*fitted(rows), sep="\n")
 
 
-def class_ids(source: Source, names: str) -> list[int]:
-    """Returns the ids of classes by their names, separated by commas; of all where there are none.
-
-    Raises:
-      UserError: the source has no class of a name.
-    """
-    wanted = names.split(",") if names else source.class_names
-    if unknown := set(wanted) - set(source.class_names):
-        raise UserError(
-            f"--classes: {source.name} has no {', '.join(sorted(unknown))}: expected some of "
-            f"{', '.join(source.class_names)}"
-        )
-    return [source.class_names.index(name) + 1 for name in wanted]
-
-
-def read(source: Source, split: str) -> list[Labelled]:
-    """Returns the images of a split with their label maps."""
-
-    def one(name: str) -> Labelled:
-        sample = source.read(split, name)
-        image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
-        return np.ascontiguousarray(image[..., ::-1]), sample.label
-
-    return [one(name) for name in sorted(source.names(split))]
-
-
-def tasks_of(
-    images: Sequence[Labelled], class_ids: Sequence[int], given: argparse.Namespace
-) -> list[Task]:
-    """Draws supports and queries of each class that has the fewest supports asked for and a query.
-
-    All classes go through the images in one random order, so that few images are predicted.
-    """
-    half = (len(images) - given.gap) // 2
-    rng = np.random.default_rng(0)
-    first = rng.permutation(half)
-    second = half + given.gap + rng.permutation(len(images) - half - given.gap)
-    most, tasks = max(given.shot), []
-    for class_id in class_ids:
-        area = [np.count_nonzero(label == class_id) for _, label in images]
-        supports = [int(i) for i in first if area[i] >= given.min_area][:most]
-        shown = [int(i) for i in second if area[i] >= given.min_area][: given.queries]
-        absent = [int(i) for i in second if area[i] == 0][: given.queries]
-        if len(supports) >= min(given.shot) and shown:
-            negatives = [int(i) for i in first if area[i] == 0][: given.negatives]
-            tasks.append(Task(class_id, supports, shown, absent, negatives))
-    return tasks
-
-
 def say_left_out(source: Source, tasks: Sequence[Task], given: argparse.Namespace) -> None:
     """Says on stderr which classes have not enough supports, for each number of them."""
     for shot in given.shot:
@@ -259,74 +156,6 @@ def by_head(
             folder = given.heads / f"{method}_fold{fold}"
             matcher = frozen_matcher(method, size or None, folder)
             yield embedding_once(Segmenter(matcher, head=str(folder)), features), of_fold
-
-
-def opened(method: str, size: int, folder: Path | None) -> Segmenter:
-    """Returns the segmenter of a method; see `embedding_once`."""
-    head, trained = method.removesuffix(_UNTRAINED), not method.endswith(_UNTRAINED)
-    segmenter = apanet_jax.load(head=head, size=size or None, trained=trained)
-    return embedding_once(segmenter, folder and folder / head)
-
-
-def embedding_once(segmenter: Segmenter, folder: Path | None = None) -> Segmenter:
-    """Makes a segmenter embed every image once, however often it is given.
-
-    Args:
-      segmenter: whose images these are.
-      folder: keeps the features for later runs; None: they are kept while this one lasts.
-    """
-    embed, kept = segmenter.matcher.embed, {}
-
-    def embed_once(square):
-        key = hashlib.sha256(square.tobytes()).hexdigest()
-        path = folder and folder / f"{key}.pickle"
-        if key not in kept and path and path.exists():
-            kept[key] = pickle.loads(path.read_bytes())
-        if key not in kept:
-            kept[key] = jax.device_get(embed(square))
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(path, pickle.dumps(kept[key]))
-        return kept[key]
-
-    segmenter.matcher.embed = embed_once
-    return segmenter
-
-
-def predictions(
-    segmenter: Segmenter,
-    images: Sequence[Labelled],
-    task: Task,
-    shot: int,
-    keep: Callable = lambda margin, truth: None,
-) -> list[Prediction]:
-    """Gives a segmenter `shot` supports, and returns its prediction of each query.
-
-    Args:
-      segmenter: it is fitted to the class.
-      images: of the data set.
-      task: the class.
-      shot: number of supports.
-      keep: is called with the margins and the binary label map of each query that shows the class.
-    """
-    supports = [images[i] for i in task.supports[:shot]]
-    masks = [binary_label(label, task.class_id) for _, label in supports]
-    negatives = [images[i][0] for i in task.negatives]
-    segmenter.fit([image for image, _ in supports], masks, negatives=negatives)
-    found = []
-    for number in task.shown + task.absent:
-        image, label = images[number]
-        (answer,) = segmenter.answers([image])
-        mask, truth = answer.mask(0), binary_label(label, task.class_id)
-        counted, shown = truth != IGNORE, number in task.shown
-        if shown:
-            keep(answer.margin(0), truth)
-        area = int(np.count_nonzero(truth == 1))
-        common = int(np.count_nonzero(mask & (truth == 1)))
-        either = int(np.count_nonzero((mask & counted) | (truth == 1)))
-        signs = (float(x[0]) for x in (answer.scores, answer.peaks, answer.likenesses))
-        found.append(Prediction(number, shown, *signs, area, common, either))
-    return found
 
 
 def measure(
@@ -415,90 +244,6 @@ def table(rows: Sequence[Row]) -> str:
     )
     heads += ("found where it is", "found where it is not")
     return harness.table((*heads, "area under the ROC curve of the scores"), lines)
-
-
-def calibrate(given: argparse.Namespace) -> Row:
-    """Returns the content of a head's decision.json: see the module."""
-    size = given.size[0] or None
-    source = SyntheticSource(seed=1, train=0, val=given.drawn, size=400)
-    images = read(source, "val")
-    class_numbers = [source.class_names.index(name) + 1 for name in FOLDS[0]]
-    tasks = tasks_of(images, class_numbers, given)
-    segmenter = embedding_once(apanet_jax.load(given.calibrate, size=size))
-    decisions, errors = {}, {}
-    for shot in given.shot:
-        decision, found = _decision(segmenter, images, tasks, shot)
-        decisions[shot] = decision._asdict()
-        errors[shot] = _errors(decision, found)
-    return {
-        "size": segmenter.matcher.grid.size,
-        "decisions": decisions,
-        "on drawn pictures": errors,
-    }
-
-
-def _decision(
-    segmenter: Segmenter, images: Sequence[Labelled], tasks: Sequence[Task], shot: int
-) -> tuple[Decision, list[Prediction]]:
-    """Returns the decision for a number of supports, and the predictions that it is fitted to."""
-    rng, margins, labels = np.random.default_rng(1), [], []
-
-    def keep(margin, truth):
-        chosen = rng.choice(np.flatnonzero(truth != IGNORE), PIXELS)
-        margins.append(margin.ravel()[chosen])
-        labels.append(truth.ravel()[chosen] == 1)
-
-    found = [x for task in tasks for x in predictions(segmenter, images, task, shot, keep)]
-    fit = LogisticRegression(fit_intercept=False, C=np.inf)
-    fit.fit(np.concatenate(margins)[:, None], np.concatenate(labels))
-    numbers = Decision(0.0, 1 / fit.coef_[0, 0], *presence_weights(found))
-    return Decision(*(round(float(x), 3) for x in numbers)), found
-
-
-def _errors(decision: Decision, predicted: Sequence[Prediction]) -> Row:
-    shown = np.array([x.shown for x in predicted])
-    scores = np.array([decision.presence(x.peak, x.likeness) for x in predicted])
-    found = scores > 0.5
-    return {
-        "shown": int(shown.sum()),
-        "absent": int((~shown).sum()),
-        "missed": round(float((~found[shown]).mean()), 3),
-        "found wrongly": round(float(found[~shown].mean()), 3),
-        "area under the ROC curve": round(float(roc_auc_score(shown, scores)), 3),
-    }
-
-
-def fitted(rows: Sequence[Row]) -> list[str]:
-    """Returns a line for each method and number of supports, see `--fit` in the module."""
-    lines = []
-    for method, shot in dict.fromkeys((row["method"], row["shot"]) for row in rows):
-        of_classes = [
-            [Prediction(**{k: v for k, v in x.items() if k != "found"}) for x in row["queries"]]
-            for row in rows
-            if (row["method"], row["shot"]) == (method, shot)
-        ]
-        weights = presence_weights([x for of_class in of_classes for x in of_class])
-        signs, shown = [], []
-        for index, of_class in enumerate(of_classes):
-            others = [x for n, rest in enumerate(of_classes) if n != index for x in rest]
-            bias, of_peak, of_likeness = presence_weights(others or of_class)
-            signs += [bias + of_peak * x.peak + of_likeness * x.likeness for x in of_class]
-            shown += [x.shown for x in of_class]
-        roc = 100 * roc_auc_score(shown, signs)
-        rounded = ", ".join(f"{x:.3f}" for x in weights)
-        lines.append(f"{method}, {shot} supports: {rounded}; ROC by the other classes {roc:.1f}")
-    return lines
-
-
-def presence_weights(predicted: Sequence[Prediction]) -> tuple[float, float, float]:
-    """Returns `Decision`'s bias, peak_weight and likeness_weight, fitted to predictions.
-
-    Logistic regression in which the images that show the class count as much as those without.
-    """
-    signs = np.array([[x.peak, x.likeness] for x in predicted])
-    fit = LogisticRegression(class_weight="balanced", C=np.inf)
-    fit.fit(signs, np.array([x.shown for x in predicted]))
-    return float(fit.intercept_[0]), *map(float, fit.coef_[0])
 
 
 if __name__ == "__main__":

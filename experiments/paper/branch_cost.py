@@ -6,7 +6,7 @@
 The config says backbone, size, network, batches and whether steps begin at images or at kept
 features (`features.keep`); weights and images are random, and no records are read:
 
-    --config=configs/pascal.py:training.batch_size=1,evaluation.batch_size=1,image_size=257
+    --config=configs/pascal.py:stem=deep,training.batch_size=1,evaluation.batch_size=1,image_size=257
     --config=configs/folder.py
 
 Each number of clusters makes an inference program (an episode's inputs to its pixel counts) and a

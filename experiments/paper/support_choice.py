@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.evaluation.metrics import EpisodeCounts
 from apanet_jax.evaluation.protocol import Resizing, score
-from apanet_jax.models.apanet import at_size
 from apanet_jax.models.network import Batch, Network, Parameters
+from apanet_jax.models.resize import at_size
 from apanet_jax.runs.run import Run, RunMaker
 from apanet_jax.runs.scoring import result, trained_heads, write_counts
 from apanet_jax.runs.sweep import parts

@@ -86,11 +86,10 @@ def _pixels(
 
 def count(run: Run, network: Network, heads: Parameters, shot: int, episodes: int) -> list[dict]:
     """Returns each head's sums by class over a run's first test episodes with `shot` supports."""
-    resizing = Resizing(network.head.centred, run.data.augmentation.size)
+    backbone, resizing = run.loaded.backbone_parameters, run.evaluator.resizing
     sums = [{} for _ in jax.tree.leaves(heads)[0]]
     with run.data.test_batches(shot, range(min(episodes, run.data.test_count))) as batches:
         for batch in batches:
-            backbone = run.loaded.backbone_parameters
             found = jax.device_get(_pixels(network, heads, backbone, batch, resizing))
             for place in np.flatnonzero(batch["valid"]):
                 name = run.records.class_names[batch["class_id"][place] - 1]
@@ -114,8 +113,7 @@ def rows_of(run: Run, variants: Sequence[tuple[str, Parameters]], bases: Sequenc
       bases: runs of the other folds, whose classes the heads were trained on.
       own: test episodes of each of those.
     """
-    network = run.network
-    inference = type(network)(network.backbone, network.head.for_inference, network.masked_support)
+    inference = dataclasses.replace(run.network, head=run.network.head.for_inference)
     heads = jax.tree.map(lambda *x: jnp.stack(x), *(head for _, head in variants))
     for shot in run.data.test_shots:
         novel = count(run, inference, heads, shot, run.data.test_count)

@@ -36,7 +36,6 @@ from apanet_jax.evaluation.metrics import EpisodeCounts, SummedCounts, count_pix
 from apanet_jax.evaluation.protocol import Resizing, count_episodes, score
 from apanet_jax.kernels.density_ratio import density_ratio
 from apanet_jax.kernels.kmeans import kmeans
-from apanet_jax.models.apanet import at_size
 from apanet_jax.models.prior import (
     contrast_margin,
     contrast_prototypes,
@@ -44,7 +43,7 @@ from apanet_jax.models.prior import (
     shot_prior,
 )
 from apanet_jax.models.prototypes import cluster_means
-from apanet_jax.models.resize import resize_bilinear
+from apanet_jax.models.resize import at_size, resize_bilinear
 from apanet_jax.runs.run import Run, make_run
 from apanet_jax.runs.scoring import TrainedHead, result, write_counts
 from apanet_jax.runs.sweep import parts

@@ -73,6 +73,8 @@ def arguments() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the runs that the arguments describe; returns 1 where equal ones are not."""
     given = arguments().parse_args(argv)
+    if wrong := [n for n in given.devices if n < 1 or BATCH % n]:
+        raise UserError(f"--devices={wrong[0]}: expected what {BATCH} episodes can be spread over")
     cells = [Cell(1, workers, count) for workers in given.workers for count in given.interruptions]
     cells += [Cell(n, 0, count) for n in given.devices if n > 1 for count in (0, 1)]
     with tempfile.TemporaryDirectory(prefix="repeatability_") as folder:

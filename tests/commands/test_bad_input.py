@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apanet_jax import prepare
+from apanet_jax import export, prepare
 from apanet_jax.data import building, records
 from tests import trees
 from tests.commands.refusals import refused
@@ -243,6 +243,23 @@ BAD_ARGUMENTS = {
     "no shot": (["synthetic", "--output=out", "--shots=0"], "--shots=0"),
     "no VOC": (["pascal", "--voc=.", "--sbd=.", "--output=out"], "--voc"),
     "no COCO": (["coco", "--images=.", "--annotations=.", "--output=out"], "--images"),
+    "no output": (["synthetic", "--output="], "--output: the path is empty"),
+    "COCO twice": (
+        ["coco", "--images=.", "--annotations=.", "--labels=.", "--output=out"],
+        "--annotations and --labels",
+    ),
+    "unknown folds of COCO": (
+        ["coco", "--images=.", "--annotations=.", "--split=random", "--output=out"],
+        "interleaved",
+    ),
+    "a list that is not there": (
+        ["coco", "--images=.", "--annotations=.", "--val_list=val.txt", "--output=out"],
+        "go with --labels",
+    ),
+    "negative drawn": (["synthetic", "--output=out", "--train=4", "--val=-1"], "val is -1"),
+    "nothing of YOLO's": (["yolo", "--source=.", "--output=out"], "no image with YOLO's labels"),
+    "nothing of LabelMe's": (["labelme", "--source=.", "--output=out"], "no JSON of LabelMe"),
+    "one file without images": (["coco_file", "--source=.", "--output=out"], "--images"),
     "output below a file": (
         ["synthetic", "--train=1", "--val=1", "--output=/dev/null/x"],
         "/dev/null",
@@ -256,3 +273,34 @@ def test_arguments_of_prepare(tmp_path, capsys, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     refused(capsys, lambda: prepare.main(arguments), says)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "source"])
+def test_only_records_are_replaced(mine, capsys, kind):
+    """What else was there was removed: one's thesis, or the very images that were read."""
+    if kind == "folder":
+        output = mine.parent / "keep"
+        output.mkdir()
+        (output / "thesis.txt").write_text("mine")
+    elif kind == "file":
+        output = mine.parent / "thesis.txt"
+        output.write_text("mine")
+    else:
+        output = mine
+    before = {path: path.read_bytes() for path in mine.parent.rglob("*") if path.is_file()}
+    arguments = ["folder", f"--source={mine}", f"--output={output}", "--overwrite"]
+    refused(capsys, lambda: prepare.main(arguments), "holds no records", "remove it yourself")
+    assert before == {p: p.read_bytes() for p in mine.parent.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json"])
+def test_an_export_replaces_nothing_but_an_export(tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    refused(capsys, lambda: export.main([f"--output={tmp_path}"]), f"holds a {name}")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            export.main([f"--output={tmp_path}"])
+    refused(capsys, lambda: export.main(["--output="]), "--output: the path is empty")

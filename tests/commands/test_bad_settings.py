@@ -70,6 +70,11 @@ BAD_OPTIONS = {
     "num_clusters=0,agnostic_weight=1": "leaves nothing to learn",
     "regions=grid": "square number",
     "masked_support=True": "features.keep needs",
+    "num_clusters=99": "has 81 positions at image_size=65",
+    "query_clusters=99": "has 81 positions at image_size=65",
+    "image_size=33,foreground_prototypes=16,backbone=vgg16": "has 9 positions",
+    "keep=False,views=4": "has no effect",
+    "generate=6": "pass generate=0 to take these records",
     "records=nowhere": "apanet_jax.prepare",
     "list=nowhere.jsonl": "nowhere.jsonl cannot be read",
     "checkpoint=head.safetensors": "--mode=evaluate",
@@ -84,6 +89,16 @@ BAD_OPTIONS = {
 @pytest.mark.parametrize("options", BAD_OPTIONS)
 def test_settings(prepared, tmp_path, capsys, options):
     refused(capsys, start(prepared, options, tmp_path / "run"), BAD_OPTIONS[options])
+    assert not (tmp_path / "run").exists()
+
+
+def test_records_of_the_other_benchmark(prepared, tmp_path, capsys):
+    """Their scores would be called the other one's."""
+    copy = shutil.copytree(prepared, tmp_path / "records")
+    index = json.loads((copy / "index.json").read_text()) | {"name": "pascal"}
+    (copy / "index.json").write_text(json.dumps(index))
+    command = start(copy, "dataset=coco", tmp_path / "run")
+    refused(capsys, command, "are of pascal, and the config is for coco", "--config=pascal")
     assert not (tmp_path / "run").exists()
 
 

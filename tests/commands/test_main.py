@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from apanet_jax.config.settings import with_options
+from apanet_jax.config.saved import from_json, json_settings
+from apanet_jax.config.settings import typed, with_options
 from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
 from apanet_jax.data.sources.pascal import PascalSource
@@ -25,9 +26,11 @@ from apanet_jax.runs.run import make_run
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.programs import Programs
 from apanet_jax.training.loop import train
+from apanet_jax.training.side_by_side import train_side_by_side
 from apanet_jax.weights import pfenet
-from configs import folder, pascal
+from configs import folder, pascal, quickstart
 from tests import reference_cases, trees
+from tests.scripts import ROOT
 from tests.small_backbone import OPTIONS
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
@@ -161,13 +164,30 @@ def test_a_finished_run_is_not_trained_again(prepared, tmp_path, monkeypatch):
 
 def test_the_workdir_of_other_settings_is_refused(prepared, tmp_path):
     train(make_run(config_of(prepared)).task(), tmp_path)
+    other = make_run(config_of(prepared, "seed=5")).task()
     with pytest.raises(UserError, match="other settings"):
-        train(make_run(config_of(prepared, "seed=5")).task(), tmp_path)
+        train(other, tmp_path)
+    with pytest.raises(UserError, match="other settings"):
+        train_side_by_side([(other, tmp_path, None)])
+
+
+def test_drawn_records_are_those_of_the_workdir(tmp_path):
+    config = quickstart.get_config()
+    for name in ("a", "b"):
+        named = sweep.with_drawn_records(config, tmp_path / name)
+        assert named.data.records == str(tmp_path / name / "records")
+    left_by_a_run = from_json(json.dumps(json_settings(typed(named))))
+    moved = sweep.with_drawn_records(left_by_a_run, tmp_path / "moved")
+    assert moved.data.records == str(tmp_path / "moved" / "records")
 
 
 def test_evaluation_without_a_checkpoint_says_so(prepared, tmp_path):
     with pytest.raises(UserError, match="train first"):
         sweep.run_all(config_of(prepared), tmp_path, "evaluate")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="nowhere holds no checkpoint"):
+        sweep.run_all(config_of(prepared), tmp_path / "nowhere", "evaluate")
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize(
@@ -254,6 +274,20 @@ WRONG = {
     "used: 'fodl' Did you mean": ["--config=configs/folder.py", "--config.fodl=1"],
     "dream": ["--config=configs/folder.py", "--mode=dream"],
     "surplus": ["--config=configs/folder.py", "surplus"],
+    "--workdir= is empty": ["--config=configs/folder.py", "--workdir="],
+    "no_python.py is no config": ["--config=no_python.py"],
+    "no_function.py is no config": ["--config=no_function.py"],
+    "missing 1 required": ["--config=no_default.py"],
+    "it returns None": ["--config=no_return.py"],
+    "numbered from 0 to 1": [
+        *("--config=folder", "--process=2", "--processes=2", "--coordinator=localhost:1"),
+    ],
+    "expected HOST:PORT": [
+        *("--config=folder", "--process=0", "--processes=2", "--coordinator=localhost"),
+    ],
+    "'many'": ["--config=folder", "--config.model.num_clusters=many"],
+    "no --workdir": ["--mode=verify"],
+    "empty holds no results.json": ["--mode=verify", "--workdir=empty"],
 }
 """Command lines, by what the answer says."""
 
@@ -277,11 +311,25 @@ print(json.dumps(answers))
 """
 
 
+CONFIGS = {
+    "no_python.py": "def get_config(:",
+    "no_function.py": "config = 3",
+    "no_default.py": "def get_config(options): return options",
+    "no_return.py": "def get_config(): pass",
+}
+
+
 @pytest.fixture(scope="module")
-def answers():
+def answers(tmp_path_factory):
     """The status and the errors of each wrong command line."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "empty").mkdir()
+    for name, content in CONFIGS.items():
+        (folder / name).write_text(content)
     command = [sys.executable, "-c", EACH, json.dumps(list(WRONG.values()))]
-    done = run_command(command)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = run_command(command, cwd=folder, env=environment)
+    assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {*CONFIGS, "empty"}
     assert done.returncode == 0, done.stderr
     return dict(zip(WRONG, json.loads(done.stdout), strict=True))
 

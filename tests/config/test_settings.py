@@ -92,6 +92,32 @@ def test_settings_that_cannot_work_are_refused_in_one_line(options):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "stem"),
+    [
+        ("", "plain"),
+        ("backbone=resnet101,comparison=fem", "plain"),
+        ("checkpoint=head/model.safetensors", "plain"),
+        ("weights=resnet50_v2.pth", "deep"),
+        ("weights=resnet50_v2.pth,stem=plain", "plain"),
+        ("checkpoint=DIR/split{fold}.pth", "deep"),
+        ("backbone=vgg16", "deep"),
+        ("stem=deep", "deep"),
+    ],
+)
+def test_a_resnet_has_the_stem_of_its_weights(options, stem):
+    """The documented command had the deep stem and, from the hub, weights of the plain one."""
+    for config in (pascal.get_config(options), coco.get_config(options)):
+        check(config)
+        assert config.backbone.stem == stem
+        saved = config.copy_and_resolve_references()
+        with saved.unlocked():
+            saved.saved = True
+        assert with_options(saved, "checkpoint=other.pth").backbone.stem == stem
+    if options.startswith("backbone=resnet101"):
+        assert folder.get_config(options).backbone.stem == stem
+
+
 def test_fingerprint_tells_settings_apart_that_change_the_result():
     def fingerprint(options, *others):
         return settings_fingerprint(typed(with_options(common.get_config(), options)), *others)

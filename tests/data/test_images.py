@@ -13,14 +13,10 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageOps, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from apanet_jax.data.encoded_images import FORMATS
 from apanet_jax.data.exif import exif_orientation, turned_upright, without_metadata
 from apanet_jax.data.gray_levels import stretched
-from apanet_jax.data.images import (
-    FORMATS,
-    decode_image,
-    decode_verified,
-    read_image,
-)
+from apanet_jax.data.images import decode_image, decode_verified, read_image
 from apanet_jax.data.source import read_image_size
 from apanet_jax.runtime.errors import UserError
 

@@ -1,18 +1,22 @@
 """Names and ids of annotation files that tools write in several ways, and those that collide."""
 
 import json
+import os
 import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from apanet_jax.data import records
 from apanet_jax.data.images import UprightImage
 from apanet_jax.data.masks import read_mask
 from apanet_jax.data.outline_files import coco_outlines
 from apanet_jax.data.outlines import segmentation_mask, shape_mask
-from apanet_jax.data.sources.annotated import labelme
+from apanet_jax.data.sources.annotated import coco_file, labelme
+from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.runtime.errors import UserError
+from tests import trees
 
 HEIGHT, WIDTH = 40, 60
 LARGE, SMALL = [5, 5, 50, 5, 50, 35, 5, 35], [10, 10, 20, 10, 20, 20, 10, 20]
@@ -130,3 +134,43 @@ def test_a_polygon_without_numbers_says_what_was_expected(polygon):
 def test_a_patch_that_is_none_says_what_was_expected(mask, points, says):
     with pytest.raises(ValueError, match=says):
         shape_mask({"shape_type": "mask", "points": points, "mask": mask}, HEIGHT, WIDTH)
+
+
+def test_names_in_a_list_file_may_have_spaces(tmp_path):
+    """They were split there, and the parts missed."""
+    tree = trees.folder_tree(tmp_path / "tree", train=4, val=4)
+    for file in [*tree.glob("*/val_*"), *tree.glob("*/train_*")]:
+        file.rename(file.with_name(file.name.replace("_0", " käfer 0")))
+    for file in tree.glob("ImageSets/*/*.txt"):
+        file.write_text(f" {file.read_text()}\n".replace("_0", " käfer 0").replace("\n", "\r\n"))
+    source = FolderSource(tree)
+    assert source.names("train") == [f"train käfer 0{n:02d}" for n in range(4)]
+    assert all(source.read("val", name).name == name for name in source.names("val"))
+    records.write(source, tmp_path / "records", min_area=1)
+    assert records.open_records(tmp_path / "records").split("train").names[0] == "train käfer 000"
+
+
+def test_a_list_of_tests_may_have_spaces(tmp_path):
+    for name in ("a b", "c d", "e"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"{name}.jpg")
+        path = labelme_file(tmp_path / f"{name}.json", ("x", LARGE), ("y", SMALL))
+        path.write_text(path.read_text().replace("a.jpg", f"{name}.jpg"))
+    (tmp_path / "test.txt").write_text("c d\n")
+    assert labelme(tmp_path, test=str(tmp_path / "test.txt")).names("val") == ["c d"]
+
+
+def test_names_that_differ_by_case_are_two_images_unless_they_are_one_file(tmp_path):
+    images = [{"id": n, "file_name": f"{x}.jpg"} for n, x in ((1, "a"), (2, "A"), (3, "b"))]
+    outlines = [annotation(1), annotation(2, image_id=2), annotation(3, image_id=3, category_id=1)]
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps(coco(outlines, images)))
+    for name in "ab":
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"{name}.jpg")
+    # As a disk without case has it.
+    os.link(tmp_path / "a.jpg", tmp_path / "A.jpg")
+    with pytest.raises(UserError, match="the images a and A are one file"):
+        coco_file(tmp_path, file)
+    (tmp_path / "A.jpg").unlink()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "A.jpg")
+    source = coco_file(tmp_path, file)
+    assert sorted(source.names("train") + source.names("val")) == ["A", "a", "b"]

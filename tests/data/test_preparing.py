@@ -130,6 +130,11 @@ def test_a_file_of_eighty_categories_is_prepared_and_trained_on(tmp_path, capsys
     assert lists.left_out == (2,)
     again = chosen_classes(source, Choices(min_images=1, min_area=50))
     assert again.class_names == ("c3", "c40", "c61") and len(again.folds) == 3
+    (tmp_path / "folds.json").write_text('[["c3", "c7"], ["c40"], ["c61"]]')
+    source = coco_file(
+        tmp_path / "images", tmp_path / "coco.json", folds=str(tmp_path / "folds.json")
+    )
+    assert chosen_classes(source, Choices(classes=("c3", "c61"))).folds == (("c3",), ("c61",))
 
 
 DAMAGE = (

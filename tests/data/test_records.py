@@ -73,8 +73,12 @@ def test_the_fingerprint_tells_contents_apart(folder, written, tmp_path):
     label = np.array(Image.open(path))
     label[0, 0] = 1 - label[0, 0] % 2
     Image.fromarray(label).save(path)
+    assert records.open_records(again).split("train").label(0)[0, 0] != label[0, 0]
     records.write(FolderSource(folder), again, overwrite=True)
-    assert records.open_records(again).fingerprint != written.fingerprint
+    opened = records.open_records(again)
+    assert opened.fingerprint != written.fingerprint
+    # Though the files from before were open in this process.
+    assert opened.split("train").label(0)[0, 0] == label[0, 0]
 
 
 def test_bad_pictures_are_all_named_and_nothing_is_written(folder, tmp_path):

@@ -206,3 +206,21 @@ def test_joined_sources_have_the_images_of_all_and_classes_by_name(tmp_path):
 def test_sources_of_one_name_are_not_joined(folder):
     with pytest.raises(UserError, match="mine, mine: .*different names"):
         JoinedSource([FolderSource(folder), FolderSource(folder)])
+
+
+def test_a_joined_source_whose_name_begins_like_anothers_is_read_itself(tmp_path):
+    first = trees.folder_tree(tmp_path / "set", train=2, val=1)
+    second = trees.folder_tree(tmp_path / "set-2", train=2, val=1, seed=1)
+    joined = JoinedSource([FolderSource(first), FolderSource(second)])
+    for name in joined.names("train"):
+        of = FolderSource(second if name.startswith("set-2-") else first)
+        own = of.read("train", name.removeprefix(f"{of.name}-"))
+        assert joined.read("train", name).image == own.image
+
+
+def test_joined_images_that_would_have_one_name_are_refused(tmp_path):
+    first = trees.folder_tree(tmp_path / "set", train=1, val=1)
+    second = trees.folder_tree(tmp_path / "set-2", train=1, val=1)
+    (first / "ImageSets/Segmentation/train.txt").write_text("2-train_000\n")
+    with pytest.raises(UserError, match="'set-2-train_000', one of set and one of set-2: rename"):
+        JoinedSource([FolderSource(first), FolderSource(second)])

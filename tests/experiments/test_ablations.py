@@ -164,68 +164,6 @@ def test_every_run_can_be_made_and_stands_in_a_table():
         check(folder.get_config(options))
 
 
-@pytest.mark.slow
-def test_a_sweep_is_run_once_and_held_against_no_training(sweep):
-    assert sweep.done.returncode == 0, sweep.done.stderr
-    assert "run 4 of 4: seed1/fold0/" in sweep.done.stdout
-    with (sweep.workdir / "table_tiny.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    of_runs = {(line["variant"], line["seed"]): line for line in lines}
-    assert set(of_runs) == {(name, seed) for name in ("baseline", "apanet") for seed in "01"} | {
-        ("training_free_prototype", "0")
-    }
-    plain = of_runs["apanet", "1"]
-    expected = {"fold": "0", "shot": "1", "backbone": "efficientnet_lite0"}
-    expected |= {"comparison": "conv", "num_clusters": "3", "agnostic_weight": "0.5"}
-    expected |= {"training_list": "all", "prior": "middle", "image_size": "65", "steps": "2"}
-    assert expected.items() <= plain.items() and plain["checkpoint"] == "last"
-    assert plain["dataset"]
-    free = of_runs["training_free_prototype", "0"]
-    assert (free["num_clusters"], free["steps"], free["image_size"]) == ("", "", "65")
-    table = (sweep.workdir / "table_tiny.md").read_text()
-    assert table.strip() in sweep.done.stdout and "| no training | 1 |" in table
-
-
-@pytest.mark.slow
-def test_a_sweep_goes_on_and_refuses_other_settings(sweep):
-    (sweep.workdir / "seed1" / "fold0" / "apanet" / "results.json").unlink()
-    again = run_script("ablations", f"--config={sweep.config}", *sweep.arguments)
-    assert "run 1 of 1: seed1/fold0/apanet" in again.stdout
-    other = run_script("ablations", f"--config={sweep.config},learning_rate=0.1", *sweep.arguments)
-    assert_refused(other, "other settings")
-
-
-@pytest.mark.slow
-def test_a_threshold_of_0_scores_what_the_run_did(sweep):
-    config = sweep.config.replace("folder.py", "compare.py") + ",folds=0,seeds=0"
-    arguments = (f"--workdir={sweep.workdir}", "--base_episodes=10")
-    done = run_script("thresholds", f"--config={config}", *arguments)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((sweep.workdir / "thresholds.json").read_text())
-    assert {row["variant"] for row in found["rows"]} == {"baseline", "apanet"}
-    at_zero = found["thresholds"].index(0.0)
-    for row in found["rows"]:
-        folder = sweep.workdir / "seed0" / "fold0" / row["variant"]
-        (result,) = json.loads((folder / "results.json").read_text())
-        assert abs(row["novel"][at_zero] - result["miou"]) < 0.02
-        for name, sums in row["classes"].items():
-            true, called, both, _ = np.array(sums).T
-            assert (np.diff(called) <= 0).all() and len(set(true)) == 1
-            iou = 100 * both[at_zero] / max(true[0] + called[at_zero] - both[at_zero], 1)
-            assert abs(iou - result["iou_per_class"][name]) < 0.02
-    assert (sweep.workdir / "thresholds.md").read_text().strip() in done.stdout
-    done = run_script("thresholds", f"--config={config}", arguments[0], "--counted")
-    assert done.returncode == 0, done.stderr
-    by_class = (sweep.workdir / "called.md").read_text()
-    for line in by_class.splitlines()[2:]:
-        name, variant, _, *shares = [x.strip() for x in line.strip("|").split("|")]
-        (sums,) = (row["classes"][name] for row in found["rows"] if row["variant"] == variant)
-        true, called, both, pixels = sums[at_zero]
-        expected = [both / (true + called - both), both / max(called, 1), both / true]
-        expected = [100 * x for x in (*expected, called / pixels, true / pixels)]
-        np.testing.assert_allclose([float(x) for x in shares], expected, atol=0.051)
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

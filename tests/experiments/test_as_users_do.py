@@ -65,3 +65,4 @@ def test_faults_are_named_and_bad_input_is_a_line():
     assert all(function.__doc__ for function in FAULTS.values())
     assert_refused(run_script("fault_drill", "--faults=earthquake"), "'earthquake' is unknown")
     assert_refused(run_script("repeatability", "--devices=many"), "expected whole numbers")
+    assert_refused(run_script("repeatability", "--devices=1,3"), "--devices=3: expected what 8")

@@ -11,6 +11,7 @@ from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.runs import sweep
 from configs import coco, pascal
 from tests import trees
+from tests.small_backbone import NAME
 
 pytestmark = pytest.mark.slow
 
@@ -89,12 +90,12 @@ def test_a_benchmark_trains_and_is_scored(folders, tmp_path, dataset, backbone, 
 
 
 @pytest.mark.parametrize("dataset", ["pascal", "coco_consecutive"])
-def test_a_benchmark_is_validated_and_drawn(folders, tmp_path, dataset):
+def test_a_benchmark_is_validated_and_drawn(folders, small_backbone, tmp_path, dataset):
     rows, lines = rows_and_lines(
         folders,
         tmp_path / "run",
         dataset,
-        "backbone=efficientnet_lite0,masked_support=False,shots=1,every=2,pictures=1,workers=1",
+        f"backbone={NAME},weights=random,masked_support=False,shots=1,every=2,pictures=1,workers=1",
     )
     assert [r["checkpoint"] for r in rows] == ["best", "last"]
     assert rows[0]["iou_per_class"].keys() <= NOVEL[dataset]

@@ -1,10 +1,7 @@
 """The figures' rules, checked by hand, and the script, run as a user would."""
 
-import json
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from apanet_jax.reports import overlays
 from apanet_jax.runtime.errors import UserError
@@ -75,32 +72,3 @@ def test_what_is_covered_is_nearly_the_colour_alone():
 )
 def test_bad_input_gets_one_line(arguments, said):
     assert_refused(run_script("figures", *arguments), said)
-
-
-@pytest.mark.slow
-def test_figure_6_shows_episodes_of_a_trained_pair(sweep, tmp_path):
-    runs = sweep.workdir / "seed0" / "fold0"
-    pair = [f"--{name}={runs / name}" for name in ("baseline", "apanet")]
-    output = tmp_path / "figure6.png"
-    done = run_script("figures", "--figure=6", *pair, f"--output={output}")
-    assert done.returncode == 0, done.stderr
-    content = json.loads(output.with_suffix(".json").read_text())
-    assert content["rule"] in done.stdout
-    assert len({row["query"] for row in content["episodes"]}) == len(content["episodes"]) == 7
-    assert all(0 <= row[x] <= 100 for row in content["episodes"] for x in ("baseline", "apanet"))
-
-
-@pytest.mark.slow
-def test_figure_7_shows_regions_of_training_images(sweep, tmp_path):
-    output, columns, side = tmp_path / "figure7.png", 2, 64
-    done = run_script(
-        "figures",
-        "--figure=7",
-        f"--apanet={sweep.workdir / 'seed0' / 'fold0' / 'apanet'}",
-        f"--output={output}",
-        f"--columns={columns}",
-        f"--side={side}",
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(output.with_suffix(".json").read_text())["images"]) == columns
-    assert Image.open(output).width == columns * (side + 8) + 8 + 21

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 
 from apanet_jax.inference.matching.presence import Decision
-from experiments.own_pictures.own_pictures import (
-    Prediction,
-    fitted,
-    presence_weights,
-    summary,
-    table,
-    tasks_of,
-)
+from experiments.own_pictures.calibration import fitted, presence_weights
+from experiments.own_pictures.own_pictures import summary, table
+from experiments.own_pictures.tasks import Prediction, tasks_of
 from tests import trees
 from tests.scripts import assert_refused, run_script
 

@@ -8,11 +8,9 @@ import pytest
 from apanet_jax.data.sources.coco import CocoSource
 from experiments.speed import coco_evaluation, gpu_summary, memory_benchmark, prepare_benchmark
 from tests.scripts import assert_refused, run_script
+from tests.small_backbone import OPTIONS
 
-SMALL = (
-    "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
-    "evaluation.batch_size=2,devices=1,workers=0,weights=random,compilation_cache="
-)
+SMALL = f"{OPTIONS},devices=1,workers=0,compilation_cache="
 
 
 def rows_of(path):
@@ -34,7 +32,7 @@ def test_the_pipeline_benchmark_writes_a_row_for_each(tiny_records, tmp_path):
 
 
 @pytest.mark.slow
-def test_both_paths_of_evaluation_count_the_same(tiny_records, tmp_path):
+def test_both_paths_of_evaluation_count_the_same(tiny_records, small_backbone, tmp_path):
     done = run_script(
         "evaluation_benchmark",
         f"--config=folder:{SMALL},records={tiny_records},episodes=6,shots=1,keep=False",
@@ -50,7 +48,7 @@ def test_both_paths_of_evaluation_count_the_same(tiny_records, tmp_path):
 
 
 @pytest.mark.slow
-def test_heads_side_by_side_make_the_same_steps(tiny_records, tmp_path):
+def test_heads_side_by_side_make_the_same_steps(tiny_records, small_backbone, tmp_path):
     done = run_script(
         "side_by_side_benchmark",
         f"--config=folder:{SMALL},records={tiny_records},shots=1,num_clusters=0",

@@ -16,8 +16,6 @@ from safetensors.numpy import save_file
 
 from apanet_jax.config.saved import json_settings
 from apanet_jax.config.settings import typed
-from apanet_jax.data import records
-from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.export import main
 from apanet_jax.inference.heads.exported_head import export
 from apanet_jax.inference.heads.model_card import model_card
@@ -33,8 +31,9 @@ from apanet_jax.weights.load import fingerprint, load_backbone
 from apanet_jax.weights.mapping import convert
 from apanet_jax.weights.network import make_network
 from configs import common, folder, saved
-from tests import reference_cases, trees
+from tests import reference_cases
 from tests.literal import CHANNELS, episode
+from tests.small_backbone import OPTIONS
 
 TINY = (
     "min_area=50,image_size=65,longer_side=65,channels=8,steps=2,training.batch_size=2,"
@@ -70,15 +69,14 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["conv", "fem"])
-def trained(tmp_path_factory, request):
-    root = tmp_path_factory.mktemp(request.param)
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+def trained(prepared, small_backbone, tmp_path_factory, request):
+    workdir = tmp_path_factory.mktemp(request.param) / "run"
     bins = ",pyramid_bins=4+0.5" if request.param == "fem" else ""
     config = folder.get_config(
-        f"{TINY},records={root / 'records'},comparison={request.param}{bins}"
+        f"{OPTIONS},records={prepared},comparison={request.param}{bins},episodes=4,shots=1,"
+        "devices=1,every=2,validation_episodes=2"
     )
-    rows = sweep.run_all(config, root / "run", "train_and_evaluate")["run"]
-    return root, rows
+    return workdir, sweep.run_all(config, workdir, "train_and_evaluate")["run"]
 
 
 def test_an_exported_head_is_the_run_s(run, tmp_path):
@@ -105,14 +103,13 @@ def test_a_run_on_other_weights_is_not_exported(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_exported_head_scores_what_the_run_scored(trained, tmp_path):
-    root, rows = trained
-    arguments = [f"--workdir={root / 'run'}", f"--output={tmp_path}", "--checkpoint=last"]
+def test_an_exported_head_scores_what_the_run_scored(trained, prepared, tmp_path):
+    workdir, rows = trained
+    arguments = [f"--workdir={workdir}", f"--output={tmp_path}", "--checkpoint=last"]
     with pytest.raises(SystemExit, match="0"):
         main(arguments)
     config = saved.get_config(
-        f"{tmp_path / 'config.json'},checkpoint={tmp_path / 'model.safetensors'},"
-        f"records={root / 'records'}"
+        f"{tmp_path / 'config.json'},checkpoint={tmp_path / 'model.safetensors'},records={prepared}"
     )
     (row,) = sweep.run_all(config, tmp_path / "elsewhere", "evaluate")["elsewhere"]
     (last,) = [r for r in rows if r["checkpoint"] == "last"]
@@ -208,6 +205,12 @@ def test_a_head_of_other_settings_is_refused():
         head_parameters(tensors, APANet(channels=7), "vgg16")
     with pytest.raises(UserError, match="missing .*init_merge"):
         head_parameters(tensors, APANet(channels=6, comparison="fem"), "vgg16")
+
+
+@pytest.mark.parametrize("setting", ["query_clusters", "foreground_prototypes"])
+def test_a_heads_shapes_do_not_depend_on_how_much_is_clustered(setting):
+    plain, clustered = APANet(channels=4), APANet(channels=4, **{setting: 32})
+    assert head_shapes(clustered, "vgg16") == head_shapes(plain, "vgg16")
 
 
 def _zeros_of(backbone):

@@ -193,6 +193,15 @@ class TestEdgeCases:
         assert np.isfinite(of_query).all() and np.isfinite(of_support).all()
         assert not of_query[1].any() and not of_support[0].any()
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_gradients_take_no_notice_of_positions_without_weight(self, value):
+        query, support, *weights = problem(8)
+        weights = [jnp.asarray(weight).at[3].set(0) for weight in weights]
+        expected = gradients(query, support, *weights)
+        found = gradients(query, jnp.asarray(support).at[3].set(value), *weights)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
     def test_nan_stays_in_its_query_position(self):
         query, support, *weights = problem(6)
         found = density_ratio(query.at[0, 0].set(np.nan), support, *weights)

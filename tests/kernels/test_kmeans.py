@@ -358,11 +358,12 @@ class TestEdgeCases:
         result = self.run(features, 3, init, np.array([1, 1, 1, 0, 0, 0], np.float32))
         assert sorted(result.assignment[:3].tolist()) == [0, 1, 2]
 
+    @pytest.mark.parametrize("weight", [0, 1])
     @pytest.mark.parametrize("value", [np.nan, np.inf])
-    def test_nan_stays_in_its_picture(self, init, value):
-        features = random_features(0, 2, 10, 3)
-        features[0, 4, 1] = value
-        result = self.run(features, 2, init)
+    def test_nan_stays_in_its_picture(self, init, value, weight):
+        features, weights = random_features(0, 2, 10, 3), np.ones((2, 10), np.float32)
+        features[0, 4, 1], weights[0, 4] = value, weight
+        result = self.run(features, 2, init, weights)
         assert np.isnan(result.inertia[0]) and np.isfinite(result.inertia[1])
         assert ((result.assignment >= 0) & (result.assignment < 2)).all()
 

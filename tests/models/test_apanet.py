@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apanet_jax.models.apanet import APANet, ImageFeatures, Reduction, at_size
+from apanet_jax.models.apanet import APANet, ImageFeatures
 from apanet_jax.models.prior import prior_mask
 from apanet_jax.models.prototypes import grid_regions
+from apanet_jax.models.reduction import Reduction
+from apanet_jax.models.resize import at_size
 from apanet_jax.training.losses import cross_entropy, losses
 from tests.literal import (
     BATCH,

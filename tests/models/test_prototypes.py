@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from apanet_jax.models.apanet import APANet, ImageFeatures, at_size
+from apanet_jax.models.apanet import APANet, ImageFeatures
 from apanet_jax.models.prototypes import allocation, foreground_parts, over_shots, part_means
+from apanet_jax.models.resize import at_size
 from tests.literal import BATCH, CHANNELS, MIDDLE, SHOT, SIZE, Literal, drawn, episode
 
 

@@ -9,6 +9,7 @@ Where objects overlap, the smaller is on top (`outlines.paint`). COCO's crowds a
 users label `__ignore__` become 255; `_background_` becomes 0.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -271,6 +272,7 @@ def _outlines_in(annotations: Path) -> CocoFile:
 def _coco_entries(file: CocoFile, images: Path, annotations: Path) -> dict[str, OutlinedImage]:
     """Returns the images of a COCO file that have outlines, by name; counts the others."""
     entries: dict[str, OutlinedImage] = {}
+    by_case: dict[str, str] = {}
     find = _FindBelow(images)
     for image in file.images:
         parts = relative_parts(image.file_name)
@@ -280,12 +282,21 @@ def _coco_entries(file: CocoFile, images: Path, annotations: Path) -> dict[str, 
         if name in entries:
             raise ValueError(f"two images are called {name}")
         if image.outlines:
+            path = find(parts)
             entries[name] = OutlinedImage(
-                find(parts), annotations, lambda image=image: (image.size, image.outlines)
+                path, annotations, lambda image=image: (image.size, image.outlines)
             )
+            # Disks of Macs and of Windows have one file for names that differ by case alone.
+            other = by_case.setdefault(name.casefold(), name)
+            if other != name and _are_one(path, entries[other].path):
+                raise ValueError(f"the images {other} and {name} are one file, {path}")
         else:
             file.left_out["images without an outline"] += 1
     return entries
+
+
+def _are_one(*paths: Path) -> bool:
+    return all(path.exists() for path in paths) and os.path.samefile(*paths)
 
 
 class _FindBelow:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apanet_jax.data.source import MOST_CLASSES, Sample, Source, Split
+from apanet_jax.data.source import MOST_CLASSES, SPLITS, Sample, Source, Split
 from apanet_jax.data.transforms import IGNORE
 from apanet_jax.runtime.errors import UserError
 
@@ -24,7 +24,8 @@ class JoinedSource:
           sources: of different names.
 
         Raises:
-          UserError: two have the same name, or there are more classes than a label map can hold.
+          UserError: two have the same name, or give an image the same one, or there are more
+            classes than a label map can hold.
         """
         names = [source.name for source in sources]
         if len(set(names)) < len(names):
@@ -37,23 +38,35 @@ class JoinedSource:
         self.notes = [note for source in sources for note in getattr(source, "notes", ())]
         if len(self.class_names) > MOST_CLASSES:
             raise UserError(f"{len(self.class_names)} classes, expected at most {MOST_CLASSES}")
+        self._images = {split: self._images_of(split) for split in SPLITS}
 
     def names(self, split: Split) -> list[str]:
         """Returns the names of all sources' images, one source behind the other."""
-        return [
-            f"{of}-{name}" for of, source in self._sources.items() for name in source.names(split)
-        ]
+        return list(self._images[split])
 
     def read(self, split: Split, name: str) -> Sample:
         """Returns an image with its label map in the joined classes."""
-        of = next(of for of in self._sources if name.startswith(f"{of}-"))
-        source = self._sources[of]
-        sample = source.read(split, name.removeprefix(f"{of}-"))
+        source, own_name = self._images[split][name]
+        sample = source.read(split, own_name)
         joined = np.arange(256, dtype=np.uint8)
         for number, class_name in enumerate(source.class_names, 1):
             joined[number] = self.class_names.index(class_name) + 1
         joined[IGNORE] = IGNORE
         return Sample(name, sample.image, joined[sample.label], sample.note)
+
+    def _images_of(self, split: Split) -> dict[str, tuple[Source, str]]:
+        """Returns the source of each image of a split, and its name there."""
+        found: dict[str, tuple[Source, str]] = {}
+        for of, source in self._sources.items():
+            for own_name in source.names(split):
+                name = f"{of}-{own_name}"
+                if name in found:
+                    raise UserError(
+                        f"two images of {split} would be called {name!r}, one of "
+                        f"{found[name][0].name} and one of {of}: rename a data set's folder"
+                    )
+                found[name] = source, own_name
+        return found
 
 
 def _folds(sources: Sequence[Source]) -> tuple[tuple[str, ...], ...]:

@@ -7,6 +7,8 @@
   name a folder of its authors' machine: the image's name counts, folders do not.
 - A name and a class id, as HSNet's (`2007_000032__01`), in a file for each fold: an image stands
   there once for each of its classes.
+
+Names have no spaces in these: VOC's and COCO's have none.
 """
 
 import re

@@ -61,6 +61,8 @@ def export(
             f"{output / PROGRAM} is of an earlier export, perhaps of another head: add --program "
             "to write it again, or remove it"
         )
+    if not is_exported(output):
+        _check_free(output)
     if is_exported(workdir):
         if checkpoint:
             raise UserError(f"--checkpoint={checkpoint}: {workdir} is an exported head, not a run")
@@ -78,6 +80,15 @@ def export(
     for name, content in files.items():
         write_bytes(output / name, content)
     return output
+
+
+def _check_free(output: Path) -> None:
+    """Refuses a folder whose files an export would replace and that no export wrote."""
+    if there := [name for name in (CARD, SETTINGS) if (output / name).exists()]:
+        raise UserError(
+            f"{output} holds a {' and a '.join(there)} that no export wrote, and that would be "
+            "replaced: name another folder"
+        )
 
 
 def _check_program_options(program: bool, **options: int | None) -> None:

@@ -242,6 +242,8 @@ def restore_head(
     Raises:
       UserError: there is no such checkpoint.
     """
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no {checkpoint or 'last'} checkpoint: train first")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         steps = {"best": checkpoints.best_step(), "last": checkpoints.latest_step()}
         name = checkpoint or ("best" if steps["best"] is not None else "last")

@@ -1,8 +1,8 @@
-"""Supports as they are given to a segmenter, fitted into its matcher's square."""
+"""Supports as a segmenter is given them, fitted into its matcher's square, and as it saves them."""
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from apanet_jax.inference.matching.geometry import Grid
 from apanet_jax.inference.multiscale.scales import Scales, SupportView
 from apanet_jax.inference.multiscale.tiles import fitted_square
 from apanet_jax.inference.supports.inputs import Image, as_image, several, support_label
+from apanet_jax.inference.supports.saved_segmenter import Contents, SavedImage, SavedSupport
 from apanet_jax.runtime.errors import UserError
 
 _Files = tuple[tuple[str, str], ...]
@@ -98,6 +99,45 @@ def given_negatives(images: Iterable[Image], grid: Grid) -> dict[str, Support]:
         label = negative_label(size, grid)
         found[key] = Support(square, label, size, ((_path(given), ""),))
     return found
+
+
+def packed(
+    kept: Mapping[str | None, Mapping[str, Support]],
+    stored: Callable[[Any], Mapping[str, np.ndarray]],
+) -> tuple[tuple[SavedSupport, ...], tuple[SavedImage, ...]]:
+    """Returns supports as they are saved, and their images, each once.
+
+    Args:
+      kept: by class, None for negatives, and by digest.
+      stored: `Matcher.stored`.
+    """
+    images: dict[bytes, tuple[int, SavedImage]] = {}
+    supports = []
+    for name, of_class in kept.items():
+        for digest, (square, label, size, files, features, zoom) in of_class.items():
+            if (content := square.tobytes()) not in images:
+                images[content] = len(images), SavedImage(square, stored(features))
+            number, _ = images[content]
+            supports.append(SavedSupport(name, number, size, files, label, zoom, digest))
+    return tuple(supports), tuple(image for _, image in images.values())
+
+
+def unpacked(
+    contents: Contents, restored: Callable[[Mapping[str, np.ndarray]], Any]
+) -> dict[str | None, dict[str, Support]]:
+    """Returns the supports that `packed` was given.
+
+    Args:
+      contents: of a saved segmenter.
+      restored: `Matcher.restored`.
+    """
+    features = [restored(x.features) for x in contents.images]
+    kept: dict[str | None, dict[str, Support]] = {}
+    for name, image, size, files, label, zoom, digest in contents.supports:
+        square = contents.images[image].square
+        support = Support(square, label, size, files, features[image], zoom)
+        kept.setdefault(name, {})[digest] = support
+    return kept
 
 
 def _support(view: SupportView, files: _Files) -> Support:
