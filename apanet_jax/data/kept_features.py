@@ -210,6 +210,8 @@ def keep_features(
     if _progress(kept, images) == total:
         return kept
     try:
+        # Here, where what to do about it is known.
+        directory.mkdir(parents=True, exist_ok=True)
         # Runs of other workdirs may share the features.
         with sole_use(directory, wait=True):
             _embed_missing(embed, load, kept, images, identity, workers, batch_size)

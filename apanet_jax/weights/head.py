@@ -40,6 +40,8 @@ def head_shapes(head: APANet, backbone: str) -> Parameters:
       backbone: whose features it takes, a name of `models.backbones.BACKBONES`.
     """
     row = backbones.spec(backbone)
+    # Neither has parameters, and each may be more than the few positions below.
+    head = head.clone(query_clusters=0, foreground_prototypes=1)
 
     def features(*leading):
         return ImageFeatures(

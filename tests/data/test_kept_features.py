@@ -52,6 +52,12 @@ def test_features_beyond_half_precision_are_refused(tmp_path):
         keep_features(embed, load, 1, 1, ("middle", "label"), tmp_path, "a", 0)
 
 
+def test_a_folder_that_cannot_be_made_is_told_with_the_setting(tmp_path):
+    (tmp_path / "features").write_text("a file")
+    with pytest.raises(UserError, match="could not be kept .*features.directory"):
+        keep_features(None, load, 1, 1, ("middle",), tmp_path / "features", "a", 0)
+
+
 def test_a_file_made_again_is_read_again(tmp_path):
     kept = KeptFeatures(tmp_path, 1, ("middle",))
     for value in (1, 2):

@@ -207,6 +207,12 @@ def test_a_head_of_other_settings_is_refused():
         head_parameters(tensors, APANet(channels=6, comparison="fem"), "vgg16")
 
 
+@pytest.mark.parametrize("setting", ["query_clusters", "foreground_prototypes"])
+def test_a_heads_shapes_do_not_depend_on_how_much_is_clustered(setting):
+    plain, clustered = APANet(channels=4), APANet(channels=4, **{setting: 32})
+    assert head_shapes(clustered, "vgg16") == head_shapes(plain, "vgg16")
+
+
 def _zeros_of(backbone):
     return {
         name: np.zeros(shape, np.float32)

@@ -10,8 +10,9 @@ from apanet_jax.inference.answers.refinement import BAND, refined
 from apanet_jax.inference.matching.geometry import Grid, PositionMap, upsampler
 from apanet_jax.inference.matching.presence import Decision, peak
 
-_STRIP = 1 << 22
-"""Pixels that are computed at once: an image may have hundreds of millions."""
+_STRIP = 1 << 16
+"""Pixels that are computed at once: they stay in a core's cache, and an image may have hundreds of
+millions."""
 
 
 class Answer:
