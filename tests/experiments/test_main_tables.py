@@ -236,13 +236,3 @@ def test_missing_runs_are_made_of_every_fold_with_the_baseline(tmp_path, monkeyp
     assert run_script("main_tables", *arguments).returncode == 0
     variants = {"baseline": "num_clusters=0", "apanet": ""}
     assert asked == [(("all",), variants, workdir)]
-
-
-@pytest.mark.slow
-def test_a_finished_sweep_of_other_data_has_tables_of_its_own(sweep):
-    done = run_script("main_tables", f"--workdir={sweep.workdir}")
-    assert done.returncode == 0, done.stderr
-    last = done.stdout[done.stdout.index("## mIoU on ") :]
-    for method, seeds in (("baseline", 2), ("apanet (n = 3, λ = 0.5)", 2)):
-        assert f"| ours: {method}" in last and f"| {seeds} | 24 |" in last
-    assert "| ours: training_free_prototype" in last

@@ -156,3 +156,12 @@ def test_what_is_chosen_is_what_one_of_both_heads_scored(sweep):
     # Kept features and comparison in other batches: a pixel on the border may fall either way.
     distance = np.minimum(*(np.abs(chosen - x).sum(-1) for x in (one, other)))
     assert len(chosen) == 24 and (distance <= 2).all()
+
+
+def test_a_finished_sweep_of_other_data_has_tables_of_its_own(sweep):
+    done = run_script("main_tables", f"--workdir={sweep.workdir}")
+    assert done.returncode == 0, done.stderr
+    last = done.stdout[done.stdout.index("## mIoU on ") :]
+    for method, seeds in (("baseline", 2), ("apanet (n = 3, λ = 0.5)", 2)):
+        assert f"| ours: {method}" in last and f"| {seeds} | 24 |" in last
+    assert "| ours: training_free_prototype" in last
