@@ -203,7 +203,7 @@ class FrozenMatcher:
         by_key = {_key(x.of): x for x in given}
         of_head = self._head and self._head.learn([x.all for x in features], labels)
         if chosen is not None:
-            pairs = self._pairs_of(chosen, features, labels)
+            pairs = self._pairs_of(chosen, features, labels, given)
             return FrozenClass(supports, of_head, self._fit_of(chosen), shots, pairs, by_key)
         known = {} if before is None else before.pairs
         compared: list[list[Pair]] = [[] for _ in _left_out(shots)]
@@ -322,6 +322,7 @@ class FrozenMatcher:
         chosen: Mapping[str, Any],
         features: Sequence[FrozenFeatures],
         labels: Sequence[Label],
+        given: Sequence[Condensed],
     ) -> Pairs:
         """Returns the pairs that `chosen` holds; none where it is of an earlier version."""
         expected, densities = list(_compared(features, labels)), chosen.get("densities", ())
@@ -329,12 +330,12 @@ class FrozenMatcher:
             return {}
         pairs, matches = {}, 0
         for logarithms, (one, other) in zip(densities, expected, strict=True):
-            compared = features[one].positions, features[other].positions, labels[other]
+            compared = features[one].positions, *given[other].of
             match = None
             if self._head is not None and (labels[other] == 1).any():
                 of_match = (chosen[x][matches] if x in chosen else None for x in _MATCH)
                 match, matches = tuple(of_match), matches + 1
-            of_pair = PairDensities(logarithms, side_weights(labels[other], self.grid))
+            of_pair = PairDensities(logarithms, side_weights(given[other].positions))
             pairs[_key(compared)] = Pair(compared, of_pair, match)
         return pairs
 

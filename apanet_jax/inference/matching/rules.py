@@ -177,13 +177,12 @@ def pair_densities(
     """
     flat = query.reshape(-1, query.shape[-1])
     found = np.asarray(_log_densities(flat, *support, np.asarray(BANDWIDTHS, np.float32)))
-    weights = np.array([x.sum(dtype=np.float64) for x in support[1:]])
-    return PairDensities(found.reshape(2, *query.shape[:2], -1), weights)
+    return PairDensities(found.reshape(2, *query.shape[:2], -1), side_weights(support))
 
 
-def side_weights(label: Label, grid: Grid) -> Float[np.ndarray, " 2"]:
+def side_weights(support: SupportPositions) -> Float[np.ndarray, " 2"]:
     """Returns the weights of a support's foreground and background, see `PairDensities`."""
-    return np.array([x.sum(dtype=np.float64) for x in label_shares(label, grid)])
+    return np.array([x.sum(dtype=np.float64) for x in (support.foreground, support.background)])
 
 
 _log_densities = jax.jit(log_densities)
