@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from apanet_jax import export, prepare
-from apanet_jax.data import building, records
+from apanet_jax.data.records import building
+from apanet_jax.data.records.reading import open_records
 from tests import trees
 from tests.commands.refusals import refused
 
@@ -177,7 +178,7 @@ def test_pictures_of_unusual_kinds_are_accepted_and_read_as_they_are_seen(mine, 
     with pytest.raises(SystemExit) as ended:
         prepare_folder(mine)
     assert ended.value.code == 0, capsys.readouterr().err
-    split = records.open_records(mine.parent / "out").split("train")
+    split = open_records(mine.parent / "out").split("train")
     for number, name in enumerate(split.names):
         image = split[number]["image"].astype(int)
         assert image.shape == (64, 80, 3), name
