@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,16 @@ from apanet_jax.runtime.errors import UserError
 
 _REPORT = "report.json"
 _REPLACED = "replaced"
+_OWN = (
+    *(INDEX, ARRAYS, _REPORT, f"{FOLDER}/*/{FOLDER}-*"),
+    *(f"{FOLDER}/*/dataset_info.json", f"{FOLDER}/*/features.json"),
+    # Kept features (`data.kept_features`), which are of these records' images.
+    *("features/*/*.npy", "features/*/progress.json", "features/*/identity.txt"),
+    "features/*/in_use.*",
+)
+"""What records of any version hold, as patterns of paths."""
+_OF_SYSTEMS = ("._*", ".DS_Store", "Thumbs.db", "desktop.ini")
+"""What is no loss anywhere."""
 
 
 @dataclasses.dataclass
@@ -82,8 +93,8 @@ def write_records(
       min_area: pixels of a class that put an image on its list, for the report.
 
     Raises:
-      UserError: `directory` is there already, or holds something else than records, or images
-        cannot be used.
+      UserError: `directory` is there already, or holds anything beside records, or images cannot be
+        used.
     """
     directory = Path(directory)
     if directory.is_symlink():
@@ -98,11 +109,8 @@ def write_records(
             shutil.rmtree(unfinished)
             return Report(**json.loads((directory / _REPORT).read_text()))
         raise UserError(f"{directory} is there already: name another, or pass --overwrite")
-    if directory.exists() and not _replaceable(directory):
-        raise UserError(
-            f"{directory} holds no records, and --overwrite replaces nothing else: name another, "
-            "or remove it yourself"
-        )
+    if directory.exists():
+        _check_replaceable(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         parts = write_parts(source, unfinished)
@@ -130,12 +138,22 @@ def write_records(
     return report
 
 
-def _replaceable(directory: Path) -> bool:
-    """Whether nothing but records, of any version, or nothing at all would be lost."""
-    if not directory.is_dir():
-        return False
-    names = {path.name for path in directory.iterdir()}
-    return not names or {INDEX, FOLDER} <= names
+def _check_replaceable(directory: Path) -> None:
+    """Raises UserError unless nothing but records, of any version, or nothing at all is lost."""
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else {""}
+    if names and not {INDEX, FOLDER} <= names:
+        raise UserError(
+            f"{directory} holds no records, and --overwrite replaces nothing else: name another, "
+            "or remove it yourself"
+        )
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        own = any(fnmatchcase(name, x) and name.count("/") == x.count("/") for x in _OWN)
+        if not (own or path.is_dir() or any(fnmatchcase(path.name, x) for x in _OF_SYSTEMS)):
+            raise UserError(
+                f"{path} is no part of the records beside it, and --overwrite would remove it: "
+                "move it, or name another --output"
+            )
 
 
 def _put(new: Path, directory: Path, replaced: Path) -> None:
