@@ -135,10 +135,10 @@ def small_backbone():
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """The records of a small data set with two folds; tests that change a copy of them."""
-    from apanet_jax.data import records
+    from apanet_jax.data.records.writing import write_records
     from apanet_jax.data.sources.folder import FolderSource
     from tests import trees
 
     root = tmp_path_factory.mktemp("prepared")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    write_records(FolderSource(trees.folder_tree(root / "mine")), root / "records")
     return root / "records"

@@ -39,8 +39,8 @@ from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.data.source import Source
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.source import Source
 from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS
 from apanet_jax.inference.heads.bundled import frozen_matcher
 from apanet_jax.inference.heads.head_choice import DINOV2, SMALL

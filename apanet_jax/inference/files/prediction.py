@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from apanet_jax.data.image_files import print_bad, printable
+from apanet_jax.data.images.image_files import print_bad, printable
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.answers.answer import Answer
 from apanet_jax.inference.files.annotation_files import AnnotationFiles
