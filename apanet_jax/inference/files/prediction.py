@@ -49,7 +49,7 @@ def predict(job: PredictionJob) -> int:
 
     Each file appears whole. The segmenter is saved first, if it is. What an earlier job left in the
     folder is removed then, and `RESULTS` is written last, so that it never describes other files
-    than those beside it.
+    than those beside it. It stands alone where no query could be used, and says why of each.
 
     Returns:
       The command's status: 2 where some queries could not be used, else 0.
@@ -70,16 +70,18 @@ def predict(job: PredictionJob) -> int:
         rows.append(row)
         if captioned and len(shown) < CONTACT_IMAGES:
             shown.append(captioned)
-    for name, content in annotations.of_all():
-        written.write(name, content)
-    sheet = contact_sheet(fitted.supports_, fitted.matcher.grid, shown, list(job.class_files))
-    written.write(CONTACT_SHEET, sheet)
+    if shown:
+        for name, content in annotations.of_all():
+            written.write(name, content)
+        sheet = contact_sheet(fitted.supports_, fitted.matcher.grid, shown, list(job.class_files))
+        written.write(CONTACT_SHEET, sheet)
     # Those that could not be used, which have no quality, come last.
     rows.sort(key=lambda row: row.get("quality", 2))
     written.write(RESULTS, json_bytes(_settings(job, fitted) | {"queries": rows}))
-    found = sum(any(x["found"] for x in row.get("classes", ())) for row in rows)
-    path = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
-    print(f"found in {found} of {len(rows)} images; {path} shows them")
+    if shown:
+        found = sum(any(x["found"] for x in row.get("classes", ())) for row in rows)
+        path = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
+        print(f"found in {found} of {len(rows)} images; {path} shows them")
     _list_worst(rows)
     for note in job.notes:
         print(printable(note))
