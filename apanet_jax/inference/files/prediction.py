@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from apanet_jax.data.images.image_files import print_bad, printable
@@ -41,9 +40,6 @@ LISTED = 10
 """Images that are printed with their expected quality."""
 
 
-# An image's products of matrices in NumPy are small: the threads of its BLAS would spend most of
-# their time waiting for each other, on cores that JAX, reading and writing have a use for.
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def predict(job: PredictionJob) -> int:
     """Does a job; prints what was found, and which queries could not be used.
 
