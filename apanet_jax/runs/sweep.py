@@ -17,7 +17,13 @@ from ml_collections import ConfigDict
 
 from apanet_jax.config import saved
 from apanet_jax.config.definitions import NO_FOLD
-from apanet_jax.config.settings import check, fingerprint, typed, with_options
+from apanet_jax.config.settings import (
+    check,
+    fingerprint,
+    typed,
+    unused_by_baseline,
+    with_options,
+)
 from apanet_jax.data.records.reading import open_records
 from apanet_jax.data.records.writing import write_records
 from apanet_jax.evaluation.results import RESULTS, read_results
@@ -241,11 +247,12 @@ def _name(part: Part, workdir: Path) -> str:
 
 
 def _headline(name: str, run: Run) -> str:
-    model = run.settings.model
+    model, unused = run.settings.model, ", ".join(unused_by_baseline(run.settings))
     return (
         f"{name}: n = {model.num_clusters}, lambda = {model.agnostic_weight}, "
         f"{run.steps} steps of {run.settings.training.batch_size} episodes on "
         f"{run.mesh.size} {run.mesh.devices.flat[0].platform} device(s)"
+        + (f"\n  without effect beside num_clusters=0: {unused}" if unused else "")
     )
 
 
