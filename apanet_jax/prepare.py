@@ -309,7 +309,7 @@ def _add_common(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--skip_bad", action="store_true", help="leave out images that cannot be used"
     )
-    kind.add_argument("--overwrite", action="store_true", help="replace what is there")
+    kind.add_argument("--overwrite", action="store_true", help="replace records that are there")
     kind.add_argument(
         "--shots", type=int, default=5, metavar="K", help="supports to have enough for (5)"
     )
