@@ -24,9 +24,10 @@ from apanet_jax.inference.matching.calibration import appearance_of, calibrated
 from apanet_jax.inference.matching.geometry import upsample
 from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import Decision, SupportAppearance
-from apanet_jax.inference.multiscale.close_ups import small_supports
+from apanet_jax.inference.multiscale.close_ups import CloseUps, small_supports
 from apanet_jax.inference.multiscale.scales import Scales
 from apanet_jax.inference.multiscale.search import LearnedClass, search
+from apanet_jax.inference.multiscale.small_squares import load_small_squares
 from apanet_jax.inference.multiscale.tiles import fitted_square
 from apanet_jax.inference.supports import saved_segmenter
 from apanet_jax.inference.supports.given_supports import (
@@ -405,13 +406,14 @@ class Segmenter:
             for name, chosen in contents.classes.items()
         }
 
-    def _small_supports(self) -> list[SupportAppearance]:
-        """Returns how each class appears in small squares; computed where it is first needed."""
+    def _close_ups(self) -> CloseUps:
+        """Returns what close-ups need; computed where they are first needed."""
+        squares, grid = load_small_squares(), self.matcher.grid
         for name in self._learned:
             if name not in self._small:
                 shown = [(x.square, x.label, x.size) for x in self._supports[name].values()]
-                self._small[name] = small_supports(self.matcher, shown)
-        return [self._small[name] for name in self._learned]
+                self._small[name] = small_supports(squares, grid, shown)
+        return CloseUps(squares, [self._small[name] for name in self._learned])
 
     @one_blas_thread()
     def _answer(self, given: Image, what: str) -> Answer:
@@ -422,17 +424,18 @@ class Segmenter:
             self.scales,
             read.image,
             read.size,
-            self._small_supports,
+            self._close_ups,
         )
         seen = read.image if self.options.refine else None
         return Answer(
-            found.margins,
-            found.likenesses,
+            [x.margins for x in found],
+            [x.likeness for x in found],
             self.decisions_,
             read.size,
-            found.grid,
+            [x.grid for x in found],
             self.options,
             seen,
-            peaks=found.peaks,
-            ranks=found.ranks,
+            peaks=[x.peak for x in found],
+            ranks=None if len(found) == 1 else [x.ranks for x in found],
+            scores=[x.presence for x in found],
         )

@@ -8,6 +8,7 @@ import pytest
 
 from apanet_jax.inference.matching.presence import Decision
 from experiments.own_pictures.calibration import fitted, presence_weights
+from experiments.own_pictures.large_images import HEIGHT, WIDTH, drawn_image, wanted
 from experiments.own_pictures.own_pictures import summary, table
 from experiments.own_pictures.tasks import Prediction, tasks_of
 from tests import trees
@@ -69,6 +70,28 @@ def test_supports_are_no_neighbours_of_queries():
     assert min(area[i] for i in task.supports + task.shown) >= 1000
     assert not any(area[i] for i in task.absent + task.negatives)
     assert len(task.negatives) == 3 and min(queries) - max(task.negatives) >= 20
+
+
+def test_an_object_of_a_large_image_has_the_share_of_its_side_that_is_asked_for():
+    rng, images = np.random.default_rng(0), []
+    for number in range(44):
+        image, label = rng.integers(0, 100, (300, 400, 3), np.uint8), np.zeros((300, 400), np.uint8)
+        if number < 4:
+            label[50:250, 80:300] = 1
+            image[label == 1] = 255
+        images.append((image, label))
+    given = argparse.Namespace(gap=0, shot=[1], min_area=1000, queries=40, negatives=0)
+    (task,) = tasks_of(images[2:] + images[:2], [1], given)
+    images = images[2:] + images[:2]
+    for number, scenes in ((0, None), (1, images[2:40])):
+        canvas, truth = drawn_image(images, task, 0.03, number, scenes)
+        rows, columns = (np.ptp(x) + 1 for x in np.nonzero(truth))
+        assert canvas.shape == (HEIGHT, WIDTH, 3) and (columns, rows) == (120, 109)
+        assert (canvas[truth == 1] > 200).mean() > 0.95
+    assert not drawn_image(images, task, 0.0, 2, None)[1].any()
+    kinds = list(wanted([0.03, 0.1], ["enlarged", "mosaic"]))
+    assert sorted(x[0] for x in kinds) == [0, 0, 0, 0.03, 0.03, 0.1, 0.1]
+    assert len({x[2] for x in kinds}) == len(kinds)
 
 
 def test_weights_that_are_fitted_are_tried_on_the_class_that_was_left_out():

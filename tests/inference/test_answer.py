@@ -17,7 +17,12 @@ def made(*margins, decisions=None, options=DEFAULT_OPTIONS, presence=1.0):
     """Makes an answer; `presence` is the likeness, which alone decides what was found."""
     decisions = decisions or [Decision(0.1, 0.5, peak_weight=0.0, likeness_weight=1.0)] * 10
     return Answer(
-        margins, [presence] * len(margins), decisions[: len(margins)], SIZE, GRID, options
+        margins,
+        [presence] * len(margins),
+        decisions[: len(margins)],
+        SIZE,
+        [GRID] * len(margins),
+        options,
     )
 
 
@@ -65,7 +70,7 @@ def test_where_ranks_are_known_the_highest_of_the_classes_that_claim_a_pixel_has
     ranks = [rng.normal(size=margins[0].shape).astype(np.float32) for _ in margins]
     decisions = [Decision(0.0, 0.5, peak_weight=0.0, likeness_weight=1.0)] * 3
     for present in ([1.0, 1.0, 1.0], [1.0, -1.0, 1.0]):
-        answer = Answer(margins, present, decisions, SIZE, GRID, ranks=ranks)
+        answer = Answer(margins, present, decisions, SIZE, [GRID] * 3, ranks=ranks)
         claims = np.stack([upsample(x, SIZE, GRID) > 0 for x in margins])
         claims &= (np.array(present) > 0)[:, None, None]
         highest = np.stack([upsample(x, SIZE, GRID) for x in ranks])

@@ -158,9 +158,9 @@ def test_a_size_is_that_of_the_tiles_and_no_image_is_enlarged():
     assert scales._replace(size=4096).tiled_side((1500, 2000)) == 2000
     assert scales._replace(size=256).tiled_side((3000, 4000)) is None
     assert scales._replace(zoom=2.0).tiled_side((700, 1000)) == 512
-    # No more of an image is decoded than that.
-    seen = [scales._replace(zoom=z, size=s).most_seen for z, s in ((1, None), (2, None), (1, 512))]
-    assert seen == [256, 512, 512]
+    # No more of an image is decoded than that, but for close-ups.
+    asked = [scales._replace(zoom=z, size=s).most_seen for z, s in ((1, 256), (2, 256), (1, 512))]
+    assert asked == [256, 256, 512] and scales.most_seen == 8 * 256
 
 
 def test_a_supports_small_object_is_seen_alone_and_queries_at_its_scale():

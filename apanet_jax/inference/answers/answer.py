@@ -35,12 +35,13 @@ class Answer:
         likenesses: Sequence[float],
         decisions: Sequence[Decision],
         image_size: tuple[int, int],
-        grid: Grid,
+        grids: Sequence[Grid],
         options: MaskOptions = DEFAULT_OPTIONS,
         image: UInt8[np.ndarray, "height width 3"] | None = None,
         *,
         peaks: Sequence[float] | None = None,
         ranks: Sequence[PositionMap] | None = None,
+        scores: Sequence[float] | None = None,
     ):
         """Makes an answer of the margins of each class.
 
@@ -49,23 +50,29 @@ class Answer:
           likenesses: of each class.
           decisions: of each class.
           image_size: height and width of the image.
-          grid: of the square that the image was fitted into.
+          grids: of each class, of the square that the image was fitted into.
           options: which pixels the masks mark.
           image: which masks are refined at the edges of, RGB; it may be smaller than `image_size`.
           peaks: of each class; None: those of `margins`.
           ranks: of each class, at the same positions: by which the classes compare, see
             `presence.ranks`; None: by their log-odds.
+          scores: of each class; None: as peaks and likenesses have them.
         """
         self._decisions, self.size, self._options = decisions, image_size, options
         self._image, self._refined = image, {}
-        self._band = BAND * max(image_size) / max(grid.fitted(image_size))
-        self._upsamplers = [upsampler(x, image_size, grid) for x in margins]
-        compared = () if ranks is None else ranks
-        self._ranks = [upsampler(x, image_size, grid) for x in compared]
+        self._bands = [BAND * max(image_size) / max(x.fitted(image_size)) for x in grids]
+
+        def upsamplers(maps: Sequence[PositionMap]) -> list[Callable[[slice], np.ndarray]]:
+            return [upsampler(x, image_size, y) for x, y in zip(maps, grids, strict=True)]
+
+        self._upsamplers = upsamplers(margins)
+        self._ranks = [] if ranks is None else upsamplers(ranks)
         self.peaks = np.array([peak(x) for x in margins] if peaks is None else peaks)
         self.likenesses = np.array(likenesses)
-        measures = zip(decisions, self.peaks, self.likenesses, strict=True)
-        self.scores = np.array([decision.presence(*pair) for decision, *pair in measures])
+        if scores is None:
+            measures = zip(decisions, self.peaks, self.likenesses, strict=True)
+            scores = [decision.presence(*pair) for decision, *pair in measures]
+        self.scores = np.array(scores)
         self.found = self.scores > 0.5
         of_classes = [d.probability(x) for d, x in zip(decisions, margins, strict=True)]
         marked = [x[x > options.threshold] for x in of_classes]
@@ -145,7 +152,7 @@ class Answer:
     def _refined_mask(self, index: int) -> Bool[np.ndarray, "height width"]:
         if index not in self._refined:
             levels = self.probability_levels(index)
-            band, threshold = self._band, self._options.threshold
+            band, threshold = self._bands[index], self._options.threshold
             self._refined[index] = refined(levels, self._image, band, threshold)
         return self._refined[index]
 

@@ -3,8 +3,10 @@
 In the whole of a large image a small object has a position or two, which resemble little of what
 supports show at many times that size; and in a tile it is still small. So the image is seen in many
 small squares, each of a small part of it, and these are compared with supports in small squares.
-What they have in common is taken away before: it is most of a feature vector. Where one of them
-stands out, the network's own square is filled with it, and once more with what is marked there.
+What they have in common is taken away before: it is most of a feature vector. Around the places
+that are most alike closer squares are seen, as an object fills one of them, and what merely looks
+like it from afar does not. Where one of these stands out from all places, the network's own square
+is filled with it, and once more with what is marked there.
 """
 
 import math
@@ -23,24 +25,39 @@ from apanet_jax.inference.matching.geometry import (
     label_shares,
     square_label,
 )
-from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import (
     ALIKE_QUANTILE,
-    Appearance,
     SupportAppearance,
     support_appearance,
 )
 from apanet_jax.inference.matching.whitening import unit
+from apanet_jax.inference.multiscale.small_squares import SIDE, SmallSquares
 from apanet_jax.inference.multiscale.tiles import largest_part
 
 MOST_SUPPORTS = 5
 """That are seen in small squares; all serve otherwise."""
 STEP = 0.81
 """From one place to the next, of their side."""
-OUTSTANDING = 4.0
-"""By how many standard deviations of the others a place resembles a class more than their mean."""
+MOST_CANDIDATES = 6
+"""Places that are seen closer, for each class."""
+CLOSER = (0.75, 0.5, 0.35)
+"""Sides of the closer squares, in shares of a place's."""
+CONTEXT = 2.0
+"""Side of what the network is shown, in sides of the closer square that stands out."""
+MOST_COMPARED = 160
+"""Positions of a class's supports with which squares are compared."""
+LEAST_SPREAD = 0.02
+"""Of a measure over an image's places: in one that is all alike, the least difference would stand
+out."""
+OUTSTANDING = 3.3
+"""By how many standard deviations of the places a closer square resembles a class more than their
+mean."""
 PLACE_SHARE = 0.1
 """Of the longer side of an image, in a place's side."""
+LEAST_SIDE = int(SIDE / PLACE_SHARE)
+"""Longer side of the smallest images that are looked at so where nothing asks for it: in smaller
+ones a place has fewer pixels than a small square, so that close-ups show little more than the
+whole does. An object of 3 % has 58 pixels in it, seven of Lite0's positions."""
 OBJECT_SHARE = 0.6
 """Of a close-up's side, in the longer side of what is marked."""
 
@@ -55,32 +72,35 @@ class Place(NamedTuple):
     side: float
 
 
-def small_grid(grid: Grid) -> Grid:
-    """Returns the grid of a square of half the positions: its time is a sixth or less."""
-    positions = grid.positions // 2 + 1
-    return grid._replace(
-        size=grid.size - (grid.positions - positions) * grid.stride, positions=positions
-    )
+class CloseUps(NamedTuple):
+    """What compares the places of an image with the supports of each class.
+
+    Attributes:
+      squares: embeds small squares.
+      supports: how each class appears in them.
+    """
+
+    squares: SmallSquares
+    supports: Sequence[SupportAppearance]
 
 
 def small_supports(
-    matcher: Matcher, supports: Sequence[tuple[Image, Label, tuple[int, int]]]
+    squares: SmallSquares, grid: Grid, supports: Sequence[tuple[Image, Label, tuple[int, int]]]
 ) -> SupportAppearance:
-    """Returns how a class appears in supports in small squares, see `small_grid`.
+    """Returns how a class appears in supports in small squares.
 
     Args:
-      matcher: whose features are compared.
-      supports: image and label of each in the matcher's square, and its own height and width.
+      squares: embeds them.
+      grid: of the squares in which the supports are given.
+      supports: image and label of each in such a square, and its own height and width.
     """
-    grid, small = matcher.grid, small_grid(matcher.grid)
-    appearances, foregrounds = [], []
+    small, images, foregrounds = squares.grid, [], []
     for square, label, size in supports[:MOST_SUPPORTS]:
         height, width = grid.fitted(size)
         image, label = square[:height, :width], label[:height, :width]
-        of_place = seen(image, Place(0, 0, max(label.shape)), small)
-        appearances.append(matcher.appearance(matcher.embed(of_place)))
+        images.append(seen(image, Place(0, 0, max(label.shape)), small))
         foregrounds.append(label_shares(square_label(label, small), small)[0])
-    return support_appearance(appearances, foregrounds)
+    return support_appearance(list(squares.appearances(images)), foregrounds)
 
 
 def places(image_size: tuple[int, int]) -> list[Place]:
@@ -93,28 +113,125 @@ def places(image_size: tuple[int, int]) -> list[Place]:
     return [Place(float(top), float(left), side) for top in rows for left in columns]
 
 
-def likenesses(
-    appearances: Sequence[Appearance], supports: SupportAppearance
-) -> Float[np.ndarray, " places"]:
-    """Returns how much each of several places resembles a class: the `ALIKE_QUANTILE` of cosines.
+class Outstanding(NamedTuple):
+    """The closer square that resembles a class most.
 
-    Cosines are of what is left of features without their mean over all of the places, which they
-    have in common: it says that they are close-ups of this image.
+    Attributes:
+      place: what the network is to be shown: the square with its surroundings.
+      by: how many standard deviations of all places it is above their mean, by the lower one of the
+        two measures of `Likeness`.
+    """
+
+    place: Place
+    by: float
+
+
+def most_alike(image: Image, with_what: CloseUps, wanted: Sequence[int]) -> list[Outstanding]:
+    """Returns the part of an image that resembles each of several classes most.
 
     Args:
-      appearances: of each place.
-      supports: of the class, seen as large.
+      image: RGB.
+      with_what: see `CloseUps`.
+      wanted: numbers of the classes.
     """
-    mean = np.mean([x.astype(np.float32).mean((0, 1)) for x in appearances], 0)
-    prototype = unit(supports.weights @ supports.positions - mean)
-    found = [unit(x.astype(np.float32) - mean) @ prototype for x in appearances]
-    return np.array([np.quantile(x, ALIKE_QUANTILE) for x in found])
+    squares, all_places = with_what.squares, places(image.shape[:2])
+    appearances = squares.appearances([seen(image, x, squares.grid) for x in all_places])
+    mean = appearances.mean((0, 1, 2))
+    found = []
+    for index in wanted:
+        likeness = Likeness(with_what.supports[index], mean)
+        measures, cosines = likeness(appearances)
+        centre, spread = measures.mean(1), np.maximum(measures.std(1), LEAST_SPREAD)
+        order = np.argsort(-((measures.T - centre) / spread).sum(1), kind="stable")
+        closer = [
+            part
+            for number in order[:MOST_CANDIDATES]
+            for part in closer_parts(
+                cosines[number], all_places[number], squares.grid, image.shape[:2]
+            )
+        ]
+        of_parts, _ = likeness(squares.appearances([seen(image, x, squares.grid) for x in closer]))
+        by = ((of_parts.T - centre) / spread).min(1)
+        best = int(by.argmax())
+        found.append(Outstanding(widened(closer[best], CONTEXT), float(by[best])))
+    return found
 
 
-def outstanding(found: Float[np.ndarray, " places"]) -> float:
-    """Returns by how many standard deviations of the others the highest is above their mean."""
-    others = np.delete(found, found.argmax())
-    return float((found.max() - others.mean()) / max(others.std(), 1e-6))
+def presence(by: float) -> float:
+    """Returns the probability that a class is where a square stands out: half at `OUTSTANDING`.
+
+    A standard deviation more counts as one of the log-odds: how often it is right was measured at
+    `OUTSTANDING` alone.
+    """
+    return 1 / (1 + math.exp(OUTSTANDING - by))
+
+
+class Likeness:
+    """How much squares resemble a class, by what they do not have in common.
+
+    With the features q_x of a square, s_p of the supports' foreground and its weights w_p, all of
+    them unit vectors of what is left without the mean over all places of the image, it is
+
+        quantile_x cos(sum_p w_p s_p, q_x)   (the `ALIKE_QUANTILE`) and
+        sum_p w_p max_x cos(s_p, q_x).
+
+    The first is high where a part of the square resembles the class on the whole, the second where
+    all of what the supports show is there.
+    """
+
+    def __init__(self, supports: SupportAppearance, mean: Float[np.ndarray, " channels"]):
+        """Takes a class and the mean over all places of an image."""
+        step = -(-len(supports.weights) // MOST_COMPARED)
+        weights = supports.weights[::step]
+        self._mean, self._weights = mean, weights / weights.sum()
+        self._positions = unit(supports.positions[::step] - mean)
+        self._prototype = unit(supports.weights @ supports.positions - mean)
+
+    def __call__(
+        self, appearances: Float[np.ndarray, "squares rows columns channels"]
+    ) -> tuple[Float[np.ndarray, "2 squares"], Float[np.ndarray, "squares rows columns"]]:
+        """Returns both measures of each square, and its cosines to the class's mean."""
+        measures, cosines = [], []
+        for appearance in appearances:
+            left = unit(appearance - self._mean)
+            cosines.append(left @ self._prototype)
+            covered = (left.reshape(-1, left.shape[-1]) @ self._positions.T).max(0)
+            alike = np.quantile(cosines[-1], ALIKE_QUANTILE)
+            measures.append((alike, covered @ self._weights))
+        return np.array(measures).T, np.stack(cosines)
+
+
+def closer_parts(
+    cosines: PositionMap, place: Place, grid: Grid, image_size: tuple[int, int]
+) -> list[Place]:
+    """Returns squares of the sides `CLOSER` around where a place is most alike, within the image.
+
+    Args:
+      cosines: of the place's positions to the class.
+      place: in the image.
+      grid: of a small square.
+      image_size: height and width of the image.
+    """
+    found = []
+    for share in CLOSER:
+        side = max(int(0.6 * share * grid.positions), 1)
+        near = cv2.blur(cosines.astype(np.float32), (side, side), borderType=cv2.BORDER_REFLECT)
+        row, column = np.unravel_index(near.argmax(), near.shape)
+        side, scale = share * place.side, place.side / grid.size
+        top, left = (
+            min(
+                max(first + (grid.first + grid.stride * n + 0.5) * scale - side / 2, 0), most - side
+            )
+            for first, n, most in zip(place[:2], (row, column), image_size, strict=True)
+        )
+        found.append(Place(float(top), float(left), side))
+    return found
+
+
+def widened(place: Place, factor: float) -> Place:
+    """Returns a place around another one, of so many times its side."""
+    more = (factor - 1) / 2 * place.side
+    return Place(place.top - more, place.left - more, factor * place.side)
 
 
 def marked_place(margins: PositionMap, threshold: float, place: Place, grid: Grid) -> Place | None:

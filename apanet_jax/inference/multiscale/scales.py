@@ -1,7 +1,8 @@
 """At which sizes images are looked at, so that supports and queries show an object alike.
 
 Every image is looked at as a whole, in the network's own square. Where a size above it is asked
-for, larger images are looked at in tiles of that square besides. A support whose object is small in
+for, larger images are looked at in tiles of that square besides. Where none is asked for, close-ups
+of large images look for what was not found. A support whose object is small in
 the whole image is looked at around the object alone, and then queries are looked at in tiles at the
 same scale.
 """
@@ -13,6 +14,7 @@ from jaxtyping import UInt8
 
 from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.inference.matching.geometry import Grid, Label, square_label
+from apanet_jax.inference.multiscale.close_ups import LEAST_SIDE
 from apanet_jax.inference.multiscale.tiles import (
     cut,
     enlarged,
@@ -103,11 +105,11 @@ class Scales(NamedTuple):
     def closer_side(self, image_size: tuple[int, int]) -> int | None:
         """Returns the longer side at which close-ups lie in an image; None: there are none.
 
-        They are where a size is asked for that is much above the network's own one.
+        They are in large images where no size is asked for, or one much above the network's own.
         """
-        side = min(self.most_seen, max(image_size))
-        closer = self._has_close_ups and side >= LEAST_CLOSER * self.grid.size
-        return side if closer else None
+        least = LEAST_SIDE if self.size is None else LEAST_CLOSER * self.grid.size
+        closer = self._has_close_ups and max(image_size) >= least
+        return min(self.most_seen, max(image_size)) if closer else None
 
     @property
     def _most_tiled(self) -> int:
@@ -116,7 +118,7 @@ class Scales(NamedTuple):
 
     @property
     def _has_close_ups(self) -> bool:
-        return self.size is not None and self.size >= LEAST_CLOSER * self.grid.size
+        return self.size is None or self.size >= LEAST_CLOSER * self.grid.size
 
     def view(self, image: Image, label: Label) -> SupportView:
         """Returns a support as a whole, with as much of the image as `support` may need.

@@ -16,7 +16,7 @@ from apanet_jax.inference.matching.presence import (
     ranks,
 )
 from apanet_jax.inference.multiscale import close_ups
-from apanet_jax.inference.multiscale.close_ups import Place
+from apanet_jax.inference.multiscale.close_ups import CloseUps, Place
 from apanet_jax.inference.multiscale.scales import Scales
 from apanet_jax.inference.multiscale.tiles import (
     at_positions,
@@ -31,6 +31,8 @@ WHOLE_SHARE = 0.6
 """Of the whole image in the margins of one that is seen in tiles too: in a tile, much resembles an
 object that the whole shows to be something else."""
 
+PRESENT = 0.5
+"""A class whose presence is above this is found."""
 OUTSIDE = 2.0
 """Log-odds against a class outside of the close-up in which it was found."""
 
@@ -53,25 +55,28 @@ class LearnedClass(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found in an image.
+    """What was found of a class in an image.
 
     Attributes:
-      margins: of each class, at the positions of `grid` that are centred on the image.
-      peaks: of each class, in the view in which it is most likely; see `presence`.
-      likenesses: likewise.
-      ranks: of each class, see `presence.ranks`; None: there is one class alone.
+      margins: at the positions of `grid` that are centred on the image.
+      peak: in the view in which the class is most likely; see `presence`.
+      likeness: likewise.
+      ranks: at the same positions as the margins, see `presence.ranks`; None: there is one class
+        alone.
       grid: of the square that the image was fitted into.
+      presence: the probability that the image shows the class.
     """
 
-    margins: Sequence[PositionMap]
-    peaks: Float[np.ndarray, " classes"]
-    likenesses: Float[np.ndarray, " classes"]
-    ranks: Margins | None
+    margins: PositionMap
+    peak: float
+    likeness: float
+    ranks: PositionMap | None
     grid: Grid
+    presence: float
 
 
 class _View(NamedTuple):
-    """What was found in one square; the fields are those of `Found`."""
+    """What was found in one square, of each class; the fields are those of `Found`."""
 
     margins: Margins
     peaks: Float[np.ndarray, " classes"]
@@ -85,9 +90,12 @@ def search(
     scales: Scales,
     image: Image,
     size: tuple[int, int],
-    small: Callable[[], Sequence[SupportAppearance]] | None = None,
-) -> Found:
+    close_ups_of: Callable[[], CloseUps] | None = None,
+) -> list[Found]:
     """Looks for classes in an image.
+
+    Close-ups are for classes that are not found without, so that what is found without does not
+    change. Where the size that is asked for asks for close-ups, they are for all classes.
 
     Args:
       matcher: which learned the classes.
@@ -95,14 +103,84 @@ def search(
       scales: at which the image is looked at.
       image: RGB; it may be smaller than `size`.
       size: height and width of the image in its file.
-      small: gives how each class appears in small squares, where close-ups need it; None: there
-        are none.
+      close_ups_of: gives what close-ups need, where they are needed; None: there are none.
     """
+    found = _seen_at_once(matcher, classes, scales, image, size)
+    side = scales.closer_side(size)
+    if close_ups_of is None or side is None:
+        return found
+    asked = scales.size is not None
+    wanted = [index for index, x in enumerate(found) if asked or x.presence <= PRESENT]
+    if not wanted:
+        return found
+    large = enlarged(matcher.grid, side)
+    for index, (place, by) in zip(
+        wanted, close_ups.most_alike(image, close_ups_of(), wanted), strict=True
+    ):
+        if by <= close_ups.OUTSTANDING:
+            continue
+        view, place = _close_up(matcher, classes, index, place, image)
+        place = Place(*(x * (size[0] / image.shape[0]) for x in place))
+        in_view = _of_classes(view, matcher.grid, classes)[index]
+        found[index] = _marked_there(found[index], in_view, place, size, large, classes[index], by)
+    return found
+
+
+def _marked_there(
+    before: Found,
+    in_view: Found,
+    place: Place,
+    size: tuple[int, int],
+    large: Grid,
+    of_class: LearnedClass,
+    by: float,
+) -> Found:
+    """Returns what is found of a class that is marked in one close-up alone.
+
+    Args:
+      before: what was found without close-ups.
+      in_view: what was found in the close-up.
+      place: of the close-up, in pixels of the image's file.
+      size: see `search`.
+      large: of the square for what is found.
+      of_class: the class.
+      by: how much the place stands out, see `close_ups.Outstanding`.
+    """
+    decision = of_class.decision
+
+    def joined_with(outer: PositionMap, inner: PositionMap, most: float) -> PositionMap:
+        at_large = np.minimum(at_positions(outer, size, before.grid, large), most)
+        window, inside = close_ups.in_place(inner, place, size, in_view.grid, large)
+        at_large[window] = inside
+        return at_large
+
+    outside = decision.threshold - OUTSIDE * decision.scale
+    compared = before.ranks
+    if compared is not None:
+        compared = joined_with(before.ranks, in_view.ranks, np.inf)
+    return Found(
+        joined_with(before.margins, in_view.margins, outside),
+        before.peak,
+        before.likeness,
+        compared,
+        large,
+        max(before.presence, in_view.presence, close_ups.presence(by)),
+    )
+
+
+def _seen_at_once(
+    matcher: Matcher,
+    classes: Sequence[LearnedClass],
+    scales: Scales,
+    image: Image,
+    size: tuple[int, int],
+) -> list[Found]:
+    """Returns what is found in the whole image, and in tiles where there are some."""
     grid = matcher.grid
     whole = _view(matcher, classes, fitted_square(image, grid), grid.inside(size))
     side = scales.tiled_side(size)
     if side is None:
-        return Found(*whole, grid)
+        return _of_classes(whole, grid, classes)
     large = enlarged(grid, side)
     shape, square, tiles = (
         large.inside(size),
@@ -120,66 +198,7 @@ def search(
     margins, compared = both(whole.margins, [x.margins for x in views]), None
     if whole.ranks is not None:
         compared = both(whole.ranks, [x.ranks for x in views])
-    found, closer = Found(margins, *measures, compared, large), scales.closer_side(size)
-    if small is None or closer is None:
-        return found
-    return _closer(matcher, classes, found, image, size, enlarged(grid, closer), small())
-
-
-def _closer(
-    matcher: Matcher,
-    classes: Sequence[LearnedClass],
-    before: Found,
-    image: Image,
-    size: tuple[int, int],
-    large: Grid,
-    small: Sequence[SupportAppearance],
-) -> Found:
-    """Returns what is found where a place of the image stands out, see `close_ups`.
-
-    A class for which one does is marked there alone. The others stay as they are.
-
-    Args:
-      matcher: see `search`.
-      classes: see `search`.
-      before: what was found in the whole and in tiles.
-      image: see `search`.
-      size: see `search`.
-      large: of the square for what is found.
-      small: how each class appears in small squares.
-    """
-    grid, places = close_ups.small_grid(matcher.grid), close_ups.places(image.shape[:2])
-    squares = (close_ups.seen(image, place, grid) for place in places)
-    appearances = [matcher.appearance(matcher.embed(square)) for square in squares]
-    found = [close_ups.likenesses(appearances, of_class) for of_class in small]
-    views = {
-        index: _close_up(matcher, classes, index, places[int(x.argmax())], image)
-        for index, x in enumerate(found)
-        if close_ups.outstanding(x) >= close_ups.OUTSTANDING
-    }
-    if not views:
-        return before
-    factor = size[0] / image.shape[0]
-
-    def both(of_all: Margins, of_views: dict[int, PositionMap], outside: Sequence[float]):
-        at_large = np.stack([at_positions(x, size, before.grid, large) for x in of_all])
-        for index, values in of_views.items():
-            place = Place(*(x * factor for x in views[index][1]))
-            window, inside = close_ups.in_place(values, place, size, matcher.grid, large)
-            np.minimum(at_large[index], outside[index], out=at_large[index])
-            at_large[index][window] = inside
-        return at_large
-
-    decisions = [x.decision for x in classes]
-    outside = [x.threshold - OUTSIDE * x.scale for x in decisions]
-    margins = both(before.margins, {n: x.margins[n] for n, (x, _) in views.items()}, outside)
-    compared = before.ranks
-    if compared is not None:
-        of_views = {n: x.ranks[n] for n, (x, _) in views.items()}
-        compared = both(compared, of_views, [np.inf] * len(classes))
-    seen_before = _View(before.margins, before.peaks, before.likenesses, None)
-    measures = _most_present([seen_before, *(x for x, _ in views.values())], decisions)
-    return Found(margins, *measures, compared, large)
+    return _of_classes(_View(margins, *measures, compared), large, classes)
 
 
 def _close_up(
@@ -194,6 +213,16 @@ def _close_up(
     if closer is None:
         return view, place
     return _view(matcher, classes, close_ups.seen(image, closer, grid), inside), closer
+
+
+def _of_classes(view: _View, grid: Grid, classes: Sequence[LearnedClass]) -> list[Found]:
+    found = []
+    for index, of_class in enumerate(classes):
+        peak, likeness = float(view.peaks[index]), float(view.likenesses[index])
+        of_ranks = None if view.ranks is None else view.ranks[index]
+        presence = of_class.decision.presence(peak, likeness)
+        found.append(Found(view.margins[index], peak, likeness, of_ranks, grid, presence))
+    return found
 
 
 def _view(
