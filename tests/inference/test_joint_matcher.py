@@ -100,9 +100,3 @@ def test_a_saved_segmenter_answers_and_learns_on_as_the_first(monkeypatch, negat
     at_once = fitted(joint(head=True), [*SUPPORTS, new], negatives=others)
     assert second.decisions_ == at_once.decisions_
     np.testing.assert_array_equal(*(x.predict_margins(QUERIES) for x in (second, at_once)))
-
-
-def test_a_smaller_square_has_an_appearance_alone():
-    made = joint()
-    features = made.embed(np.zeros((32, 32, 3), np.uint8))
-    assert features.second is None and made.appearance(features).shape == (4, 4, 3)

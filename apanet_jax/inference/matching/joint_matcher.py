@@ -25,10 +25,10 @@ FIRST, SECOND = "first", "second"
 
 
 class JointFeatures(NamedTuple):
-    """What two matchers know of an image; the second one nothing of a smaller square."""
+    """What two matchers know of an image."""
 
     first: FrozenFeatures
-    second: FrozenFeatures | None
+    second: FrozenFeatures
 
 
 class JointClass(NamedTuple):
@@ -72,11 +72,9 @@ class JointMatcher:
         self._between = interpolation_weights(far.positions, (pixels - far.first) / far.stride)
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> JointFeatures:
-        """See `Matcher.embed`; a smaller square than `grid` has only an appearance."""
-        second = None
-        if len(square) == self.grid.size:
-            second = self._second.embed(self._in_second(square, np.zeros_like(square[..., 0]))[0])
-        return JointFeatures(self._first.embed(square), second)
+        """See `Matcher.embed`."""
+        in_second, _ = self._in_second(square, np.zeros_like(square[..., 0]))
+        return JointFeatures(self._first.embed(square), self._second.embed(in_second))
 
     def appearance(self, features: JointFeatures) -> Appearance:
         """See `Matcher.appearance`."""
