@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from apanet_jax.inference import segmenter as segmenters
 from apanet_jax.inference.matching.geometry import Grid, grid_of
 from apanet_jax.inference.matching.presence import SupportAppearance
+from apanet_jax.inference.multiscale import close_ups
 from apanet_jax.inference.multiscale.close_ups import (
     CLOSER,
     LEAST_SIDE,
     OBJECT_SHARE,
     OUTSTANDING,
     Likeness,
+    Outstanding,
     Place,
     closer_parts,
     in_place,
@@ -187,6 +189,18 @@ def test_what_is_found_as_a_whole_stays_as_it_is(colours, monkeypatch):
     np.testing.assert_array_equal(found.margin(0), whole.margin(0))
     np.testing.assert_array_equal(found.mask(0), whole.mask(0))
     np.testing.assert_array_equal(found.scores, whole.scores)
+
+
+def test_a_class_of_which_a_close_up_marks_nothing_stays_as_it_is(colours, monkeypatch):
+    shows, _ = large_image()
+    segmenter = colours()
+    elsewhere = [Outstanding(Place(1000.0, 200.0, 196.0), 9.0)]
+    monkeypatch.setattr(close_ups, "most_alike", lambda *given: elsewhere)
+    (closer,) = segmenter.answers([shows])
+    monkeypatch.setattr(Scales, "closer_side", lambda self, size: None)
+    (whole,) = segmenter.answers([shows])
+    assert not closer.found[0]
+    np.testing.assert_array_equal(closer.margin(0), whole.margin(0))
 
 
 def test_a_class_that_is_found_as_a_whole_stays_as_it_is_beside_one_that_is_not(

@@ -95,7 +95,8 @@ def search(
     """Looks for classes in an image.
 
     Close-ups are for classes that are not found without, so that what is found without does not
-    change. Where the size that is asked for asks for close-ups, they are for all classes.
+    change. Where the size that is asked for asks for close-ups, they are for all classes. A class
+    of which a close-up marks nothing stays as it is.
 
     Args:
       matcher: which learned the classes.
@@ -120,6 +121,8 @@ def search(
         if by <= close_ups.OUTSTANDING:
             continue
         view, place = _close_up(matcher, classes, index, place, image)
+        if not (view.margins[index] > classes[index].decision.threshold).any():
+            continue
         place = Place(*(x * (size[0] / image.shape[0]) for x in place))
         in_view = _of_classes(view, matcher.grid, classes)[index]
         found[index] = _marked_there(found[index], in_view, place, size, large, classes[index], by)
