@@ -81,9 +81,9 @@ def add_head_flags(parser: argparse.ArgumentParser) -> None:
         "--head",
         choices=HEADS,
         default=AUTO,
-        help="of those that come with this package: dinov2, a head on DINOv2-S; small, one on "
-        "EfficientNet-Lite0; drawn, one on it that saw drawn images alone; auto (the default), "
-        "dinov2 where its weights are on this machine or can be downloaded, else small",
+        help="of those that come with this package: small, a head on EfficientNet-Lite0; dinov2, "
+        "one on DINOv2-S beside it; drawn, one on Lite0 that saw drawn images alone; auto (the "
+        "default), dinov2 where its weights are on this machine or can be downloaded, else small",
     )
     parser.add_argument(
         "--size",

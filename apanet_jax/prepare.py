@@ -4,15 +4,15 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from apanet_jax.data.outlines import CROWDS
-from apanet_jax.data.preparing import Choices, prepare
-from apanet_jax.data.source import Source
+from apanet_jax.data.annotations.outlines import CROWDS
+from apanet_jax.data.records.preparing import Choices, prepare
 from apanet_jax.data.sources.annotated import coco_file, labelme
 from apanet_jax.data.sources.coco import FOLD_SPLITS, CocoSource
 from apanet_jax.data.sources.coco_label_maps import CocoLabelMapSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.joined import JoinedSource
 from apanet_jax.data.sources.pascal import PascalSource
+from apanet_jax.data.sources.source import Source
 from apanet_jax.data.sources.yolo import yolo
 from apanet_jax.runtime.errors import Parser, UserError, called, main_guard
 from apanet_jax.runtime.paths import given_path
@@ -309,7 +309,7 @@ def _add_common(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--skip_bad", action="store_true", help="leave out images that cannot be used"
     )
-    kind.add_argument("--overwrite", action="store_true", help="replace what is there")
+    kind.add_argument("--overwrite", action="store_true", help="replace records that are there")
     kind.add_argument(
         "--shots", type=int, default=5, metavar="K", help="supports to have enough for (5)"
     )

@@ -19,8 +19,8 @@ from apanet_jax.config.definitions import NO_FOLD
 from apanet_jax.config.saved import of_run
 from apanet_jax.data.episode_files import read_episodes
 from apanet_jax.data.folds import base_classes
-from apanet_jax.data.source import read_image_size, read_label, read_names
 from apanet_jax.data.sources.folder import _read_classes, read_folds
+from apanet_jax.data.sources.source import read_image_size, read_label, read_names
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.files import read_tensors
 

@@ -15,17 +15,25 @@ ROOMS = (
 
 SUB_ROOMS = {
     "inference": (
-        *("tools", "files", "segmenter", "supports", "answers", "multiscale", "heads"),
+        *("top", "files", "segmenter", "supports", "answers", "multiscale", "heads"),
         "matching",
-    )
+    ),
+    "data": ("top", "records", "sources", "annotations", "images"),
 }
-"""The same within a room that has rooms of its own. `tools` is what lies on top of it."""
+"""The same within a room that has rooms of its own; `top` are modules that lie above them."""
 
-TOOLS = {
-    *("cvat_detection", "label_studio_backend", "label_studio_server", "napari_stack"),
-    *("napari_widget", "supervision_detections"),
+TOPS = {
+    # For other programs, which are given these modules' names.
+    "inference": {
+        *("cvat_detection", "label_studio_backend", "label_studio_server", "napari_stack"),
+        *("napari_widget", "supervision_detections"),
+    },
+    "data": {
+        *("episode_data", "episode_files", "episodes", "folds", "kept_features", "loader"),
+        "transforms",
+    },
 }
-"""What lies on top of `inference/` for other programs, which are given these modules' names."""
+"""The modules on top, by room."""
 
 COMMANDS = {"__init__", "__main__", "demo", "export", "main", "predict", "prepare", "report"}
 """What lies on top of `apanet_jax/`, beside the rooms."""
@@ -90,8 +98,8 @@ def room_of(module: str) -> str:
 
 
 def sub_room_of(module: str) -> str:
-    name = module.split(".")[2]
-    return "tools" if name in TOOLS else name
+    _, room, name = module.split(".")[:3]
+    return "top" if name in TOPS[room] else name
 
 
 def wrong_ways(root: Path) -> list[str]:
@@ -177,9 +185,14 @@ def test_imports_go_one_way_between_the_rooms_and_in_no_circle(tmp_path):
             "from apanet_jax import __version__\nfrom apanet_jax.models import a\n"
         )
         assert any("models/a.py:" in line for line in search(models.parents[1])), text
-    heads = tmp_path / "rooms of a room" / "apanet_jax" / "inference" / "heads"
-    heads.mkdir(parents=True)
-    (heads / "a.py").write_text("from apanet_jax.inference import segmenter")
-    (heads.parent / "segmenter.py").write_text("import apanet_jax.inference.matching.geometry")
-    (line,) = wrong_ways(heads.parents[2])
-    assert line.startswith("apanet_jax/inference/heads/a.py:1: heads imports")
+    package = tmp_path / "rooms of rooms" / "apanet_jax"
+    for room, low, high, lowest in (
+        ("data", "images", "transforms", "images.exif"),
+        ("inference", "heads", "segmenter", "matching.geometry"),
+    ):
+        (package / room / low).mkdir(parents=True)
+        (package / room / low / "a.py").write_text(f"from apanet_jax.{room} import {high}")
+        (package / room / f"{high}.py").write_text(f"import apanet_jax.{room}.{lowest}")
+    of_data, of_inference = wrong_ways(package.parent)
+    assert of_data.startswith("apanet_jax/data/images/a.py:1: images imports")
+    assert of_inference.startswith("apanet_jax/inference/heads/a.py:1: heads imports")

@@ -22,7 +22,7 @@ python --version
 pip freeze | grep -iE \
     '^(jax|jaxlib|flax|optax|orbax-checkpoint|grain|tensorflow-datasets|array.record|numpy|pillow)='
 python -m pytest -q -m "not slow" tests/training/test_checkpoints.py tests/runs/test_recount.py \
-    tests/inference/test_segmenter.py tests/reports/test_pages.py tests/data/test_records.py tests/data/test_loader.py
+    tests/inference/test_segmenter.py tests/reports/test_pages.py tests/data/records/test_records.py tests/data/test_loader.py
 options=generate=300,image_size=65,longer_side=65,steps=8,checkpoint_every=4,episodes=8
 options=$options,compilation_cache=$place/compiled
 python -m apanet_jax.main --workdir="$place/run" --config="configs/quickstart.py:$options"

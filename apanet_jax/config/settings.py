@@ -15,6 +15,12 @@ from apanet_jax.config.options import flat_fields, set_options
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.runtime.paths import given_path
 
+_CLASS_AGNOSTIC = (
+    *("regions", "resemblance_limit", "agnostic_weight", "agnostic_prior", "agnostic_levels"),
+    *("kmeans_init", "kmeans_rounds"),
+)
+"""Settings of the model that only its class-agnostic branch reads."""
+
 _HEAD_ALONE = ".safetensors"
 """What an exported head's file ends in, which holds no backbone."""
 
@@ -106,6 +112,19 @@ def refuse_inert(config: ConfigDict, inert: dict[str, str]) -> None:
             f"config field {name!r} is {value!r} and has no effect: {reason}; leave it out "
             f"(its default is {default!r})"
         )
+
+
+def unused_by_baseline(settings: Settings) -> list[str]:
+    """Returns the settings off their default that a run without a class-agnostic branch ignores.
+
+    They are no error: a sweep's baseline shares them with the runs beside it, and its fingerprint
+    holds them.
+    """
+    model, names = settings.model, {f"model.{name}" for name in _CLASS_AGNOSTIC}
+    if model.query_clusters:
+        names.remove("model.kmeans_rounds")
+    off_default = [n for n, value, default in values(settings) if value != default and n in names]
+    return [] if model.num_clusters else off_default
 
 
 def with_options(config: ConfigDict, options: str) -> ConfigDict:

@@ -40,7 +40,7 @@ from apanet_jax.data.loader import (
     load_evaluation_episode,
     load_training_episode,
 )
-from apanet_jax.data.records import Records, RecordSplit
+from apanet_jax.data.records.reading import Records, RecordSplit
 from apanet_jax.data.transforms import Augmentation
 from apanet_jax.models.backbones import spec
 

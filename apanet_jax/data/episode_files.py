@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from apanet_jax.data.episodes import Episode
-from apanet_jax.data.records import Records
+from apanet_jax.data.records.reading import Records
 from apanet_jax.runtime.atomic_files import writing
 from apanet_jax.runtime.errors import UserError
 

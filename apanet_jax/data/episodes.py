@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from apanet_jax.data.records import RecordSplit
+from apanet_jax.data.records.reading import RecordSplit
 from apanet_jax.runtime.errors import UserError
 
 TRAINING_LISTS = ("all", "no_novel")

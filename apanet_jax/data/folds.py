@@ -1,7 +1,7 @@
 """Which classes are novel in a fold, and which are learned."""
 
 from apanet_jax.config.definitions import NO_FOLD
-from apanet_jax.data.records import Records
+from apanet_jax.data.records.reading import Records
 from apanet_jax.runtime.errors import UserError
 
 

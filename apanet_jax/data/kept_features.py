@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from apanet_jax.data.episodes import Draw, Episode
 from apanet_jax.data.loader import batches, scoring_label
-from apanet_jax.data.records import RecordSplit
+from apanet_jax.data.records.reading import RecordSplit
 from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
 from apanet_jax.models.apanet import ImageFeatures
 from apanet_jax.runtime.atomic_files import write_bytes, write_json

@@ -18,10 +18,11 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.episodes import Draw, Episode
-from apanet_jax.data.record_files import require_array_record
-from apanet_jax.data.records import RecordSplit
-from apanet_jax.data.transforms import IGNORE, Augmentation, augment, binary_label, fit_square
+from apanet_jax.data.records.reading import RecordSplit
+from apanet_jax.data.records.record_files import require_array_record
+from apanet_jax.data.transforms import Augmentation, augment, binary_label, fit_square
 from apanet_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:

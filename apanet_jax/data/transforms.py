@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-IGNORE = 255
+from apanet_jax.data.annotations.mask_values import IGNORE
+
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean, which padding is filled with."""
 _CROP_TRIES = 31

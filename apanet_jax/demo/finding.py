@@ -8,7 +8,7 @@ from pathlib import PurePath
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax.data.transforms import IGNORE
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.demo import cards
 from apanet_jax.demo.visit import Label, Query, Support, Visit, classes_on
 from apanet_jax.inference.answers.answer import Answer

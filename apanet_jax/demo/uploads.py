@@ -1,4 +1,4 @@
-"""From what a visitor uploads to images, and masks in any form that `data.masks` reads."""
+"""From what a visitor uploads to images, and masks in any form that `data.annotations` reads."""
 
 import tempfile
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax.data.encoded_images import open_encoded, read_bytes
-from apanet_jax.data.images import UprightImage, decode_image
-from apanet_jax.data.masks import OUTLINE_ENDINGS, labels_in, read_mask
-from apanet_jax.data.transforms import IGNORE
+from apanet_jax.data.annotations.mask_values import IGNORE
+from apanet_jax.data.annotations.masks import OUTLINE_ENDINGS, labels_in, read_mask
+from apanet_jax.data.images.encoded_images import open_encoded, read_bytes
+from apanet_jax.data.images.reader import UprightImage, decode_image
 from apanet_jax.demo.visit import (
     MOST_QUERIES,
     MOST_SUPPORTS,

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
-from apanet_jax.data.transforms import IGNORE
 from apanet_jax.inference.files.formats.instances import NO_NAME
 from apanet_jax.reports import overlays
 from apanet_jax.runtime.errors import UserError

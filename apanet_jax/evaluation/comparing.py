@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from apanet_jax.data.transforms import IGNORE
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.evaluation.device_rows import apart, joined, on_each
 from apanet_jax.evaluation.protocol import Resizing, score
 from apanet_jax.models.apanet import APANet, ImageFeatures

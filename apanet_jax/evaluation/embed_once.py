@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from apanet_jax.data.loader import batches, scoring_label
-from apanet_jax.data.records import RecordSplit
+from apanet_jax.data.records.reading import RecordSplit
 from apanet_jax.evaluation.comparing import Head, compiled_head, compiled_pairs, names_of_pairs
 from apanet_jax.evaluation.device_rows import Row
 from apanet_jax.evaluation.embedding import (

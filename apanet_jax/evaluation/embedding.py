@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from apanet_jax.data.kept_features import KeptFeatures, load_kept_test_view, load_test_view
 from apanet_jax.data.loader import batches
-from apanet_jax.data.records import RecordSplit
+from apanet_jax.data.records.reading import RecordSplit
 from apanet_jax.data.transforms import binary_label
 from apanet_jax.evaluation.device_rows import Row, Rows, apart, joined, on_each
 from apanet_jax.evaluation.protocol import stored_as

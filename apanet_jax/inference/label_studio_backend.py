@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from apanet_jax.data.image_files import warn
-from apanet_jax.data.images import read_image
-from apanet_jax.data.label_studio_files import label_studio_outlines
-from apanet_jax.data.outlines import NOT_UNDERSTOOD, paint
+from apanet_jax.data.annotations.label_studio_files import label_studio_outlines
+from apanet_jax.data.annotations.outlines import NOT_UNDERSTOOD, paint
+from apanet_jax.data.images.image_files import warn
+from apanet_jax.data.images.reader import read_image
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.files.formats.instances import Instance, instances
 from apanet_jax.runtime.atomic_files import json_bytes, write_bytes

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
-from apanet_jax.data.gray_levels import stretched
+from apanet_jax.data.images.gray_levels import stretched
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
 

@@ -41,6 +41,7 @@ from apanet_jax.inference.supports.inputs import Image, as_image, several
 from apanet_jax.inference.supports.saved_segmenter import Contents
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.runtime.atomic_files import write_bytes
+from apanet_jax.runtime.blas import one_blas_thread
 from apanet_jax.runtime.errors import UserError
 
 _SMALLEST_SIZE = 65
@@ -336,6 +337,7 @@ class Segmenter:
         clusters = np.asarray(found).reshape(inside.shape)[:rows, :columns]
         return np.argmax([upsample(clusters == k, size, grid) for k in range(number)], 0)
 
+    @one_blas_thread()
     def _fit(
         self,
         before: Mapping[str, dict[str, Support]],
@@ -392,6 +394,7 @@ class Segmenter:
         decision = calibrated(self.matcher, learned, features, labels)
         return LearnedClass(learned, appearance, decision)
 
+    @one_blas_thread()
     def _restore(self, contents: Contents) -> None:
         """Takes the supports of a saved segmenter, with what was chosen by them."""
         kept = unpacked(contents, self.matcher.restored)
@@ -412,6 +415,7 @@ class Segmenter:
                 self._small[name] = small_supports(squares, grid, shown)
         return CloseUps(squares, [self._small[name] for name in self._learned])
 
+    @one_blas_thread()
     def _answer(self, given: Image, what: str) -> Answer:
         read = as_image(given, what, side=self.scales.most_seen)
         found = search(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from apanet_jax.config.definitions import NO_FOLD, Settings
 from apanet_jax.config.saved import of_run
 from apanet_jax.config.settings import typed
-from apanet_jax.data.records import Records, open_records
+from apanet_jax.data.records.reading import Records, open_records
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.reports import head_comparison
 from apanet_jax.reports.paper import PublishedRow

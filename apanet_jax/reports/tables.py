@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from apanet_jax.config.definitions import Settings
-from apanet_jax.data.records import Records
+from apanet_jax.data.records.reading import Records
 from apanet_jax.reports.paper import PublishedRow, published_beside
 
 _SCORES = (("miou", "mIoU"), ("fb_iou", "FB-IoU"))

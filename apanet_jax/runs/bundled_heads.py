@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from apanet_jax.data.transforms import IGNORE, binary_label
+from apanet_jax.data.annotations.mask_values import IGNORE
+from apanet_jax.data.transforms import binary_label
 from apanet_jax.inference.heads.bundled import large_at_hand
 from apanet_jax.inference.heads.head_choice import AUTO, DINOV2, DRAWN, SMALL
 from apanet_jax.inference.matching.geometry import grid_of

@@ -20,7 +20,7 @@ from apanet_jax.data.episode_data import (
     fitting_multiple,
 )
 from apanet_jax.data.folds import novel_classes
-from apanet_jax.data.records import Records, open_records
+from apanet_jax.data.records.reading import Records, open_records
 from apanet_jax.evaluation.evaluator import EmbeddedSlot, Evaluator
 from apanet_jax.models.network import Network, Parameters
 from apanet_jax.runtime import processes

@@ -17,8 +17,15 @@ from ml_collections import ConfigDict
 
 from apanet_jax.config import saved
 from apanet_jax.config.definitions import NO_FOLD
-from apanet_jax.config.settings import check, fingerprint, typed, with_options
-from apanet_jax.data import records
+from apanet_jax.config.settings import (
+    check,
+    fingerprint,
+    typed,
+    unused_by_baseline,
+    with_options,
+)
+from apanet_jax.data.records.reading import open_records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.evaluation.results import RESULTS, read_results
 from apanet_jax.reports import head_comparison
 from apanet_jax.reports.tables import (
@@ -181,7 +188,7 @@ def parts(config: ConfigDict) -> list[Part]:
     check(config)
     folds, seeds = config.sweep.folds, config.sweep.seeds
     if folds == ALL:
-        folds = tuple(range(len(records.open_records(Path(config.data.records)).folds)))
+        folds = tuple(range(len(open_records(Path(config.data.records)).folds)))
     chosen = _chosen_variants(config)
     result = []
     for seed, fold in itertools.product(seeds or (config.seed,), folds or (config.fold,)):
@@ -240,11 +247,12 @@ def _name(part: Part, workdir: Path) -> str:
 
 
 def _headline(name: str, run: Run) -> str:
-    model = run.settings.model
+    model, unused = run.settings.model, ", ".join(unused_by_baseline(run.settings))
     return (
         f"{name}: n = {model.num_clusters}, lambda = {model.agnostic_weight}, "
         f"{run.steps} steps of {run.settings.training.batch_size} episodes on "
         f"{run.mesh.size} {run.mesh.devices.flat[0].platform} device(s)"
+        + (f"\n  without effect beside num_clusters=0: {unused}" if unused else "")
     )
 
 
@@ -290,7 +298,7 @@ def _generate(config: ConfigDict, workdir: Path) -> None:
         source = SyntheticSource(
             seed=0, train=config.data.generate, val=config.data.generate // 3, size=256
         )
-        records.write(source, workdir / "records")
+        write_records(source, workdir / "records")
 
 
 def _compare_heads(run: Run, folder: Path) -> None:

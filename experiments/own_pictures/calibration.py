@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import apanet_jax
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
-from apanet_jax.data.transforms import IGNORE
 from apanet_jax.inference.matching.presence import Decision
 from apanet_jax.inference.segmenter import Segmenter
 from experiments.harness import Row

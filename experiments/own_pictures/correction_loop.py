@@ -33,8 +33,9 @@ from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.sources.folder import FolderSource
-from apanet_jax.data.transforms import IGNORE, binary_label
+from apanet_jax.data.transforms import binary_label
 from apanet_jax.inference.answers.answer import Answer
 from apanet_jax.inference.answers.mask_options import MaskOptions
 from apanet_jax.inference.matching.whitening import unit

@@ -33,7 +33,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.data.image_files import find_images
+from apanet_jax.data.images.image_files import find_images
 from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 from experiments.own_pictures.reverse_proxy import proxied

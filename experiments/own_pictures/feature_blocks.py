@@ -33,8 +33,9 @@ from sklearn.metrics import average_precision_score
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import apanet_jax
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.sources.folder import FolderSource
-from apanet_jax.data.transforms import IGNORE, fit_square
+from apanet_jax.data.transforms import fit_square
 from apanet_jax.kernels.density_ratio import density_ratio
 from apanet_jax.models import backbones
 from apanet_jax.models.debias import images_without_content, positional_basis, without_directions

@@ -39,8 +39,8 @@ from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.data.source import Source
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.source import Source
 from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS
 from apanet_jax.inference.heads.bundled import frozen_matcher
 from apanet_jax.inference.heads.head_choice import DINOV2, SMALL
@@ -153,9 +153,9 @@ def by_head(
     for fold, novel in enumerate(source.folds):
         of_fold = [x for x in tasks if source.class_names[x.class_id - 1] in novel]
         if of_fold:
-            folder = given.heads / f"{method}_fold{fold}"
-            matcher = frozen_matcher(method, size or None, folder)
-            yield embedding_once(Segmenter(matcher, head=str(folder)), features), of_fold
+            heads = {name: given.heads / f"{name}_fold{fold}" for name in (SMALL, DINOV2)}
+            matcher = frozen_matcher(method, size or None, heads)
+            yield embedding_once(Segmenter(matcher, head=str(heads[method])), features), of_fold
 
 
 def measure(

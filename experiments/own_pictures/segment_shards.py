@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 import apanet_jax
-from apanet_jax.data.images import decode_image
+from apanet_jax.data.images.reader import decode_image
 from apanet_jax.inference.supports.saved_segmenter import class_names
 from apanet_jax.runtime.errors import Parser, UserError, main_guard, needs
 

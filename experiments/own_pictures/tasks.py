@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 import apanet_jax
-from apanet_jax.data.source import Source
-from apanet_jax.data.transforms import IGNORE, binary_label
+from apanet_jax.data.annotations.mask_values import IGNORE
+from apanet_jax.data.sources.source import Source
+from apanet_jax.data.transforms import binary_label
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import UserError

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.data.transforms import IGNORE
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.inference.matching.whitening import Whitening, unit
 from apanet_jax.runtime.errors import Parser
 from experiments import harness

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from apanet_jax.config.settings import typed
 from apanet_jax.data.episode_data import training_lists
 from apanet_jax.data.folds import novel_classes
-from apanet_jax.data.records import Records, RecordSplit, open_records
+from apanet_jax.data.records.reading import Records, RecordSplit, open_records
 from apanet_jax.reports import overlays
 from apanet_jax.runs.sweep import parts
 from apanet_jax.runtime.atomic_files import cannot_write, write_bytes, write_json

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from apanet_jax.evaluation.metrics import EpisodeCounts, SummedCounts, count_pixels
-from apanet_jax.evaluation.protocol import Resizing, count_episodes, score
+from apanet_jax.evaluation.protocol import count_episodes, score
 from apanet_jax.kernels.density_ratio import density_ratio
 from apanet_jax.kernels.kmeans import kmeans
 from apanet_jax.models.prior import (
@@ -209,7 +209,7 @@ def evaluate(run: Run, method: str, workdir: Path) -> list[dict[str, Any]]:
         def count(batch, threshold=threshold, options=options):
             found = maps(run.network, method, run.loaded.backbone_parameters, batch, options)
             label, side = batch["original_label"], batch["original_side"]
-            return _score(found, threshold, label, side, Resizing(run.network.head.centred))
+            return _score(found, threshold, label, side, run.evaluator.resizing)
 
         with run.data.test_batches(shot, range(run.data.test_count)) as batches:
             counts, class_id = count_episodes(count, batches, episodes=run.data.test_count)

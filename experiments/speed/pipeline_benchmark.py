@@ -35,10 +35,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.episodes import Episode, draw_training, episode_lists
 from apanet_jax.data.loader import batches, load_training_episode
-from apanet_jax.data.records import RecordSplit, open_records
-from apanet_jax.data.transforms import IGNORE, MEAN_COLOUR, Augmentation
+from apanet_jax.data.records.reading import RecordSplit, open_records
+from apanet_jax.data.transforms import MEAN_COLOUR, Augmentation
 from apanet_jax.runtime.errors import Parser
 from experiments import harness
 from experiments.harness import OURS, Row

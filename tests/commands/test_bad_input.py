@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from apanet_jax import export, prepare
-from apanet_jax.data import building, records
+from apanet_jax.data.records import building
+from apanet_jax.data.records.reading import open_records
+from apanet_jax.data.records.writing import write_records
+from apanet_jax.data.sources.folder import FolderSource
 from tests import trees
 from tests.commands.refusals import refused
 
@@ -177,7 +180,7 @@ def test_pictures_of_unusual_kinds_are_accepted_and_read_as_they_are_seen(mine, 
     with pytest.raises(SystemExit) as ended:
         prepare_folder(mine)
     assert ended.value.code == 0, capsys.readouterr().err
-    split = records.open_records(mine.parent / "out").split("train")
+    split = open_records(mine.parent / "out").split("train")
     for number, name in enumerate(split.names):
         image = split[number]["image"].astype(int)
         assert image.shape == (64, 80, 3), name
@@ -291,6 +294,40 @@ def test_only_records_are_replaced(mine, capsys, kind):
     arguments = ["folder", f"--source={mine}", f"--output={output}", "--overwrite"]
     refused(capsys, lambda: prepare.main(arguments), "holds no records", "remove it yourself")
     assert before == {p: p.read_bytes() for p in mine.parent.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.txt",
+        "few_shot_records/notes.txt",
+        "features/mine.npy",
+        "keep/index.json",
+        ".git/HEAD",
+    ],
+)
+def test_what_lies_beside_records_is_not_removed_with_them(mine, capsys, name):
+    records = mine.parent / "records"
+    arguments = ["folder", f"--source={mine}", f"--output={records}", "--overwrite"]
+    write_records(FolderSource(mine), records)
+    (records / name).parent.mkdir(parents=True, exist_ok=True)
+    (records / name).write_text("mine")
+    before = {path: path.read_bytes() for path in mine.parent.rglob("*") if path.is_file()}
+    refused(capsys, lambda: prepare.main(arguments), f"{records / name} is no part of the records")
+    assert before == {p: p.read_bytes() for p in mine.parent.rglob("*") if p.is_file()}
+
+
+def test_records_are_replaced_with_their_kept_features_and_what_systems_leave(mine):
+    records = mine.parent / "records"
+    write_records(FolderSource(mine), records)
+    before = {path.relative_to(records) for path in records.rglob("*")}
+    kept = records / "features" / "0a1b"
+    kept.mkdir(parents=True)
+    names = ("middle.npy", "progress.json", "identity.txt", "in_use.lock", "in_use.txt", "._x")
+    for path in (records / ".DS_Store", *(kept / name for name in names)):
+        path.write_text("")
+    write_records(FolderSource(mine), records, overwrite=True)
+    assert {path.relative_to(records) for path in records.rglob("*")} == before
 
 
 @pytest.mark.parametrize("name", ["README.md", "config.json"])

@@ -14,8 +14,8 @@ from PIL import Image
 
 from apanet_jax.config.saved import from_json, json_settings
 from apanet_jax.config.settings import typed, with_options
-from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.evaluation.protocol import count_episodes, make_count
 from apanet_jax.inference.heads.exported_head import export
@@ -239,7 +239,7 @@ def test_a_checkpoint_of_pfenet_is_scored_on_its_fold(tmp_path):
     state = {f"module.{name}": torch.tensor(x) for name, x in tensors.items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "split1.pth")
     voc, sbd, _ = trees.pascal_tree(tmp_path, own=30, sbd=40, both=5, val=60)
-    records.write(PascalSource(voc, sbd, any_count=True), tmp_path / "records")
+    write_records(PascalSource(voc, sbd, any_count=True), tmp_path / "records")
     config = pascal.get_config(
         f"records={tmp_path / 'records'},folds=1,backbone=vgg16_bn,comparison=fem,num_clusters=0,"
         f"checkpoint={tmp_path}/split{{fold}}.pth,image_size=65,min_area=50,episodes=6,"

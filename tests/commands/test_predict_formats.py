@@ -9,8 +9,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from pycocotools.coco import COCO
 
-from apanet_jax.data.images import read_image
-from apanet_jax.data.masks import read_mask
+from apanet_jax.data.annotations.masks import read_mask
+from apanet_jax.data.images.reader import read_image
 from tests.commands.predicting import ALL_FORMATS, given, run, video
 from tests.inference.test_segmenter import LEFT, RED, RIGHT, scene
 

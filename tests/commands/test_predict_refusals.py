@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from apanet_jax.inference import segmenter
-from tests.commands.predicting import given, run, video
+from tests.commands.predicting import ALL_FORMATS, files_in, given, run, video
 from tests.inference.test_segmenter import LEFT, RED, scene
 
 
@@ -124,6 +124,23 @@ def test_a_damaged_image_among_good_ones_is_reported_at_the_end(folder, capsys):
     assert "1 of 3 images" in capsys.readouterr().err
     rows = json.loads((folder / "out" / "results.json").read_text())["queries"]
     assert ["error" in row for row in rows] == [False, False, True]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_where_no_image_can_be_used_results_say_why_and_nothing_shows_nothing(
+    folder, capsys, earlier
+):
+    support = ["--support", *given(folder), "--output", folder / "out", ALL_FORMATS]
+    if earlier:
+        assert run(*support, folder / "new") == 0
+        capsys.readouterr()
+    (folder / "text.png").write_text("no image")
+    assert run(*support, folder / "text.png") == 2
+    printed = capsys.readouterr()
+    assert "found in" not in printed.out and printed.err.count("\n") == 1
+    assert files_in(folder / "out") == {"results.json", "files.sha256"}
+    (row,) = json.loads((folder / "out" / "results.json").read_text())["queries"]
+    assert row["query"] == str(folder / "text.png") and row["error"] in printed.err
 
 
 def test_of_several_damaged_images_each_is_a_line(folder, capsys):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from apanet_jax import prepare
-from apanet_jax.data import building, records
+from apanet_jax.data.records import building
+from apanet_jax.data.records.reading import open_records
 from apanet_jax.data.sources.coco import CocoSource
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.sources.pascal import PascalSource
@@ -32,7 +33,7 @@ def test_folder(tmp_path, capsys):
     assert max(map(len, printed.splitlines())) <= 80 + len(str(tmp_path))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["pictures"] == {"train": 6, "val": 4}
-    assert len(records.open_records(tmp_path / "out").split("val")) == 4
+    assert len(open_records(tmp_path / "out").split("val")) == 4
 
 
 def test_pascal(tmp_path, capsys):
@@ -42,7 +43,7 @@ def test_pascal(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "5953" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
     assert run(*arguments, "--any_count") == 0
-    assert records.open_records(tmp_path / "out").name == "pascal"
+    assert open_records(tmp_path / "out").name == "pascal"
 
 
 def test_coco(tmp_path, capsys):
@@ -54,11 +55,11 @@ def test_coco(tmp_path, capsys):
     assert "82081" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
     assert run(*arguments, "--any_count") == 0
     assert "coco: 4 training and 3 test images" in capsys.readouterr().out
-    opened = records.open_records(tmp_path / "out")
+    opened = open_records(tmp_path / "out")
     assert (opened.name, len(opened.class_names)) == ("coco", 80)
     assert opened.folds[0] == opened.class_names[::4]
     assert run(*arguments, "--any_count", "--split=consecutive", "--overwrite") == 0
-    assert records.open_records(tmp_path / "out").folds[3] == opened.class_names[60:]
+    assert open_records(tmp_path / "out").folds[3] == opened.class_names[60:]
     (annotations / "instances_val2014.json").write_text('{"images": [')
     capsys.readouterr()
     assert run(*arguments, "--any_count", "--overwrite") == 2
@@ -90,7 +91,7 @@ def test_an_interrupted_command_goes_on_when_it_is_given_again(tmp_path, capsys,
 def test_synthetic(tmp_path):
     arguments = ["--train=4", "--val=3", "--size=96", "--output", tmp_path / "out"]
     assert run("synthetic", *arguments) == 0
-    opened = records.open_records(tmp_path / "out")
+    opened = open_records(tmp_path / "out")
     assert len(opened.class_names) == 20 and len(opened.folds) == 4
     assert opened.split("train")[0]["image"].shape == (96, 96, 3)
 
@@ -140,7 +141,7 @@ def test_pascal_from_label_maps_and_lists(tmp_path, capsys):
     assert run(*arguments) == 0
     printed = capsys.readouterr().out
     assert "the train list has 8 images, the protocol's has 5953" in printed
-    assert records.open_records(tmp_path / "out").split("val").names == names["val"]
+    assert open_records(tmp_path / "out").split("val").names == names["val"]
 
 
 def test_coco_from_label_maps(tmp_path, capsys):
@@ -156,7 +157,7 @@ def test_coco_from_label_maps(tmp_path, capsys):
             trees.save_label(annotations / f"{split}2014" / f"{name}.png", label)
     assert run(*arguments, f"--labels={annotations}", "--classes=person,bicycle") == 0
     assert "left out, 78 classes: car, motorcycle" in capsys.readouterr().out
-    assert records.open_records(tmp_path / "out").class_names == ("person", "bicycle")
+    assert open_records(tmp_path / "out").class_names == ("person", "bicycle")
     trees.write_list(tmp_path / "a.txt", ["a"])
     assert run(*arguments, f"--annotations={annotations}", f"--val_list={tmp_path / 'a.txt'}") == 2
     assert "--labels" in capsys.readouterr().err
@@ -186,7 +187,7 @@ def test_crowds_of_a_coco_file_may_be_its_objects(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "--crowd=class" in error and error.count("\n") == 1
     assert run(*arguments, "--crowd=class") == 0
-    opened = records.open_records(tmp_path / "out")
+    opened = open_records(tmp_path / "out")
     assert opened.split("train").areas.tolist() == [[360, 240, 0]]
 
 

@@ -1,8 +1,12 @@
 """Settings that another one leaves without effect, and the values that configs of a run keep."""
 
 import json
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from apanet_jax.config.options import flat_fields
 from apanet_jax.config.recipes import recipe, recipes
@@ -13,9 +17,11 @@ from apanet_jax.config.settings import (
     definitions,
     fingerprint,
     typed,
+    unused_by_baseline,
     with_options,
 )
 from apanet_jax.models.backbones import BACKBONES
+from apanet_jax.runs.sweep import _headline
 from apanet_jax.runtime.errors import UserError
 
 
@@ -41,6 +47,34 @@ def test_a_setting_without_effect_is_refused_in_one_line(options, says):
     with pytest.raises(UserError, match=says) as refused:
         check(with_options(default_config(), options))
     assert "\n" not in str(refused.value) and "its default is" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "unused"),
+    [
+        ("num_clusters=0", []),
+        (
+            "num_clusters=0,kmeans_init=random,agnostic_prior=same",
+            ["agnostic_prior", "kmeans_init"],
+        ),
+        ("num_clusters=0,regions=grid,resemblance_limit=0.5", ["regions", "resemblance_limit"]),
+        (
+            "num_clusters=0,agnostic_weight=0.3,kmeans_rounds=3",
+            ["agnostic_weight", "kmeans_rounds"],
+        ),
+        ("num_clusters=0,query_clusters=4,kmeans_rounds=3", []),
+        ("kmeans_init=random,agnostic_prior=same", []),
+    ],
+)
+def test_what_the_baseline_ignores_is_said_and_kept(options, unused):
+    """Not refused: a sweep's baseline shares settings with the runs beside it."""
+    settings = typed(with_options(default_config(), options))
+    assert unused_by_baseline(settings) == [f"model.{name}" for name in unused]
+    run = SimpleNamespace(
+        settings=settings, steps=1, mesh=Mesh(np.array(jax.devices()[:1]), ("data",))
+    )
+    (_, *more) = _headline("run", run).splitlines()
+    assert len(more) == bool(unused) and all(name in more[0] for name in unused)
 
 
 @pytest.mark.parametrize("share", [-0.5, -2.0, 1.5])

@@ -3,9 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from apanet_jax.data import records
 from apanet_jax.data.episode_files import read_episodes, write_episodes
 from apanet_jax.data.episodes import Episode
+from apanet_jax.data.records.reading import open_records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.evaluation.metrics import EpisodeCounts
 from apanet_jax.runtime.errors import UserError
@@ -15,8 +16,8 @@ from tests import trees
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
     root = tmp_path_factory.mktemp("files")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return records.open_records(root / "records")
+    write_records(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    return open_records(root / "records")
 
 
 def with_class(mine, class_id):

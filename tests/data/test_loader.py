@@ -5,13 +5,14 @@ import functools
 import numpy as np
 import pytest
 
-from apanet_jax.data import records
 from apanet_jax.data.episodes import draw_evaluation, draw_training, episode_lists
 from apanet_jax.data.loader import (
     batches,
     load_evaluation_episode,
     load_training_episode,
 )
+from apanet_jax.data.records.reading import open_records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.transforms import Augmentation, fit_square
 from apanet_jax.runtime.errors import UserError
@@ -21,8 +22,8 @@ from tests import trees
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     root = tmp_path_factory.mktemp("loader")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
-    return records.open_records(root / "records").split("train")
+    write_records(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    return open_records(root / "records").split("train")
 
 
 @pytest.fixture(scope="module")

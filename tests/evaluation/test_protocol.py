@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apanet_jax.data import records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.evaluation.metrics import SummedCounts
 from apanet_jax.evaluation.protocol import count_episodes, make_count
@@ -71,7 +71,7 @@ def labels(tmp_path_factory):
             trees.save_label(root / "mine/SegmentationClass" / f"{name}.png", label)
     (root / "mine/classes.txt").write_text("".join(f"c{c}\n" for c in range(1, CLASSES + 1)))
     (root / "mine/folds.json").write_text(json.dumps([[f"c{c}" for c in f] for f in FOLDS]))
-    records.write(FolderSource(root / "mine"), root / "records")
+    write_records(FolderSource(root / "mine"), root / "records")
     return types.SimpleNamespace(**made, records=root / "records")
 
 

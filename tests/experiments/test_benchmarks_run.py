@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from apanet_jax.data import records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.coco import CocoSource
 from apanet_jax.data.sources.pascal import PascalSource
 from apanet_jax.runs import sweep
@@ -41,7 +41,7 @@ def folders(tmp_path_factory):
         "coco_consecutive": CocoSource(*tree, any_count=True, split="consecutive"),
     }
     for name, source in sources.items():
-        records.write(source, root / "records" / name)
+        write_records(source, root / "records" / name)
     return {name: root / "records" / name for name in sources}
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from apanet_jax.config.settings import typed
-from apanet_jax.data import records
 from apanet_jax.data.episode_data import training_lists
+from apanet_jax.data.records.reading import open_records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.reports.overlays import GIVEN, PREDICTION
 from apanet_jax.runs.run import make_run
@@ -83,7 +84,7 @@ def prepared(tmp_path_factory):
         trees.save_label(root / "mine" / "SegmentationClass" / f"{name}.png", label)
     (root / "mine" / "classes.txt").write_text("\n".join(NAMES) + "\n")
     (root / "mine" / "folds.json").write_text(json.dumps(FOLDS))
-    records.write(FolderSource(root / "mine"), root / "records")
+    write_records(FolderSource(root / "mine"), root / "records")
     return root / "records"
 
 
@@ -93,7 +94,7 @@ def config_for(directory):
 
 @pytest.mark.parametrize("fold", [0, 1])
 def test_every_share_is_what_a_hand_counts(prepared, fold):
-    data = records.open_records(prepared)
+    data = open_records(prepared)
     config = folder.get_config(f"records={prepared},min_area={MIN_AREA},fold={fold}")
     listed = training_lists(typed(config).data, data, fold=fold, shot=1, seed=0).queries
     assert listed.tolist() == LISTED[fold]
@@ -131,7 +132,7 @@ def test_a_config_without_folds_counts_its_own(prepared):
 @pytest.mark.parametrize("options", ["shot=5", "support_gap=18"])
 def test_the_list_is_the_one_that_training_reads(tmp_path, options):
     tree = trees.folder_tree(tmp_path / "mine", train=40, val=40)
-    records.write(FolderSource(tree), tmp_path / "records")
+    write_records(FolderSource(tree), tmp_path / "records")
     config = folder.get_config(
         f"records={tmp_path / 'records'},min_area=400,fold=1,evaluation.shots=1,devices=1,"
         f"weights=random,{options}"
@@ -236,7 +237,7 @@ def test_images_are_shown_that_show_something():
 
 
 def test_a_sheet_tints_base_and_hidden_objects(prepared):
-    data = records.open_records(prepared)
+    data = open_records(prepared)
     sheet = contact_sheet(data, {0: np.array([0])}, 1)
     # The label's rows: cat (base) above, then ant (novel), then nothing.
     drawn = sheet[26:46, 8:28].astype(int)

@@ -1,13 +1,14 @@
 """Which of the package's matchers is opened: no test here loads large weights or asks a network."""
 
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
 from apanet_jax.inference.heads import bundled
-from apanet_jax.inference.heads.head_choice import DINOV2, SMALL
+from apanet_jax.inference.heads.head_choice import DINOV2, SMALL, HeadSource
 from apanet_jax.inference.heads.saved_head import OtherWeights
 from apanet_jax.inference.matching.whitening import DIRECTORY, Whitening, load_whitening
 from apanet_jax.models import backbones
@@ -19,8 +20,9 @@ def opened(monkeypatch):
     """Returns what is opened in place of matchers, and has nothing on the machine."""
     asked = []
     monkeypatch.setattr(
-        bundled, "_frozen_matcher", lambda frozen, size, trained: asked.append((frozen, size))
+        bundled, "_frozen_matcher", lambda frozen, size, trained: asked.append(frozen.backbone)
     )
+    monkeypatch.setattr(bundled, "JointMatcher", lambda first, second: asked.append("joined"))
     monkeypatch.setattr(bundled, "default_source", lambda name: "hf:facebook/dinov2-small")
     monkeypatch.setattr(bundled.hub, "is_cached", lambda source: False)
     return asked
@@ -41,7 +43,8 @@ def test_auto_takes_the_large_network_where_its_weights_are(opened, monkeypatch,
     else:
         monkeypatch.setattr(bundled.hub, "is_cached", lambda source: True)
     assert choose() == DINOV2
-    assert opened[0][0].backbone == "dinov2_vits14" and not capsys.readouterr().err
+    assert opened == ["dinov2_vits14", "efficientnet_lite0", "joined"]
+    assert not capsys.readouterr().err
 
 
 def test_auto_downloads_the_large_network_and_says_its_size(opened, monkeypatch, capsys):
@@ -54,10 +57,32 @@ def test_auto_downloads_the_large_network_and_says_its_size(opened, monkeypatch,
 def test_auto_takes_the_small_network_with_one_line_without_a_hub(opened, monkeypatch, capsys):
     monkeypatch.setattr(bundled.hub, "size", out_of_reach)
     assert choose() == SMALL
-    assert opened[0][0].backbone == "efficientnet_lite0"
+    assert opened == ["efficientnet_lite0"]
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "the small network is used" in line
     assert choose("small") == SMALL and not capsys.readouterr().err
+
+
+class WithWeights(NamedTuple):
+    """A matcher of which the hashes of its weights are known."""
+
+    hashes: dict
+
+    def fingerprints(self):
+        return self.hashes
+
+
+def test_a_segmenter_that_was_saved_with_one_network_opens_with_one(monkeypatch):
+    one, two = (
+        WithWeights({"backbone": "a"}),
+        WithWeights({"backbone": "a", "second backbone": "b"}),
+    )
+    monkeypatch.setattr(bundled, "_frozen_matcher", lambda *_, **__: one)
+    monkeypatch.setattr(bundled, "JointMatcher", lambda *_: two)
+    for saved in (one, two):
+        source = HeadSource(None, DINOV2, True)
+        found = bundled.reopen_matcher(source, 518, saved.hashes, "red.apanet")
+        assert found == (DINOV2, saved)
 
 
 @pytest.mark.parametrize("name", [SMALL, DINOV2])

@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from apanet_jax.data.images import UprightImage
-from apanet_jax.data.masks import read_mask
-from apanet_jax.data.outlines import segmentation_mask
+from apanet_jax.data.annotations.masks import read_mask
+from apanet_jax.data.annotations.outlines import segmentation_mask
+from apanet_jax.data.images.reader import UprightImage
 from apanet_jax.inference.files.formats.coco import CocoFileWriter
 from apanet_jax.inference.files.formats.instance_table import InstanceTable
 from apanet_jax.inference.files.formats.instances import AnnotatedImage, Instance, instances

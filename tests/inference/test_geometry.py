@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from apanet_jax.data.transforms import IGNORE, fit_square
+from apanet_jax.data.annotations.mask_values import IGNORE
+from apanet_jax.data.transforms import fit_square
 from apanet_jax.inference.matching.geometry import (
     Grid,
     grid_of,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import apanet_jax
-from apanet_jax.data import records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.reports.head_comparison import OWN, UNTRAINED, advice, read, table
 from apanet_jax.runs import bundled_heads, sweep
@@ -43,7 +43,7 @@ def test_advice_knows_how_little_few_images_tell(own, small, said):
 
 @pytest.mark.slow
 def test_each_head_is_scored_as_predict_segments(small_backbone, tmp_path, monkeypatch, capsys):
-    records.write(FolderSource(trees.folder_tree(tmp_path / "mine")), tmp_path / "records")
+    write_records(FolderSource(trees.folder_tree(tmp_path / "mine")), tmp_path / "records")
     options = f"{OPTIONS},episodes=2,shots=1,devices=1,records={tmp_path / 'records'}"
     config, workdir = folder.get_config(options), tmp_path / "run"
     opened = []

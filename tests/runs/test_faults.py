@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from apanet_jax.config.saved import of_run
-from apanet_jax.data import records
 from apanet_jax.data.loader import EpisodeIterator, batches
+from apanet_jax.data.records.reading import open_records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.runs import sweep
 from apanet_jax.runs.run import make_run
@@ -273,10 +274,10 @@ def test_a_full_disk_leaves_no_records(tmp_path):
     source = FolderSource(trees.folder_tree(tmp_path / "mine"))
     with full_disk(5000):
         with pytest.raises(UserError, match="not be written to .*records: File too large") as said:
-            records.write(source, tmp_path / "records")
+            write_records(source, tmp_path / "records")
     assert "\n" not in str(said.value)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    records.write(source, tmp_path / "records")
+    write_records(source, tmp_path / "records")
 
 
 def test_preparing_that_was_killed_at_its_very_end_is_done(tmp_path, monkeypatch):
@@ -291,14 +292,14 @@ def test_preparing_that_was_killed_at_its_very_end_is_done(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            records.write(source, directory)
-    before = records.open_records(directory)
-    report = records.write(source, directory)
+            write_records(source, directory)
+    before = open_records(directory)
+    report = write_records(source, directory)
     assert report.pictures == {"train": 16, "val": 12} and not report.bad
-    assert records.open_records(directory) == before
+    assert open_records(directory) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "records"]
     with pytest.raises(UserError, match="is there already"):
-        records.write(source, directory)
+        write_records(source, directory)
 
 
 def writing_much(path):

@@ -8,7 +8,7 @@ import pytest
 
 from apanet_jax import __version__, main
 from apanet_jax.config import saved
-from apanet_jax.data import records
+from apanet_jax.data.records.writing import write_records
 from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.runs import sweep
 from apanet_jax.runs.recount import verify
@@ -25,7 +25,7 @@ TINY = f"{OPTIONS},log_every=2,episodes=4,shots=1,devices=1,write_episodes=True"
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, small_backbone):
     root = tmp_path_factory.mktemp("verify")
-    records.write(FolderSource(trees.folder_tree(root / "mine")), root / "records")
+    write_records(FolderSource(trees.folder_tree(root / "mine")), root / "records")
     config = folder.get_config(f"{TINY},records={root / 'records'}")
     sweep.run_all(config, root / "run", "train_and_evaluate")
     return root / "run"

@@ -18,18 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax.data.cvat_files import read_cvat
-from apanet_jax.data.exif import turned_upright
-from apanet_jax.data.image_files import (
-    ENDINGS,
-    composed,
-    counted,
-    existing,
-    files_below,
-    relative_parts,
-)
-from apanet_jax.data.label_studio_files import label_studio_outlines
-from apanet_jax.data.outline_files import (
+from apanet_jax.data.annotations.cvat_files import read_cvat
+from apanet_jax.data.annotations.label_studio_files import label_studio_outlines
+from apanet_jax.data.annotations.outline_files import (
     LABELME_IDS,
     CocoFile,
     Size,
@@ -38,8 +29,19 @@ from apanet_jax.data.outline_files import (
     read_json,
     reason,
 )
-from apanet_jax.data.outlines import CROWDS, NOT_UNDERSTOOD, Outline, label_name, paint
-from apanet_jax.data.source import (
+from apanet_jax.data.annotations.outlines import CROWDS, NOT_UNDERSTOOD, Outline, label_name, paint
+from apanet_jax.data.images.exif import turned_upright
+from apanet_jax.data.images.image_files import (
+    ENDINGS,
+    composed,
+    counted,
+    existing,
+    files_below,
+    relative_parts,
+)
+from apanet_jax.data.sources.coco import check_choice
+from apanet_jax.data.sources.folder import read_folds
+from apanet_jax.data.sources.source import (
     MOST_CLASSES,
     Sample,
     Split,
@@ -47,8 +49,6 @@ from apanet_jax.data.source import (
     read_names,
     read_source_image,
 )
-from apanet_jax.data.sources.coco import check_choice
-from apanet_jax.data.sources.folder import read_folds
 from apanet_jax.runtime.errors import UserError
 
 _ENDINGS = (".jpg", ".jpeg", ".png")

@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apanet_jax.data.outlines import CROWDS, Outline, paint, segmentation_mask
-from apanet_jax.data.source import SPLITS, Sample, Split, labelled_sample, read_source_image
+from apanet_jax.data.annotations.outlines import CROWDS, Outline, paint, segmentation_mask
+from apanet_jax.data.sources.source import SPLITS, Sample, Split, labelled_sample, read_source_image
 from apanet_jax.runtime.errors import UserError
 
 EXPECTED = {"train": 82081, "val": 40137}

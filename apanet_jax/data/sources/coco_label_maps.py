@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from apanet_jax.data.image_files import is_left_behind
-from apanet_jax.data.source import (
+from apanet_jax.data.images.image_files import is_left_behind
+from apanet_jax.data.sources.coco import EXPECTED, FOLD_SPLITS, check_choice, coco_folds
+from apanet_jax.data.sources.lists import count_note, read_image_lists
+from apanet_jax.data.sources.source import (
     SPLITS,
     Sample,
     Split,
@@ -21,8 +23,6 @@ from apanet_jax.data.source import (
     read_label,
     read_source_image,
 )
-from apanet_jax.data.sources.coco import EXPECTED, FOLD_SPLITS, check_choice, coco_folds
-from apanet_jax.data.sources.lists import count_note, read_image_lists
 from apanet_jax.runtime.errors import UserError
 
 CLASS_NAMES = (

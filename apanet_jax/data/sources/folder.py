@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from apanet_jax.data.image_files import existing
-from apanet_jax.data.source import (
+from apanet_jax.data.images.image_files import existing
+from apanet_jax.data.sources.source import (
     MOST_CLASSES,
     Sample,
     Split,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apanet_jax.data.source import MOST_CLASSES, SPLITS, Sample, Source, Split
-from apanet_jax.data.transforms import IGNORE
+from apanet_jax.data.annotations.mask_values import IGNORE
+from apanet_jax.data.sources.source import MOST_CLASSES, SPLITS, Sample, Source, Split
 from apanet_jax.runtime.errors import UserError
 
 

@@ -15,8 +15,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from apanet_jax.data.image_files import files_below
-from apanet_jax.data.source import Split, check_name, read_list
+from apanet_jax.data.images.image_files import files_below
+from apanet_jax.data.sources.source import Split, check_name, read_list
 from apanet_jax.runtime.errors import UserError
 
 _WITH_CLASS = re.compile(r"(?P<name>.+)__\d{1,2}")

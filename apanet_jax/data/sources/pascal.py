@@ -7,7 +7,8 @@ import numpy as np
 import scipy.io
 from jaxtyping import UInt8
 
-from apanet_jax.data.source import (
+from apanet_jax.data.sources.lists import count_note, read_image_lists
+from apanet_jax.data.sources.source import (
     Sample,
     Split,
     labelled_sample,
@@ -15,7 +16,6 @@ from apanet_jax.data.source import (
     read_names,
     read_source_image,
 )
-from apanet_jax.data.sources.lists import count_note, read_image_lists
 from apanet_jax.runtime.errors import UserError
 
 CLASS_NAMES = (

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apanet_jax.data.source import IGNORE, SPLITS, Sample, Split
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.sources.drawing.backdrops import backdrop, field, slope
 from apanet_jax.data.sources.drawing.brush import Canvas, Parts, paint, placed
 from apanet_jax.data.sources.drawing.clutter import CLUTTER
@@ -20,6 +20,7 @@ from apanet_jax.data.sources.drawing.colours import Rng, chance, pick
 from apanet_jax.data.sources.drawing.objects import OBJECTS
 from apanet_jax.data.sources.drawing.outlines import Points
 from apanet_jax.data.sources.drawing.textures import noise
+from apanet_jax.data.sources.source import SPLITS, Sample, Split
 from apanet_jax.runtime.errors import UserError
 
 CLASS_NAMES = tuple(OBJECTS)

@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from apanet_jax.data.image_files import ENDINGS, composed, files_below
+from apanet_jax.data.annotations.yolo_files import read_yolo, yolo_names
+from apanet_jax.data.images.image_files import ENDINGS, composed, files_below
 from apanet_jax.data.sources.annotated import AnnotatedSource, OutlinedImage, left_out_note
-from apanet_jax.data.yolo_files import read_yolo, yolo_names
 from apanet_jax.runtime.errors import UserError
 
 _IMAGES, _LABELS = "images", "labels"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax.data.encoded_images import read_bytes
-from apanet_jax.data.images import read_image
+from apanet_jax.data.images.encoded_images import read_bytes
+from apanet_jax.data.images.reader import read_image
 from apanet_jax.inference.files.formats.coco import CocoFileWriter
 from apanet_jax.inference.files.formats.instance_table import InstanceTable
 from apanet_jax.inference.files.formats.instances import NO_NAME, AnnotatedImage, instances

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from apanet_jax.data.image_files import print_bad, printable
+from apanet_jax.data.images.image_files import print_bad, printable
 from apanet_jax.inference import segmenter
 from apanet_jax.inference.answers.answer import Answer
 from apanet_jax.inference.files.annotation_files import AnnotationFiles
@@ -41,15 +40,12 @@ LISTED = 10
 """Images that are printed with their expected quality."""
 
 
-# An image's products of matrices in NumPy are small: the threads of its BLAS would spend most of
-# their time waiting for each other, on cores that JAX, reading and writing have a use for.
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def predict(job: PredictionJob) -> int:
     """Does a job; prints what was found, and which queries could not be used.
 
     Each file appears whole. The segmenter is saved first, if it is. What an earlier job left in the
     folder is removed then, and `RESULTS` is written last, so that it never describes other files
-    than those beside it.
+    than those beside it. It stands alone where no query could be used, and says why of each.
 
     Returns:
       The command's status: 2 where some queries could not be used, else 0.
@@ -70,16 +66,18 @@ def predict(job: PredictionJob) -> int:
         rows.append(row)
         if captioned and len(shown) < CONTACT_IMAGES:
             shown.append(captioned)
-    for name, content in annotations.of_all():
-        written.write(name, content)
-    sheet = contact_sheet(fitted.supports_, fitted.matcher.grid, shown, list(job.class_files))
-    written.write(CONTACT_SHEET, sheet)
+    if shown:
+        for name, content in annotations.of_all():
+            written.write(name, content)
+        sheet = contact_sheet(fitted.supports_, fitted.matcher.grid, shown, list(job.class_files))
+        written.write(CONTACT_SHEET, sheet)
     # Those that could not be used, which have no quality, come last.
     rows.sort(key=lambda row: row.get("quality", 2))
     written.write(RESULTS, json_bytes(_settings(job, fitted) | {"queries": rows}))
-    found = sum(any(x["found"] for x in row.get("classes", ())) for row in rows)
-    path = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
-    print(f"found in {found} of {len(rows)} images; {path} shows them")
+    if shown:
+        found = sum(any(x["found"] for x in row.get("classes", ())) for row in rows)
+        path = os.fsencode(job.output / CONTACT_SHEET).decode(errors="replace")
+        print(f"found in {found} of {len(rows)} images; {path} shows them")
     _list_worst(rows)
     for note in job.notes:
         print(printable(note))

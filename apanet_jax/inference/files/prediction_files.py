@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image as PILImage
 
-from apanet_jax.data.georeference import geotiff
+from apanet_jax.data.images.georeference import geotiff
 from apanet_jax.inference.files.prediction_job import map_ending
 from apanet_jax.inference.files.queries import Query
 from apanet_jax.reports import overlays

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from apanet_jax.data.image_files import find_images
-from apanet_jax.data.masks import split_choice
+from apanet_jax.data.annotations.masks import split_choice
+from apanet_jax.data.images.image_files import find_images
 from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.files.queries import Query, file_name, find_queries
 from apanet_jax.inference.files.support_folders import Support

@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from apanet_jax.data.frames import is_animation, is_video, read_frames, tiff_pages, video_length
-from apanet_jax.data.georeference import Georeference, read_georeference
-from apanet_jax.data.image_files import warn
-from apanet_jax.data.images import UprightImage, read_image
+from apanet_jax.data.images.frames import (
+    is_animation,
+    is_video,
+    read_frames,
+    tiff_pages,
+    video_length,
+)
+from apanet_jax.data.images.georeference import Georeference, read_georeference
+from apanet_jax.data.images.image_files import warn
+from apanet_jax.data.images.reader import UprightImage, read_image
 from apanet_jax.runtime.errors import UserError
 
 _TIFF_ENDINGS = (".tif", ".tiff")

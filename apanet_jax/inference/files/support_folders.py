@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from apanet_jax.data.image_files import ENDINGS, composed, is_left_behind
-from apanet_jax.data.masks import OUTLINE_ENDINGS
+from apanet_jax.data.annotations.masks import OUTLINE_ENDINGS
+from apanet_jax.data.images.image_files import ENDINGS, composed, is_left_behind
 from apanet_jax.runtime.errors import UserError
 
 IMAGES, MASKS, LABELS = "images", "masks", "labels"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from apanet_jax.data.image_files import relative_parts
+from apanet_jax.data.images.image_files import relative_parts
 from apanet_jax.inference.files.queries import file_name
 from apanet_jax.runtime.atomic_files import cannot_write, write_bytes
 from apanet_jax.runtime.errors import UserError

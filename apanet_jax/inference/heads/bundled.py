@@ -24,6 +24,7 @@ from apanet_jax.inference.heads.saved_head import (
 from apanet_jax.inference.matching.frozen_matcher import AppearanceBlock, FrozenMatcher
 from apanet_jax.inference.matching.geometry import grid_of
 from apanet_jax.inference.matching.head_matcher import HeadMatcher
+from apanet_jax.inference.matching.joint_matcher import SECOND, JointMatcher
 from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import Decision
 from apanet_jax.inference.matching.whitening import load_whitening
@@ -42,6 +43,7 @@ class Frozen(NamedTuple):
       head: folder of a head that was trained on the backbone.
       decisions: by the number of supports.
       appearance: the block that tells what an object is, see `whitening`.
+      beside: the name of another one, which is compared besides.
     """
 
     backbone: str
@@ -49,6 +51,7 @@ class Frozen(NamedTuple):
     head: Path
     decisions: Mapping[int, Decision]
     appearance: AppearanceBlock = "block4"
+    beside: str | None = None
 
 
 # Decisions: experiments/results/own_photographs.md.
@@ -71,16 +74,24 @@ _FROZEN = {
             5: Decision(0.0, 2.074, bias=-3.294, peak_weight=0.0, likeness_weight=15.609),
         },
         appearance="block3",
+        beside=SMALL,
     ),
 }
 
 
 def open_matcher(
-    source: Path | None, head: str, size: int | None, *, trained: bool
+    source: Path | None, head: str, size: int | None, *, trained: bool, joint: bool = True
 ) -> tuple[str, Matcher]:
     """Returns the matcher that the arguments of `segmenter.load` choose, and its head's name.
 
     Its square is no larger than what the head was made for: larger images are looked at in tiles.
+
+    Args:
+      source: see `segmenter.load`.
+      head: see `segmenter.load`.
+      size: see `segmenter.load`.
+      trained: see `segmenter.load`.
+      joint: whether DINOV2 has SMALL beside it; segmenters that were saved before it had do not.
 
     Raises:
       UserError: choices exclude each other, there is no such head, or weights are missing.
@@ -100,7 +111,7 @@ def open_matcher(
     if head == DRAWN:
         return DRAWN, _trained_matcher(GENERAL_HEAD, size)
     name = _best_at_hand() if head == AUTO else head
-    return name, _frozen_matcher(_FROZEN[name], size, trained=trained)
+    return name, _joint_matcher(name, size, {}, trained=trained, joint=joint)
 
 
 def _trained_matcher(folder: Path, size: int | None) -> HeadMatcher:
@@ -123,7 +134,10 @@ def reopen_matcher(
       UserError: the head is not there, or the weights are others.
     """
     folder = source.folder and _folder_of(Path(source.folder), where)
-    name, matcher = open_matcher(folder or None, source.head, size, trained=source.trained)
+    joint = any(part.startswith(SECOND) for part in weights)
+    name, matcher = open_matcher(
+        folder or None, source.head, size, trained=source.trained, joint=joint
+    )
     found = matcher.fingerprints()
     for part in dict.fromkeys([*weights, *found]):
         if weights.get(part) != found.get(part):
@@ -146,19 +160,30 @@ def _folder_of(folder: Path, where: str) -> Path:
     )
 
 
-def frozen_matcher(name: str, size: int | None = None, head: Path | None = None) -> FrozenMatcher:
-    """Returns the matcher of SMALL or DINOV2 with another head than its own.
+def frozen_matcher(name: str, size: int | None, heads: Mapping[str, Path]) -> Matcher:
+    """Returns the matcher of SMALL or DINOV2 with other heads than the package's own.
 
     Args:
       name: of the two.
       size: longer side of the images, in pixels; None: the usual one.
-      head: folder of a head that was trained on the same backbone; None: the package's own.
+      heads: folders of heads that were trained on the same backbones, by the two names.
 
     Raises:
-      UserError: the head or the backbone's weights are missing, or do not go together.
+      UserError: a head or a backbone's weights are missing, or do not go together.
     """
-    frozen = _FROZEN[name] if head is None else _FROZEN[name]._replace(head=head)
-    return _frozen_matcher(frozen, size, trained=True)
+    return _joint_matcher(name, size, heads, trained=True)
+
+
+def _joint_matcher(
+    name: str, size: int | None, heads: Mapping[str, Path], *, trained: bool, joint: bool = True
+) -> Matcher:
+    """Returns a matcher of frozen features, joined with the one that is to be beside it."""
+    frozen = _FROZEN[name]
+    frozen = frozen._replace(head=heads.get(name, frozen.head))
+    first = _frozen_matcher(frozen, size, trained=trained)
+    if frozen.beside is None or not joint:
+        return first
+    return JointMatcher(first, _joint_matcher(frozen.beside, size, heads, trained=trained))
 
 
 def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> FrozenMatcher:

@@ -6,7 +6,7 @@ HeadChoice = Literal["auto", "small", "dinov2", "drawn"]
 AUTO, SMALL, DINOV2, DRAWN = HEADS = get_args(HeadChoice)
 """auto: dinov2 where its weights are on the machine or can be downloaded, else small.
 small: rules on EfficientNet-Lite0, whose weights come with the installation, and a head on it.
-dinov2: rules on DINOv2-S/14, and a head on it.
+dinov2: rules on DINOv2-S/14 and a head on it, and as much of small, see `joint_matcher`.
 drawn: a head on EfficientNet-Lite0, trained on drawn images; configs/general.py says how."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from scipy.optimize import minimize_scalar
 
-from apanet_jax.data.transforms import IGNORE
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.inference.matching.geometry import Grid, Label, label_shares
 from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import (

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from apanet_jax.data.transforms import IGNORE
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.inference.matching.geometry import Grid, Label, square_label
 from apanet_jax.inference.multiscale.close_ups import LEAST_SIDE
 from apanet_jax.inference.multiscale.tiles import (

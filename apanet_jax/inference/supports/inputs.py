@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image as PILImage
 
-from apanet_jax.data.images import UprightImage, read_image
-from apanet_jax.data.mask_values import label_of_values
-from apanet_jax.data.masks import read_mask
+from apanet_jax.data.annotations.mask_values import label_of_values
+from apanet_jax.data.annotations.masks import read_mask
+from apanet_jax.data.images.reader import UprightImage, read_image
 from apanet_jax.runtime.errors import UserError
 
 Array = UInt8[np.ndarray, "height width 3"]

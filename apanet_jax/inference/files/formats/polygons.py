@@ -1,8 +1,8 @@
 """The outline of an instance as polygons along the edges of its pixels.
 
 Coordinates count pixels from the image's top left corner, so that whole numbers are the corners of
-pixels, as in COCO (`data.outlines`). An outline along all edges draws the very mask; one with fewer
-corners, or in a tool that counts otherwise, draws one that is off by a pixel or more.
+pixels, as in COCO (see `annotations.outlines`). An outline along all edges draws the very mask; one
+with fewer corners, or in a tool that counts otherwise, draws one that is off by a pixel or more.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image, ImageDraw
 
-from apanet_jax.data.outlines import segmentation_mask
+from apanet_jax.data.annotations.outlines import segmentation_mask
 from apanet_jax.inference.files.formats.instances import Instance
 
 Ring = Int[np.ndarray, "corners 2"]

@@ -1,0 +1,1 @@
+"""Masks as annotation tools leave them: drawn ones, and files of outlines."""

@@ -1,0 +1,1 @@
+"""Image files that people have: found, opened and decoded to upright pixels."""
