@@ -126,7 +126,8 @@ def fitted_to(
     fold = next((n for n, novel in enumerate(source.folds) if name in novel), None)
     if fold is None:
         raise UserError(f"{name} is novel in no fold of {source.name}")
-    segmenter = Segmenter(frozen_matcher(method, None, heads / f"{method}_fold{fold}"), head=method)
+    of_fold = {name: heads / f"{name}_fold{fold}" for name in (SMALL, DINOV2)}
+    segmenter = Segmenter(frozen_matcher(method, None, of_fold), head=method)
     shown = [images[i] for i in task.supports[:SHOT]]
     masks = [binary_label(label, task.class_id) for _, label in shown]
     return embedding_once(segmenter.fit([image for image, _ in shown], masks))
