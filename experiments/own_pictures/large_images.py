@@ -29,9 +29,8 @@ from jaxtyping import UInt8
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.data.source import Source
-
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.source import Source
 from apanet_jax.data.transforms import binary_label
 from apanet_jax.inference.heads.bundled import frozen_matcher
 from apanet_jax.inference.heads.head_choice import DINOV2, SMALL
@@ -126,7 +125,8 @@ def fitted_to(
     fold = next((n for n, novel in enumerate(source.folds) if name in novel), None)
     if fold is None:
         raise UserError(f"{name} is novel in no fold of {source.name}")
-    segmenter = Segmenter(frozen_matcher(method, None, heads / f"{method}_fold{fold}"), head=method)
+    of_fold = {x: heads / f"{x}_fold{fold}" for x in (SMALL, DINOV2)}
+    segmenter = Segmenter(frozen_matcher(method, None, of_fold), head=method)
     shown = [images[i] for i in task.supports[:SHOT]]
     masks = [binary_label(label, task.class_id) for _, label in shown]
     return embedding_once(segmenter.fit([image for image, _ in shown], masks))
