@@ -125,7 +125,7 @@ def fitted_to(
     fold = next((n for n, novel in enumerate(source.folds) if name in novel), None)
     if fold is None:
         raise UserError(f"{name} is novel in no fold of {source.name}")
-    of_fold = {x: heads / f"{x}_fold{fold}" for x in (SMALL, DINOV2)}
+    of_fold = {name: heads / f"{name}_fold{fold}" for name in (SMALL, DINOV2)}
     segmenter = Segmenter(frozen_matcher(method, None, of_fold), head=method)
     shown = [images[i] for i in task.supports[:SHOT]]
     masks = [binary_label(label, task.class_id) for _, label in shown]
