@@ -29,9 +29,8 @@ from jaxtyping import UInt8
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from apanet_jax.data.source import Source
-
 from apanet_jax.data.sources.folder import FolderSource
+from apanet_jax.data.sources.source import Source
 from apanet_jax.data.transforms import binary_label
 from apanet_jax.inference.heads.bundled import frozen_matcher
 from apanet_jax.inference.heads.head_choice import DINOV2, SMALL

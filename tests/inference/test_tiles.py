@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apanet_jax.inference import segmenter as segmenters
 from apanet_jax.inference.matching.geometry import Grid
 from apanet_jax.inference.multiscale.scales import OBJECT_SHARE, Scales
 from apanet_jax.inference.multiscale.tiles import (
@@ -18,6 +19,7 @@ from apanet_jax.inference.multiscale.tiles import (
 )
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
+from tests.inference.test_close_ups import ColourSquares
 from tests.inference.test_segmenter import RED, ColourMatcher
 
 GRIDS = st.sampled_from([Grid(65, 9, 8), Grid(64, 8, 8), Grid(70, 5, 14, 6.5)])
@@ -113,7 +115,8 @@ def photograph(size, at, side):
     return noise, mask
 
 
-def test_a_small_object_in_a_large_image_is_found_in_tiles():
+def test_a_small_object_in_a_large_image_is_found_in_tiles(monkeypatch):
+    monkeypatch.setattr(segmenters, "load_small_squares", ColourSquares)
     support, query = (
         photograph((256, 256), (60, 60), 120),
         photograph((1536, 2048), (900, 1300), 61),
@@ -130,7 +133,8 @@ def test_a_small_object_in_a_large_image_is_found_in_tiles():
     assert not absent.found[0] and not absent.mask(0).any()
 
 
-def test_an_image_that_is_narrower_than_a_tile_is_seen_in_tiles():
+def test_an_image_that_is_narrower_than_a_tile_is_seen_in_tiles(monkeypatch):
+    monkeypatch.setattr(segmenters, "load_small_squares", ColourSquares)
     support, query = (
         photograph((256, 256), (60, 60), 120),
         photograph((300, 2048), (100, 1300), 61),
