@@ -23,6 +23,7 @@ from apanet_jax.inference.supports import saved_segmenter
 from apanet_jax.inference.supports.saved_segmenter import Contents, SavedImage
 from apanet_jax.runtime.errors import UserError
 from tests.inference import test_frozen_matcher
+from tests.inference.test_close_ups import ColourSquares
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, ColourMatcher, scene
 from tests.inference.test_tiles import photograph
 
@@ -51,7 +52,8 @@ def colours(monkeypatch):
     monkeypatch.setattr(bundled, "open_matcher", lambda *_, **__: ("small", ColourMatcher()))
 
 
-def test_a_supports_close_view_is_kept(colours):
+def test_a_supports_close_view_is_kept(colours, monkeypatch):
+    monkeypatch.setattr(segmenter, "load_small_squares", ColourSquares)
     image, mask = photograph((900, 800), (500, 400), 90)
     first = Segmenter(ColourMatcher(), head="small", source=SMALL, size=800).fit([image], [mask])
     second = from_bytes(first.to_bytes())
