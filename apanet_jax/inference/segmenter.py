@@ -21,14 +21,13 @@ from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS, MaskOptio
 from apanet_jax.inference.heads.bundled import open_matcher, reopen_matcher
 from apanet_jax.inference.heads.head_choice import AUTO, HeadChoice, HeadSource
 from apanet_jax.inference.matching.calibration import appearance_of, calibrated
-from apanet_jax.inference.matching.geometry import upsample
+from apanet_jax.inference.matching.geometry import fitted_square, upsample
 from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import Decision, SupportAppearance
 from apanet_jax.inference.multiscale.close_ups import CloseUps, small_supports
 from apanet_jax.inference.multiscale.scales import Scales
 from apanet_jax.inference.multiscale.search import LearnedClass, search
 from apanet_jax.inference.multiscale.small_squares import load_small_squares
-from apanet_jax.inference.multiscale.tiles import fitted_square
 from apanet_jax.inference.supports import saved_segmenter
 from apanet_jax.inference.supports.given_supports import (
     Support,

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 import apanet_jax
 from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.sources.synthetic import FOLDS, SyntheticSource
-from apanet_jax.inference.matching.presence import Decision
+from apanet_jax.inference.matching.presence import PRESENT, Decision
 from apanet_jax.inference.segmenter import Segmenter
 from experiments.harness import Row
 from experiments.own_pictures.tasks import (
@@ -68,7 +68,7 @@ def _decision(
 def _errors(decision: Decision, predicted: Sequence[Prediction]) -> Row:
     shown = np.array([x.shown for x in predicted])
     scores = np.array([decision.presence(x.peak, x.likeness) for x in predicted])
-    found = scores > 0.5
+    found = scores > PRESENT
     return {
         "shown": int(shown.sum()),
         "absent": int((~shown).sum()),

@@ -38,8 +38,8 @@ from apanet_jax.data.sources.folder import FolderSource
 from apanet_jax.data.transforms import binary_label
 from apanet_jax.inference.answers.answer import Answer
 from apanet_jax.inference.answers.mask_options import MaskOptions
+from apanet_jax.inference.matching.geometry import fitted_square
 from apanet_jax.inference.matching.whitening import unit
-from apanet_jax.inference.multiscale.tiles import fitted_square
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
 from apanet_jax.runtime.errors import Parser, UserError

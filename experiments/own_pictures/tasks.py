@@ -16,6 +16,7 @@ import apanet_jax
 from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.sources.source import Source
 from apanet_jax.data.transforms import binary_label
+from apanet_jax.inference.matching.presence import PRESENT
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.atomic_files import write_bytes
 from apanet_jax.runtime.errors import UserError
@@ -70,7 +71,7 @@ class Prediction(NamedTuple):
     @property
     def found(self) -> bool:
         """Whether the segmenter says that the query shows the class."""
-        return self.score > 0.5
+        return self.score > PRESENT
 
 
 def class_ids(source: Source, names: str) -> list[int]:

@@ -11,15 +11,8 @@ from experiments.paper import thresholds
 
 
 @pytest.mark.parametrize("through", [None, 4])
-def test_logits_are_resized_as_the_run_resizes_them(monkeypatch, through):
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((2, 3, 3, 2)).astype(np.float32)
-    batch = {
-        "valid": np.array([True, True]),
-        "class_id": np.array([1, 1]),
-        "original_label": rng.integers(0, 2, (2, 31, 31)).astype(np.uint8),
-        "original_side": np.array([31, 31]),
-    }
+def test_logits_are_resized_as_the_run_resizes_them(batch, monkeypatch, through):
+    logits = np.random.default_rng(0).standard_normal((2, 3, 3, 2)).astype(np.float32)
     run = SimpleNamespace(
         data=SimpleNamespace(
             test_count=2,

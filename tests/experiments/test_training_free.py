@@ -21,15 +21,8 @@ def resized(maps, *sides):
 
 
 @pytest.mark.parametrize(("through", "sides"), [(None, (31,)), (4, (4, 31))])
-def test_maps_are_resized_as_the_run_resizes_logits(tmp_path, monkeypatch, through, sides):
-    rng = np.random.default_rng(0)
-    maps = rng.standard_normal((2, 3, 3)).astype(np.float32)
-    batch = {
-        "valid": np.array([True, True]),
-        "class_id": np.array([1, 1]),
-        "original_label": rng.integers(0, 2, (2, 31, 31)).astype(np.uint8),
-        "original_side": np.array([31, 31]),
-    }
+def test_maps_are_resized_as_the_run_resizes_logits(batch, tmp_path, monkeypatch, through, sides):
+    maps = np.random.default_rng(0).standard_normal((2, 3, 3)).astype(np.float32)
     run = SimpleNamespace(
         data=SimpleNamespace(
             test_count=2,

@@ -110,6 +110,16 @@ def test_what_lies_on_a_position_is_resized_alone():
     np.testing.assert_array_equal(square_label(label, CONVOLUTIONS), expected)
 
 
+def test_a_label_without_foreground_has_none_in_the_square():
+    label = np.zeros((40, 60), np.uint8)
+    label[:5] = 255
+    expected = np.full((CONVOLUTIONS.size,) * 2, 255, np.uint8)
+    height, width = CONVOLUTIONS.fitted((40, 60))
+    rows = ((np.arange(height) + 0.5) * 40 / height).astype(int)
+    expected[:height, :width] = label[rows][:, :1]
+    np.testing.assert_array_equal(square_label(label, CONVOLUTIONS), expected)
+
+
 def test_a_thin_line_keeps_its_course():
     """Two pixels of 1488 are none at 65 pixels: the label to the nearest pixel can lose them."""
     label = np.zeros((1488, 1488), np.uint8)

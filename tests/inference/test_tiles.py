@@ -6,13 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apanet_jax.inference import segmenter as segmenters
-from apanet_jax.inference.matching.geometry import Grid
+from apanet_jax.inference.matching.geometry import Grid, fitted_square
 from apanet_jax.inference.multiscale.scales import OBJECT_SHARE, Scales
 from apanet_jax.inference.multiscale.tiles import (
     at_positions,
     cut,
     enlarged,
-    fitted_square,
     joined,
     tile_around,
     tiles_of,

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS, MaskOptions, without_specks
 from apanet_jax.inference.answers.refinement import BAND, refined
 from apanet_jax.inference.matching.geometry import Grid, PositionMap, upsampler
-from apanet_jax.inference.matching.presence import Decision, peak
+from apanet_jax.inference.matching.presence import PRESENT, Decision, peak
 
 _STRIP = 1 << 16
 """Pixels that are computed at once: they stay in a core's cache, and an image may have hundreds of
@@ -73,7 +73,7 @@ class Answer:
             measures = zip(decisions, self.peaks, self.likenesses, strict=True)
             scores = [decision.presence(*pair) for decision, *pair in measures]
         self.scores = np.array(scores)
-        self.found = self.scores > 0.5
+        self.found = self.scores > PRESENT
         of_classes = [d.probability(x) for d, x in zip(decisions, margins, strict=True)]
         marked = [x[x > options.threshold] for x in of_classes]
         self.qualities = np.array([float(x.mean()) if x.size else 0.0 for x in marked])

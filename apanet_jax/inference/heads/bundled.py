@@ -111,7 +111,7 @@ def open_matcher(
     if head == DRAWN:
         return DRAWN, _trained_matcher(GENERAL_HEAD, size)
     name = _best_at_hand() if head == AUTO else head
-    return name, _joint_matcher(name, size, {}, trained=trained, joint=joint)
+    return name, frozen_matcher(name, size, {}, trained=trained, joint=joint)
 
 
 def _trained_matcher(folder: Path, size: int | None) -> HeadMatcher:
@@ -160,30 +160,33 @@ def _folder_of(folder: Path, where: str) -> Path:
     )
 
 
-def frozen_matcher(name: str, size: int | None, heads: Mapping[str, Path]) -> Matcher:
-    """Returns the matcher of SMALL or DINOV2 with other heads than the package's own.
+def frozen_matcher(
+    name: str,
+    size: int | None,
+    heads: Mapping[str, Path],
+    *,
+    trained: bool = True,
+    joint: bool = True,
+) -> Matcher:
+    """Returns the matcher of SMALL or DINOV2, joined with the one that is to be beside it.
 
     Args:
       name: of the two.
       size: longer side of the images, in pixels; None: the usual one.
-      heads: folders of heads that were trained on the same backbones, by the two names.
+      heads: folders of heads that were trained on the same backbones, by the two names, in place of
+        the package's own.
+      trained: whether to use heads.
+      joint: see `open_matcher`.
 
     Raises:
       UserError: a head or a backbone's weights are missing, or do not go together.
     """
-    return _joint_matcher(name, size, heads, trained=True)
-
-
-def _joint_matcher(
-    name: str, size: int | None, heads: Mapping[str, Path], *, trained: bool, joint: bool = True
-) -> Matcher:
-    """Returns a matcher of frozen features, joined with the one that is to be beside it."""
     frozen = _FROZEN[name]
     frozen = frozen._replace(head=heads.get(name, frozen.head))
     first = _frozen_matcher(frozen, size, trained=trained)
     if frozen.beside is None or not joint:
         return first
-    return JointMatcher(first, _joint_matcher(frozen.beside, size, heads, trained=trained))
+    return JointMatcher(first, frozen_matcher(frozen.beside, size, heads, trained=trained))
 
 
 def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> FrozenMatcher:

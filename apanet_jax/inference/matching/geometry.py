@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from apanet_jax.data.transforms import fit_square, fitted_size
 from apanet_jax.models import backbones
 
+Image = UInt8[np.ndarray, "height width 3"]
 Label = UInt8[np.ndarray, "height width"]
 PositionMap = Float[np.ndarray, "rows columns"]
 """A value at each position of a feature map."""
@@ -162,6 +163,21 @@ def shown(
     return tuple(zip(*kept, strict=True)) if kept else ((), ())
 
 
+def fitted_square(image: Image, grid: Grid) -> UInt8[np.ndarray, "size size 3"]:
+    """Returns an image in the top left of a square, see `fit_square`.
+
+    An image of twice the size or more is resized by the mean of its pixels: what lies between the
+    few that an interpolation takes would be lost.
+    """
+    height, width = grid.fitted(image.shape[:2])
+    if max(image.shape[:2]) >= 2 * grid.size:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        square = np.zeros((grid.size, grid.size, 3), np.uint8)
+        square[:height, :width] = image
+        return square
+    return fit_square(image, np.zeros(image.shape[:2], np.uint8), grid.size, grid.stride)[0]
+
+
 def square_label(label: Label, grid: Grid) -> UInt8[np.ndarray, "size size"]:
     """Returns a support's label in the square, with foreground at the centre of a position.
 
@@ -170,12 +186,12 @@ def square_label(label: Label, grid: Grid) -> UInt8[np.ndarray, "size size"]:
     it, half of the largest or more, are marked at their centres.
 
     Args:
-      label: of the image: 1 foreground, 0 background, 255 ignored; some of it is foreground.
+      label: of the image: 1 foreground, 0 background, 255 ignored.
       grid: of the square.
     """
     square = fit_square(np.zeros((*label.shape, 3), np.uint8), label, grid.size, grid.stride)[1]
     centres = (grid.first + grid.stride * np.arange(grid.positions)).astype(int)
-    if (square[np.ix_(centres, centres)] == 1).any():
+    if (square[np.ix_(centres, centres)] == 1).any() or not (label == 1).any():
         return square
     nearest = []
     for pixels, size, fitted, count in zip(

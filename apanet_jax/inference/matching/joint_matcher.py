@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apanet_jax.data.transforms import fit_square
 from apanet_jax.inference.matching.frozen_matcher import FrozenClass, FrozenFeatures, FrozenMatcher
 from apanet_jax.inference.matching.geometry import (
     Label,
     PositionMap,
+    fitted_square,
     interpolation_weights,
     square_label,
 )
@@ -73,7 +73,7 @@ class JointMatcher:
 
     def embed(self, square: UInt8[np.ndarray, "size size 3"]) -> JointFeatures:
         """See `Matcher.embed`."""
-        in_second, _ = self._in_second(square, np.zeros_like(square[..., 0]))
+        in_second = fitted_square(square, self._second.grid)
         return JointFeatures(self._first.embed(square), self._second.embed(in_second))
 
     def appearance(self, features: JointFeatures) -> Appearance:
@@ -89,7 +89,7 @@ class JointMatcher:
     ) -> JointClass:
         """See `Matcher.learn`."""
         known = {} if before is None else before.labels
-        pairs = {id(x): known.get(id(x)) or (x, self._label_in_second(x)) for x in labels}
+        pairs = {id(x): known.get(id(x)) or (x, square_label(x, self._second.grid)) for x in labels}
         of_both = [
             matcher.learn(
                 [x[number] for x in features],
@@ -150,15 +150,6 @@ class JointMatcher:
     def high(self, features: JointFeatures) -> Float[np.ndarray, "rows columns channels"]:
         """Returns an image's high-level features, see `Segmenter.clusters`."""
         return self._first.high(features.first)
-
-    def _in_second(self, square: np.ndarray, label: Label) -> tuple[np.ndarray, Label]:
-        """Returns a square of the first matcher's size, and its label, in the second one's."""
-        return fit_square(square, label, self._second.grid.size, self._second.grid.stride)
-
-    def _label_in_second(self, label: Label) -> Label:
-        if (label == 1).any():
-            return square_label(label, self._second.grid)
-        return self._in_second(np.zeros((*label.shape, 3), np.uint8), label)[1]
 
 
 def _beginning(given: Mapping[str, Any], name: str) -> dict[str, Any]:

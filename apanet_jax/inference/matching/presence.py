@@ -14,6 +14,8 @@ from jaxtyping import Float
 from apanet_jax.inference.matching.geometry import PositionMap
 from apanet_jax.inference.matching.whitening import unit
 
+PRESENT = 0.5
+"""A class whose presence is above this is found."""
 PEAK_QUANTILE = 0.99
 ALIKE_QUANTILE = 0.97
 """Of an image's cosines to a class: they are exceeded by few positions, but not by single ones."""

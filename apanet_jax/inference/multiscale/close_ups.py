@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 
 from apanet_jax.inference.matching.geometry import (
     Grid,
+    Image,
     Label,
     PositionMap,
     interpolation_weights,
@@ -60,8 +61,6 @@ ones a place has fewer pixels than a small square, so that close-ups show little
 whole does. An object of 3 % has 58 pixels in it, seven of Lite0's positions."""
 OBJECT_SHARE = 0.6
 """Of a close-up's side, in the longer side of what is marked."""
-
-Image = UInt8[np.ndarray, "height width 3"]
 
 
 class Place(NamedTuple):

@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from apanet_jax.data.annotations.mask_values import IGNORE
-from apanet_jax.inference.matching.geometry import Grid, Label, square_label
+from apanet_jax.inference.matching.geometry import Grid, Image, Label, fitted_square, square_label
 from apanet_jax.inference.multiscale.close_ups import LEAST_SIDE
 from apanet_jax.inference.multiscale.tiles import (
     cut,
     enlarged,
-    fitted_square,
     largest_part,
     tile_around,
 )
@@ -34,8 +33,6 @@ MOST_CLOSER = 8.0
 """By how much larger than in the whole an image is in them."""
 OBJECT_SHARE = 0.3
 """Which share of a tile's side a small object is to have."""
-
-Image = UInt8[np.ndarray, "height width 3"]
 
 
 class SupportView(NamedTuple):

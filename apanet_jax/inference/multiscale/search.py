@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apanet_jax.inference.matching.geometry import Grid, PositionMap
+from apanet_jax.inference.matching.geometry import Grid, Image, PositionMap, fitted_square
 from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import (
+    PRESENT,
     Decision,
     SupportAppearance,
     likeness,
@@ -22,7 +23,6 @@ from apanet_jax.inference.multiscale.tiles import (
     at_positions,
     cut,
     enlarged,
-    fitted_square,
     joined,
     tiles_of,
 )
@@ -31,12 +31,9 @@ WHOLE_SHARE = 0.6
 """Of the whole image in the margins of one that is seen in tiles too: in a tile, much resembles an
 object that the whole shows to be something else."""
 
-PRESENT = 0.5
-"""A class whose presence is above this is found."""
 OUTSIDE = 2.0
 """Log-odds against a class outside of the close-up in which it was found."""
 
-Image = UInt8[np.ndarray, "height width 3"]
 Margins = Float[np.ndarray, "classes rows columns"]
 
 

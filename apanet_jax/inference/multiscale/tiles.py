@@ -11,15 +11,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from apanet_jax.data.transforms import fit_square
 from apanet_jax.inference.matching.geometry import Grid, Label, PositionMap, interpolation_weights
 
 OVERLAP = 0.25
 """Least share of a tile's side that it has in common with the next one."""
-
-Image = UInt8[np.ndarray, "height width 3"]
 
 
 class Tile(NamedTuple):
@@ -103,21 +100,6 @@ def at_positions(
         )
     )  # fmt: skip
     return rows @ values.astype(np.float32) @ columns.T
-
-
-def fitted_square(image: Image, grid: Grid) -> UInt8[np.ndarray, "size size 3"]:
-    """Returns an image in the top left of a square, see `fit_square`.
-
-    An image of twice the size or more is resized by the mean of its pixels: what lies between the
-    few that an interpolation takes would be lost.
-    """
-    height, width = grid.fitted(image.shape[:2])
-    if max(image.shape[:2]) >= 2 * grid.size:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        square = np.zeros((grid.size, grid.size, 3), np.uint8)
-        square[:height, :width] = image
-        return square
-    return fit_square(image, np.zeros(image.shape[:2], np.uint8), grid.size, grid.stride)[0]
 
 
 def cut(square: np.ndarray, tile: Tile, grid: Grid, outside: int = 0) -> np.ndarray:

@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from apanet_jax.inference.matching.calibration import negative_label
-from apanet_jax.inference.matching.geometry import Grid
+from apanet_jax.inference.matching.geometry import Grid, fitted_square
 from apanet_jax.inference.multiscale.scales import Scales, SupportView
-from apanet_jax.inference.multiscale.tiles import fitted_square
 from apanet_jax.inference.supports.inputs import Image, as_image, several, support_label
 from apanet_jax.inference.supports.saved_segmenter import Contents, SavedImage, SavedSupport
 from apanet_jax.runtime.errors import UserError
