@@ -8,6 +8,7 @@ segmenter = apanet_jax.load("beetles.apanet").partial_fit(more_images, more_mask
 """
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ from apanet_jax.inference.answers.answer import Answer
 from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.heads.bundled import open_matcher, reopen_matcher
 from apanet_jax.inference.heads.head_choice import AUTO, HeadChoice, HeadSource
-from apanet_jax.inference.matching.calibration import appearance_of, calibrated
+from apanet_jax.inference.matching.calibration import calibrated, prototype_of
 from apanet_jax.inference.matching.geometry import fitted_square, upsample
 from apanet_jax.inference.matching.matcher import Matcher
-from apanet_jax.inference.matching.presence import Decision, SupportAppearance
-from apanet_jax.inference.multiscale.close_ups import CloseUps, small_supports
+from apanet_jax.inference.matching.presence import Decision
+from apanet_jax.inference.multiscale.close_ups import (
+    CloseUps,
+    SupportAppearance,
+    small_supports,
+)
 from apanet_jax.inference.multiscale.scales import Scales
 from apanet_jax.inference.multiscale.search import LearnedClass, search
 from apanet_jax.inference.multiscale.small_squares import load_small_squares
@@ -97,7 +102,7 @@ def from_bytes(content: bytes, where: str = "the saved segmenter") -> "Segmenter
       UserError: they are damaged, or the weights are others than those installed.
     """
     contents = saved_segmenter.from_bytes(content, where)
-    name, matcher = reopen_matcher(contents.source, contents.size, contents.weights, where)
+    name, matcher, same = reopen_matcher(contents.source, contents.size, contents.weights, where)
     segmenter = Segmenter(
         matcher,
         MaskOptions(**contents.options),
@@ -105,7 +110,9 @@ def from_bytes(content: bytes, where: str = "the saved segmenter") -> "Segmenter
         source=contents.source,
         size=contents.largest,
     )
-    segmenter._restore(contents)
+    if not same:
+        print(f"note: {where} is of an earlier version: it is learned again", file=sys.stderr)
+    segmenter._restore(contents, same=same)
     return segmenter
 
 
@@ -389,16 +396,19 @@ class Segmenter:
         before = self._learned[name].learned if name in self._learned else None
         learned = self.matcher.learn(features, labels, chosen, before)
         shown = len(supports)
-        appearance = appearance_of(self.matcher, features[:shown], labels[:shown])
+        prototype = prototype_of(self.matcher, features[:shown], labels[:shown])
         decision = calibrated(self.matcher, learned, features, labels)
-        return LearnedClass(learned, appearance, decision)
+        return LearnedClass(learned, prototype, decision)
 
     @one_blas_thread()
-    def _restore(self, contents: Contents) -> None:
-        """Takes the supports of a saved segmenter, with what was chosen by them."""
-        kept = unpacked(contents, self.matcher.restored)
-        self._negatives = kept.pop(None, {})
-        self._supports = kept
+    def _restore(self, contents: Contents, *, same: bool) -> None:
+        """Takes the supports of a saved segmenter, with what the same matcher knew of them."""
+        kept = unpacked(contents, self.matcher.restored if same else lambda _: None)
+        negatives = kept.pop(None, {})
+        if not same:
+            self._fit({}, {name: kept[name] for name in contents.classes}, negatives)
+            return
+        self._negatives, self._supports = negatives, kept
         negatives = self._negatives.values()
         self._learned = {
             name: self._learn(name, self._supports[name].values(), negatives, chosen)

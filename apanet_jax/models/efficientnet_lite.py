@@ -58,6 +58,7 @@ LITE2 = (
 
 BLOCK2_STAGES, BLOCK3_STAGES, BLOCK4_STAGES = 2, 3, 5
 """How many stages lie before the ends of the paper's blocks 2, 3 and 4; block 5 ends with all."""
+TOP_CHANNELS = 1280
 
 
 class InvertedResidual(nn.Module):
@@ -100,7 +101,13 @@ class EfficientNetLite(ConvolutionalBackbone):
     """An EfficientNet-Lite as a backbone of stride 8.
 
     Where a stage would go beyond that stride, its own stride is left out and every depthwise
-    kernel from there on, the stage's first included, is dilated twice as much.
+    kernel behind the one that had it is dilated twice as much. So every second or fourth position
+    has what the network with its strides computes (exactly where sides are 32 n + 1 pixels), and
+    the others have the same of places between.
+
+    The parameters' names are part of their fingerprint (`weights.load`): they were `stages_…` while
+    the kernel that had the stride was dilated too, and what was trained on those features is
+    refused.
 
     Attributes:
       stages: `LITE0` or `LITE2`.
@@ -114,7 +121,7 @@ class EfficientNetLite(ConvolutionalBackbone):
         self.stem = Conv(32, 3, stride=2, padding="same", dtype=self.dtype)
         blocks, reached, dilation = [], 2, 1
         for index, stage in enumerate(self.stages):
-            stride = stage.stride
+            stride, before = stage.stride, dilation
             if reached * stride > OUTPUT_STRIDE:
                 stride, dilation = 1, dilation * stride
             reached *= stride
@@ -125,9 +132,9 @@ class EfficientNetLite(ConvolutionalBackbone):
                         stage.size,
                         stage.expansion,
                         stride if block == 0 else 1,
-                        dilation,
+                        before if block == 0 else dilation,
                         self.dtype,
-                        name=f"stages_{index}_{block}",
+                        name=f"stage{index}_{block}",
                     )
                     for block in range(stage.blocks)
                 ]
@@ -164,3 +171,33 @@ class EfficientNetLite(ConvolutionalBackbone):
             for block in stage:
                 x = block(x)
         return x
+
+
+class EfficientNetLiteTop(nn.Module):
+    """The end of an EfficientNet-Lite as it was trained, which tells what an image shows.
+
+    Every second row and column of block 4 is what the network with its strides has there, see
+    `EfficientNetLite`. They go through the last stages, with their stride, and through the 1x1
+    convolution on whose mean the classifier stands.
+
+    Attributes:
+      stages: `LITE0` or `LITE2`.
+    """
+
+    stages: tuple[Stage, ...]
+
+    @nn.compact
+    def __call__(
+        self, block4: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch rows columns 1280"]:
+        x = block4[:, ::2, ::2]
+        for index, stage in enumerate(self.stages[BLOCK4_STAGES:], BLOCK4_STAGES):
+            for block in range(stage.blocks):
+                x = InvertedResidual(
+                    stage.channels,
+                    stage.size,
+                    stage.expansion,
+                    stage.stride if block == 0 else 1,
+                    name=f"stage{index}_{block}",
+                )(x)
+        return nn.relu6(Pointwise(TOP_CHANNELS, name="head")(x))

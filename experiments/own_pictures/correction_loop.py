@@ -39,6 +39,7 @@ from apanet_jax.data.transforms import binary_label
 from apanet_jax.inference.answers.answer import Answer
 from apanet_jax.inference.answers.mask_options import MaskOptions
 from apanet_jax.inference.matching.geometry import fitted_square
+from apanet_jax.inference.matching.presence import inside
 from apanet_jax.inference.matching.whitening import unit
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.atomic_files import write_bytes, write_json
@@ -177,12 +178,13 @@ def orders(
 def descriptors(
     segmenter: Segmenter, collection: Collection
 ) -> Float[np.ndarray, "images channels"]:
-    """Returns unit vectors of the support and of those listed: their mean whitened features."""
+    """Returns unit vectors of the support and of those listed: their mean features of objects."""
     matcher, found = segmenter.matcher, []
     for image, _ in (collection.support, *collection.listed):
         rows, columns = matcher.grid.inside(image.shape[:2])
         features = matcher.embed(fitted_square(image, matcher.grid))
-        found.append(matcher.appearance(features)[:rows, :columns].mean((0, 1)))
+        window = (rows, columns), matcher.grid.positions
+        found.append(inside(matcher.appearance(features), *window).mean((0, 1)))
     return unit(np.stack(found))
 
 

@@ -11,7 +11,6 @@ from apanet_jax.inference.heads import bundled
 from apanet_jax.inference.heads.head_choice import DINOV2, SMALL, HeadSource
 from apanet_jax.inference.heads.saved_head import OtherWeights
 from apanet_jax.inference.matching.whitening import DIRECTORY, Whitening, load_whitening
-from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 
 
@@ -72,17 +71,18 @@ class WithWeights(NamedTuple):
         return self.hashes
 
 
-def test_a_segmenter_that_was_saved_with_one_network_opens_with_one(monkeypatch):
-    one, two = (
-        WithWeights({"backbone": "a"}),
-        WithWeights({"backbone": "a", "second backbone": "b"}),
-    )
-    monkeypatch.setattr(bundled, "_frozen_matcher", lambda *_, **__: one)
-    monkeypatch.setattr(bundled, "JointMatcher", lambda *_: two)
-    for saved in (one, two):
-        source = HeadSource(None, DINOV2, True)
-        found = bundled.reopen_matcher(source, 518, saved.hashes, "red.apanet")
-        assert found == (DINOV2, saved)
+def test_a_segmenter_of_an_earlier_version_is_known_by_the_parts_of_its_matcher(monkeypatch):
+    now = WithWeights({"backbone": "a", "second backbone": "b"})
+    monkeypatch.setattr(bundled, "frozen_matcher", lambda *_, **__: now)
+    source = HeadSource(None, DINOV2, True)
+
+    def reopened(saved):
+        return bundled.reopen_matcher(source, 518, saved, "red.apanet")
+
+    assert reopened(now.hashes) == (DINOV2, now, True)
+    assert reopened({"backbone": "c"}) == (DINOV2, now, False)
+    with pytest.raises(UserError, match="whose backbone had weights of the hash c, and those .* a"):
+        reopened(now.hashes | {"backbone": "c"})
 
 
 @pytest.mark.parametrize("name", [SMALL, DINOV2])
@@ -102,13 +102,11 @@ def test_a_head_for_other_weights_is_left_out_with_a_line(monkeypatch, tmp_path,
     assert capsys.readouterr().err == "note: no trained head is used: trained on other weights\n"
 
 
-@pytest.mark.parametrize("frozen", bundled._FROZEN.values(), ids=bundled._FROZEN)
-def test_whitenings_come_with_the_backbones_that_are_compared(frozen):
-    found = load_whitening(frozen.backbone)
-    channels = getattr(backbones.spec(frozen.backbone), f"{frozen.appearance}_channels")
-    assert found.mean.shape == (channels,) and found.matrix.shape == (channels, channels)
+def test_the_whitening_comes_along():
+    found = load_whitening("efficientnet_lite0")
+    assert found.mean.shape == (112,) and found.matrix.shape == (112, 112)
     np.testing.assert_allclose(found.matrix, found.matrix.T, atol=1e-2)
-    assert (DIRECTORY / f"{frozen.backbone}.npz").stat().st_size < 300_000
+    assert (DIRECTORY / "efficientnet_lite0.npz").stat().st_size < 300_000
 
 
 def test_whitening_is_of_unit_vectors_without_their_mean():

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from apanet_jax.inference import segmenter as segmenters
 from apanet_jax.inference.matching.geometry import Grid, grid_of
-from apanet_jax.inference.matching.presence import SupportAppearance
 from apanet_jax.inference.multiscale import close_ups
 from apanet_jax.inference.multiscale.close_ups import (
     CLOSER,
@@ -17,12 +16,14 @@ from apanet_jax.inference.multiscale.close_ups import (
     Likeness,
     Outstanding,
     Place,
+    SupportAppearance,
     closer_parts,
     in_place,
     marked_place,
     places,
     presence,
     seen,
+    support_appearance,
     widened,
 )
 from apanet_jax.inference.multiscale.scales import LEAST_CLOSER, Scales
@@ -64,14 +65,20 @@ def test_a_place_is_seen_in_a_square_and_nothing_beyond_the_image():
     assert not corner[:20].any() and not corner[:, 20:].any()
 
 
+def test_supports_count_alike_and_an_object_smaller_than_a_position_counts():
+    appearances = np.random.default_rng(0).normal(size=(2, 4, 3, 5)).astype(np.float32)
+    whole, small = np.ones((4, 3)), np.zeros((4, 3))
+    small[0, 0] = 0.2
+    supports = support_appearance(appearances, [whole, small])
+    assert supports.weights == pytest.approx([1 / 24] * 12 + [1 / 6] * 3)
+    np.testing.assert_array_equal(supports.positions[12], appearances[1][0, 0])
+
+
 def test_squares_resemble_supports_by_what_they_do_not_have_in_common():
     rng = np.random.default_rng(0)
     positions, appearances = rng.normal(size=(6, 4)), rng.normal(size=(3, 4, 5, 4))
     weights = rng.dirichlet(np.ones(6))
-    supports, mean = (
-        SupportAppearance(positions, weights, positions[:1]),
-        appearances.mean((0, 1, 2)),
-    )
+    supports, mean = SupportAppearance(positions, weights), appearances.mean((0, 1, 2))
     (alike, covered), found = Likeness(supports, mean)(appearances)
     centred, wanted = (appearances - mean).reshape(3, -1, 4), weights @ positions - mean
     norms = np.linalg.norm(centred, axis=-1)

@@ -16,7 +16,6 @@ from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.models import backbones
 from apanet_jax.models.backbones import Features
 from apanet_jax.runtime.devices import data_mesh
-from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.load import load_backbone
 from tests.inference.test_segmenter import GREEN, LEFT, RED, RIGHT, scene
 
@@ -108,15 +107,6 @@ def test_the_decision_is_that_of_the_nearest_number_of_supports():
     decision = four.decisions_[0]
     assert decision.threshold in THRESHOLDS
     assert decision._replace(threshold=0.0) == DECISIONS[5]
-
-
-def test_features_without_the_block_that_tells_what_an_object_is_are_refused():
-    made = FrozenMatcher(Colours(), {"gray": np.full(3, 0.3)}, GRID, DECISIONS, appearance="block3")
-    kept = made.stored(made.embed(np.zeros((64, 64, 3), np.uint8)))
-    assert set(kept) == {"block3", "block4", "regions"}
-    del kept["block3"]
-    with pytest.raises(UserError, match="block3 is missing .*: fit again"):
-        made.restored(kept)
 
 
 @pytest.mark.parametrize("useful", [True, False])

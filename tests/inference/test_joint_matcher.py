@@ -100,3 +100,18 @@ def test_a_saved_segmenter_answers_and_learns_on_as_the_first(monkeypatch, negat
     at_once = fitted(joint(head=True), [*SUPPORTS, new], negatives=others)
     assert second.decisions_ == at_once.decisions_
     np.testing.assert_array_equal(*(x.predict_margins(QUERIES) for x in (second, at_once)))
+
+
+def test_a_segmenter_of_an_earlier_version_is_learned_again(monkeypatch, capsys):
+    """Its file has one network alone, and other features."""
+    others = [scene(GREEN, LEFT)[0]]
+    first = joint()._first
+    before = fitted(first, negatives=others)
+    content = before.to_bytes()
+    monkeypatch.setattr(bundled, "open_matcher", lambda *_, **__: ("dinov2", joint()))
+    found = from_bytes(content, "red.apanet")
+    err = capsys.readouterr().err
+    assert err == "note: red.apanet is of an earlier version: it is learned again\n"
+    anew = fitted(joint(), negatives=others)
+    assert found.decisions_ == anew.decisions_ and found.classes_ == before.classes_
+    np.testing.assert_array_equal(*(x.predict_margins(QUERIES) for x in (found, anew)))

@@ -1,81 +1,83 @@
-"""Whether an image shows a class: the two measures by hand, and what is made of them."""
+"""Whether an image shows a class: the measures by hand, and what is made of them."""
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist, cosine
+from scipy.spatial.distance import cosine
+from sklearn.preprocessing import normalize
 
 from apanet_jax.inference.matching.presence import (
     Decision,
+    inside,
     likeness,
     peak,
+    prototype,
     ranks,
-    support_appearance,
 )
-from apanet_jax.inference.matching.whitening import unit
 
 
-def supports_of(rng, shots, channels=5):
-    """Returns random unit features and foreground shares of supports."""
-    appearances = [unit(rng.normal(size=(4, 3, channels)).astype(np.float32)) for _ in range(shots)]
-    foregrounds = [rng.uniform(size=(4, 3)).astype(np.float32) for _ in range(shots)]
-    return appearances, foregrounds
+def appearances_of(rng, count, shape=(4, 5), channels=6):
+    """Returns random unit features of images."""
+    flat = normalize(rng.normal(size=(count * shape[0] * shape[1], channels)))
+    return flat.reshape(count, *shape, channels).astype(np.float32)
 
 
 @pytest.mark.parametrize("shots", [1, 3])
-def test_likeness_is_the_mean_of_three_cosines(shots):
+def test_the_prototype_is_masked_average_pooling_of_each_support_alike(shots):
     rng = np.random.default_rng(shots)
-    appearances, foregrounds = supports_of(rng, shots)
-    (image,), (margins,) = supports_of(rng, 1)
-    flat, marked = image.reshape(-1, 5), margins > 0.6
-    covered, means = [], []
+    appearances = appearances_of(rng, shots)
+    # Twice the positions along each side; those with less than half of the largest share are out.
+    foregrounds = rng.uniform(size=(shots, 8, 10)).astype(np.float32)
+    means = []
     for appearance, foreground in zip(appearances, foregrounds, strict=True):
-        positions = appearance[foreground > 0.5]
-        covered.append(np.mean([max(1 - cosine(s, q) for q in flat) for s in positions]))
-        mean = (appearance * foreground[..., None]).sum((0, 1))
-        means.append(mean / np.linalg.norm(mean))
-    alike = np.quantile([1 - cosine(np.mean(means, 0), q) for q in flat], 0.97)
-    found = np.mean([1 - cosine(mean, image[marked].mean(0)) for mean in means])
-    expected = np.mean([np.mean(covered), alike, found])
-    supports = support_appearance(appearances, foregrounds)
-    assert likeness(supports, image, margins, 0.6) == pytest.approx(expected, abs=1e-5)
+        shares = foreground.reshape(4, 2, 5, 2).mean((1, 3))
+        kept = [(shares[at], appearance[at]) for at in np.ndindex(4, 5)]
+        kept = [(share, x) for share, x in kept if share >= shares.max() / 2]
+        means.append(np.average([x for _, x in kept], axis=0, weights=[share for share, _ in kept]))
+    expected = normalize(normalize(means).mean(0)[None])[0]
+    np.testing.assert_allclose(prototype(appearances, foregrounds), expected, atol=1e-5)
 
 
-def test_ranks_are_the_weighted_mean_kernel_and_what_the_image_says():
+def test_an_object_smaller_than_a_position_counts():
+    (appearance,) = appearances_of(np.random.default_rng(0), 1)
+    foreground = np.zeros((4, 5), np.float32)
+    foreground[2, 3] = 0.01
+    np.testing.assert_allclose(prototype([appearance], [foreground]), appearance[2, 3], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape,most", [((4, 5), 2), ((2, 2), 1)])
+def test_likeness_is_that_of_a_tenth_of_the_positions(shape, most):
     rng = np.random.default_rng(0)
-    supports = support_appearance(*supports_of(rng, 2))
-    (image,), _ = supports_of(rng, 1)
-    kernel = np.exp((1 - cdist(image.reshape(-1, 5), supports.positions, "cosine")) / 0.2)
-    expected = 0.2 * np.log(np.average(kernel, axis=1, weights=supports.weights)) + 2 * 0.3
-    np.testing.assert_allclose(ranks(supports, image, 0.3).ravel(), expected, atol=1e-5)
+    (appearance,), of_class = appearances_of(rng, 1, shape), normalize(rng.normal(size=(1, 6)))[0]
+    flat = appearance.reshape(-1, 6)
+    order = sorted(range(len(flat)), key=lambda x: cosine(of_class, flat[x]))
+    expected = 1 - cosine(of_class, flat[order[:most]].mean(0))
+    assert likeness(of_class, appearance) == pytest.approx(expected, abs=1e-5)
+
+
+def test_ranks_are_the_cosine_and_what_the_image_says():
+    rng = np.random.default_rng(0)
+    (appearance,), of_class = appearances_of(rng, 1, (3, 3)), normalize(rng.normal(size=(1, 6)))[0]
+    cosines = np.array([[1 - cosine(of_class, x) for x in row] for row in appearance])
+    found = ranks(of_class, appearance, 0.3, 9)
+    np.testing.assert_allclose(found[1::3, 1::3], cosines + 2 * 0.3, atol=1e-5)
+    between = (2 * cosines[0, 0] + cosines[0, 1]) / 3 + 2 * 0.3
+    assert found[1, 2] == pytest.approx(between, abs=1e-5)
 
 
 def test_a_support_resembles_itself_most():
-    rng = np.random.default_rng(0)
-    (appearance,), _ = supports_of(rng, 1)
-    foreground = np.zeros((4, 3), np.float32)
-    foreground[:2, 0] = 1
-    supports = support_appearance([appearance], [foreground])
-    itself = likeness(supports, appearance, foreground, 0.5)
-    others = [likeness(supports, supports_of(rng, 1)[0][0], foreground, 0.5) for _ in range(20)]
-    assert itself > max(others)
+    first, *others = appearances_of(np.random.default_rng(0), 21, channels=64)
+    foreground = np.zeros((4, 5), np.float32)
+    foreground[:2, 0] = 1  # A tenth of the positions.
+    of_class = prototype([first], [foreground])
+    assert likeness(of_class, first) > max(likeness(of_class, x) for x in others)
 
 
-def test_where_nothing_is_marked_the_highest_position_counts():
-    rng = np.random.default_rng(0)
-    supports = support_appearance(*supports_of(rng, 2))
-    (image,), (margins,) = supports_of(rng, 1)
-    highest = np.where(margins == margins.max(), 1.0, 0.0)
-    assert likeness(supports, image, margins, 2.0) == likeness(supports, image, highest, 0.5)
-    assert np.isfinite(likeness(supports, image, np.full((4, 3), -3.0), 0.0))
-
-
-def test_supports_count_alike_and_an_object_smaller_than_a_position_counts():
-    appearances, (whole, small) = supports_of(np.random.default_rng(0), 2)
-    whole[:], small[:] = 1, 0
-    small[0, 0] = 0.2
-    supports = support_appearance(appearances, [whole, small])
-    assert supports.weights == pytest.approx([1 / 24] * 12 + [1 / 6] * 3)
-    np.testing.assert_array_equal(supports.positions[12], appearances[1][0, 0])
+def test_what_is_beyond_the_image_is_left_out():
+    (appearance,) = appearances_of(np.random.default_rng(0), 1, (13, 13))
+    # Of 49 positions 28 lie on the image, so do those of every fourth at 0, 4, …, 24.
+    assert inside(appearance, (28, 49), 49).shape == (8, 13, 6)
+    assert inside(appearance, (25, 1), 49).shape == (7, 1, 6)
+    np.testing.assert_array_equal(inside(appearance, (13, 5), 13), appearance[:, :5])
 
 
 def test_the_peak_is_what_a_hundredth_exceeds():

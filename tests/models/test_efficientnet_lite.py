@@ -22,13 +22,13 @@ BLOCKS = [
     (24, 24, 3, 6, 1, 1),
     (24, 40, 5, 6, 2, 1),
     (40, 40, 5, 6, 1, 1),
-    (40, 80, 3, 6, 1, 2),
+    (40, 80, 3, 6, 1, 1),
     (80, 80, 3, 6, 1, 2),
     (80, 80, 3, 6, 1, 2),
     (80, 112, 5, 6, 1, 2),
     (112, 112, 5, 6, 1, 2),
     (112, 112, 5, 6, 1, 2),
-    (112, 192, 5, 6, 1, 4),
+    (112, 192, 5, 6, 1, 2),
     (192, 192, 5, 6, 1, 4),
     (192, 192, 5, 6, 1, 4),
     (192, 192, 5, 6, 1, 4),
@@ -74,12 +74,18 @@ class Block(nn.Module):
         return x + y if self.adds else y
 
 
+STRIDED = [
+    (*block[:4], 2 if number in (5, 11) else block[4], 1) for number, block in enumerate(BLOCKS)
+]
+"""The blocks as they were trained, with strides in place of dilation."""
+
+
 class Lite0(nn.Module):
-    def __init__(self):
+    def __init__(self, blocks=BLOCKS):
         super().__init__()
         self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
-        self._blocks = nn.ModuleList(Block(*block) for block in BLOCKS)
+        self._blocks = nn.ModuleList(Block(*block) for block in blocks)
 
     def forward(self, images):
         x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127) / 128
@@ -131,7 +137,7 @@ def test_every_block_agrees_with_pytorch(networks, height, width):
 
     features, captured = run(parameters, images)
     blocks = [
-        captured["intermediates"][f"stages_{stage}_{block}"]["__call__"][0]
+        captured["intermediates"][f"stage{stage}_{block}"]["__call__"][0]
         for stage, count in enumerate([1, 2, 2, 3, 3, 4, 1])
         for block in range(count)
     ]
@@ -140,6 +146,19 @@ def test_every_block_agrees_with_pytorch(networks, height, width):
         assert relative_error(ours, reference) < 1e-4
     for ours, number in zip(features, (4, 10, 15), strict=True):
         assert relative_error(ours, expected[number]) < 1e-4
+
+
+def test_positions_have_what_the_network_with_its_strides_computes(networks):
+    theirs, parameters = networks
+    strided = Lite0(STRIDED).eval()
+    strided.load_state_dict(theirs.state_dict())
+    images = np.random.default_rng(2).integers(0, 256, (1, 97, 129, 3), np.uint8)
+    with torch.no_grad():
+        expected = strided(images)
+    features = jax.jit(EfficientNetLite(LITE0).apply)({"params": parameters}, images)
+    assert relative_error(features.block3, expected[4]) < 1e-4
+    assert relative_error(features.block4[:, ::2, ::2], expected[10]) < 1e-4
+    assert relative_error(features.block5[:, ::4, ::4], expected[15]) < 1e-4
 
 
 @pytest.mark.slow

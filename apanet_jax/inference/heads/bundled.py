@@ -21,13 +21,13 @@ from apanet_jax.inference.heads.saved_head import (
     SavedHead,
     open_head,
 )
-from apanet_jax.inference.matching.frozen_matcher import AppearanceBlock, FrozenMatcher
+from apanet_jax.inference.matching.frozen_matcher import FrozenMatcher
 from apanet_jax.inference.matching.geometry import grid_of
 from apanet_jax.inference.matching.head_matcher import HeadMatcher
-from apanet_jax.inference.matching.joint_matcher import SECOND, JointMatcher
+from apanet_jax.inference.matching.joint_matcher import JointMatcher
 from apanet_jax.inference.matching.matcher import Matcher
+from apanet_jax.inference.matching.object_features import BACKBONE, load_object_features
 from apanet_jax.inference.matching.presence import Decision
-from apanet_jax.inference.matching.whitening import load_whitening
 from apanet_jax.models import backbones
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights import hub
@@ -42,7 +42,6 @@ class Frozen(NamedTuple):
       size: longer side of the images, in pixels.
       head: folder of a head that was trained on the backbone.
       decisions: by the number of supports.
-      appearance: the block that tells what an object is, see `whitening`.
       beside: the name of another one, which is compared besides.
     """
 
@@ -50,19 +49,22 @@ class Frozen(NamedTuple):
     size: int
     head: Path
     decisions: Mapping[int, Decision]
-    appearance: AppearanceBlock = "block4"
     beside: str | None = None
 
 
-# Decisions: experiments/results/own_photographs.md.
+# experiments/results/own_photographs.md has what these were fitted to.
+_PRESENCE = {1: (-2.47, 0.0, 9.035), 5: (-5.818, 0.0, 15.867)}
+"""A `Decision`'s bias, peak_weight and likeness_weight by the number of supports: what an object
+is tell the same features, whichever head finds where it is."""
+
 _FROZEN = {
     SMALL: Frozen(
         "efficientnet_lite0",
         385,
         FOLDER / SMALL,
         {
-            1: Decision(0.0, 2.689, bias=-1.301, peak_weight=0.0, likeness_weight=4.178),
-            5: Decision(0.0, 1.321, bias=-4.186, peak_weight=0.0, likeness_weight=14.226),
+            1: Decision(0.0, 2.689, *_PRESENCE[1]),
+            5: Decision(0.0, 1.321, *_PRESENCE[5]),
         },
     ),
     DINOV2: Frozen(
@@ -70,17 +72,16 @@ _FROZEN = {
         518,
         FOLDER / DINOV2,
         {
-            1: Decision(0.0, 3.151, bias=-1.215, peak_weight=0.0, likeness_weight=5.981),
-            5: Decision(0.0, 2.074, bias=-3.294, peak_weight=0.0, likeness_weight=15.609),
+            1: Decision(0.0, 3.151, *_PRESENCE[1]),
+            5: Decision(0.0, 2.074, *_PRESENCE[5]),
         },
-        appearance="block3",
         beside=SMALL,
     ),
 }
 
 
 def open_matcher(
-    source: Path | None, head: str, size: int | None, *, trained: bool, joint: bool = True
+    source: Path | None, head: str, size: int | None, *, trained: bool
 ) -> tuple[str, Matcher]:
     """Returns the matcher that the arguments of `segmenter.load` choose, and its head's name.
 
@@ -91,7 +92,6 @@ def open_matcher(
       head: see `segmenter.load`.
       size: see `segmenter.load`.
       trained: see `segmenter.load`.
-      joint: whether DINOV2 has SMALL beside it; segmenters that were saved before it had do not.
 
     Raises:
       UserError: choices exclude each other, there is no such head, or weights are missing.
@@ -111,7 +111,7 @@ def open_matcher(
     if head == DRAWN:
         return DRAWN, _trained_matcher(GENERAL_HEAD, size)
     name = _best_at_hand() if head == AUTO else head
-    return name, frozen_matcher(name, size, {}, trained=trained, joint=joint)
+    return name, frozen_matcher(name, size, {}, trained=trained)
 
 
 def _trained_matcher(folder: Path, size: int | None) -> HeadMatcher:
@@ -121,8 +121,10 @@ def _trained_matcher(folder: Path, size: int | None) -> HeadMatcher:
 
 def reopen_matcher(
     source: HeadSource, size: int, weights: Mapping[str, str], where: str
-) -> tuple[str, Matcher]:
-    """Returns the matcher of a saved segmenter, and its head's name.
+) -> tuple[str, Matcher, bool]:
+    """Returns the matcher of a saved segmenter, its head's name, and whether it is the same one.
+
+    It is not where an earlier version of the package saved it, whose matcher had other parts.
 
     Args:
       source: of the matcher.
@@ -134,19 +136,17 @@ def reopen_matcher(
       UserError: the head is not there, or the weights are others.
     """
     folder = source.folder and _folder_of(Path(source.folder), where)
-    joint = any(part.startswith(SECOND) for part in weights)
-    name, matcher = open_matcher(
-        folder or None, source.head, size, trained=source.trained, joint=joint
-    )
+    name, matcher = open_matcher(folder or None, source.head, size, trained=source.trained)
     found = matcher.fingerprints()
-    for part in dict.fromkeys([*weights, *found]):
-        if weights.get(part) != found.get(part):
-            was, now = (str(x.get(part, "none"))[:12] for x in (weights, found))
+    if weights.keys() != found.keys():
+        return name, matcher, False
+    for part, now in found.items():
+        if (was := weights[part]) != now:
             raise UserError(
-                f"{where} was fitted with {name}, whose {part} had weights of the hash {was}, and "
-                f"those on this machine have {now}: install the former, or fit again"
+                f"{where} was fitted with {name}, whose {part} had weights of the hash {was[:12]}, "
+                f"and those on this machine have {now[:12]}: install the former, or fit again"
             )
-    return name, matcher
+    return name, matcher, True
 
 
 def _folder_of(folder: Path, where: str) -> Path:
@@ -161,12 +161,7 @@ def _folder_of(folder: Path, where: str) -> Path:
 
 
 def frozen_matcher(
-    name: str,
-    size: int | None,
-    heads: Mapping[str, Path],
-    *,
-    trained: bool = True,
-    joint: bool = True,
+    name: str, size: int | None, heads: Mapping[str, Path], *, trained: bool = True
 ) -> Matcher:
     """Returns the matcher of SMALL or DINOV2, joined with the one that is to be beside it.
 
@@ -176,7 +171,6 @@ def frozen_matcher(
       heads: folders of heads that were trained on the same backbones, by the two names, in place of
         the package's own.
       trained: whether to use heads.
-      joint: see `open_matcher`.
 
     Raises:
       UserError: a head or a backbone's weights are missing, or do not go together.
@@ -184,7 +178,7 @@ def frozen_matcher(
     frozen = _FROZEN[name]
     frozen = frozen._replace(head=heads.get(name, frozen.head))
     first = _frozen_matcher(frozen, size, trained=trained)
-    if frozen.beside is None or not joint:
+    if frozen.beside is None:
         return first
     return JointMatcher(first, frozen_matcher(frozen.beside, size, heads, trained=trained))
 
@@ -201,10 +195,8 @@ def _frozen_matcher(frozen: Frozen, size: int | None, *, trained: bool) -> Froze
     if backbones.spec(frozen.backbone).patch and not (head and head.network.head.needs_high):
         # Rules use block 4 and the head no more than block 3: what comes behind is not computed.
         module = module.clone(blocks=(*module.blocks[:2], module.blocks[1]))
-    whitening = load_whitening(frozen.backbone)
-    return FrozenMatcher(
-        module, parameters, grid, frozen.decisions, head, whitening, frozen.appearance
-    )
+    objects = load_object_features() if frozen.backbone == BACKBONE else None
+    return FrozenMatcher(module, parameters, grid, frozen.decisions, head, objects)
 
 
 def _trained_head(folder: Path) -> SavedHead | None:

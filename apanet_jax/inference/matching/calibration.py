@@ -16,10 +16,11 @@ from apanet_jax.inference.matching.geometry import Grid, Label, label_shares
 from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import (
     Decision,
-    SupportAppearance,
+    Prototype,
+    inside,
     likeness,
     peak,
-    support_appearance,
+    prototype,
 )
 
 SPREAD = 1.0
@@ -70,10 +71,9 @@ def calibrated(
         margins = np.asarray(matcher.margins(features[index], matcher.without(learned, index)))
         margins = margins[:rows, :columns]
         others = [n for n in range(shots) if n != index]
-        supports = support_appearance(*([x[n] for n in others] for x in (appearances, foregrounds)))
-        found = appearances[index][:rows, :columns]
-        like = likeness(supports, found, margins, decision.threshold)
-        return decision.log_odds(peak(margins), like)
+        of_class = prototype(*([x[n] for n in others] for x in (appearances, foregrounds)))
+        within = inside(appearances[index], (rows, columns), matcher.grid.positions)
+        return decision.log_odds(peak(margins), likeness(of_class, within))
 
     of_shown, of_absent = ([log_odds(index) for index in indices] for indices in (shown, absent))
     return decision._replace(bias=decision.bias + offset(of_shown, of_absent))
@@ -107,9 +107,7 @@ def offset(shown: Sequence[float], absent: Sequence[float]) -> float:
     return float(minimize_scalar(loss).x)
 
 
-def appearance_of(
-    matcher: Matcher, features: Sequence[Any], labels: Sequence[Label]
-) -> SupportAppearance:
+def prototype_of(matcher: Matcher, features: Sequence[Any], labels: Sequence[Label]) -> Prototype:
     """Returns how a class appears in its supports, from their features and labels."""
     foregrounds = [label_shares(x, matcher.grid)[0] for x in labels]
-    return support_appearance([matcher.appearance(x) for x in features], foregrounds)
+    return prototype([matcher.appearance(x) for x in features], foregrounds)

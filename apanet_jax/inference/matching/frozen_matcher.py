@@ -1,7 +1,7 @@
 """Matching by all positions of the supports in frozen features, which needs no training."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, UInt8
 from apanet_jax.inference.matching.geometry import Grid, Label, PositionMap, label_shares, shown
 from apanet_jax.inference.matching.head_matcher import HeadMatcher, Match
 from apanet_jax.inference.matching.leave_one_out import Fit, HeldOut, fit
+from apanet_jax.inference.matching.object_features import ObjectFeatures
 from apanet_jax.inference.matching.presence import Appearance, Decision, nearest_decision
 from apanet_jax.inference.matching.regions import Regions, regions, smoothed
 from apanet_jax.inference.matching.rules import (
@@ -27,7 +28,7 @@ from apanet_jax.inference.matching.rules import (
     support_positions,
     without,
 )
-from apanet_jax.inference.matching.whitening import Whitening, unit
+from apanet_jax.inference.matching.whitening import unit
 from apanet_jax.models.backbones import Features
 from apanet_jax.models.network import Parameters
 from apanet_jax.runtime.errors import UserError
@@ -45,8 +46,6 @@ USUAL_SHARE = 0.5
 """Of the head where nothing is chosen: more is better for objects like those that it was trained
 on, and worse for others, see experiments/results/own_photographs.md."""
 
-AppearanceBlock = Literal["block3", "block4"]
-
 
 class FrozenFeatures(NamedTuple):
     """What is known of an image.
@@ -56,7 +55,7 @@ class FrozenFeatures(NamedTuple):
       regions: of alike positions.
       all: what the backbone gives, for a head; without block 5 where nothing needs it, as that is
         most of a convolutional backbone's time.
-      appearance: see `FrozenMatcher.appearance`; None: not computed yet.
+      appearance: see `FrozenMatcher.appearance`; None: it is made where it is asked for.
     """
 
     positions: Float[Array, "rows columns channels"]
@@ -133,8 +132,7 @@ class FrozenMatcher:
         grid: Grid,
         decisions: Mapping[int, Decision],
         head: HeadMatcher | None = None,
-        whitening: Whitening | None = None,
-        appearance: AppearanceBlock = "block4",
+        objects: ObjectFeatures | None = None,
     ):
         """Makes a matcher of a backbone with its parameters.
 
@@ -144,12 +142,10 @@ class FrozenMatcher:
           grid: see `Matcher`.
           decisions: calibrated, by the number of supports.
           head: for the same backbone and grid; None: no head.
-          whitening: of the block that tells what an object is; None: its features are taken as
-            they are.
-          appearance: that block.
+          objects: tells what an object is, of block 4; None: block 4 itself does.
         """
-        self.grid, self._decisions, self._head = grid, decisions, head
-        self._whitening, self._block = whitening or unit, appearance
+        self.grid, self._decisions = grid, decisions
+        self._head, self._objects = head, objects
         rules = (*SCALES, *[HEAD] * (head is not None))
         self._mixtures = dict(zip(rules, np.eye(len(rules)), strict=True))
         self._usual = USUAL
@@ -182,7 +178,9 @@ class FrozenMatcher:
         """See `Matcher.appearance`."""
         if features.appearance is not None:
             return features.appearance
-        return self._whitening(np.asarray(getattr(features.all, self._block)[0], np.float32))
+        if self._objects is not None:
+            return self._objects(features.positions)
+        return unit(np.asarray(features.positions, np.float32))
 
     def decision(self, learned: FrozenClass) -> Decision:
         """See `Matcher.decision`."""
@@ -238,18 +236,13 @@ class FrozenMatcher:
     def stored(self, features: FrozenFeatures) -> dict[str, np.ndarray]:
         """See `Matcher.stored`."""
         if self._head is None:
-            blocks = dict.fromkeys(("block4", self._block))
-            arrays = {name: np.asarray(getattr(features.all, name)) for name in blocks}
+            arrays = {"block4": np.asarray(features.all.block4)}
         else:
             arrays = self._head.stored(features.all)
         return arrays | {"regions": features.regions.astype(np.int32)}
 
     def restored(self, arrays: Mapping[str, np.ndarray]) -> FrozenFeatures:
         """See `Matcher.restored`."""
-        if self._block not in arrays:
-            raise UserError(
-                f"{self._block} is missing in what another version of apanet_jax saved: fit again"
-            )
         blocks = Features(*(arrays.get(name) for name in Features._fields))
         # Where `embed` has them: elsewhere the same programs would be traced and compiled again.
         place = jax.tree.leaves(self._parameters)[0].sharding
@@ -257,9 +250,10 @@ class FrozenMatcher:
 
     def fingerprints(self) -> dict[str, str]:
         """See `Matcher.fingerprints`."""
+        of_objects = {} if self._objects is None else {"object features": self._objects.fingerprint}
         if self._head is not None:
-            return self._head.fingerprints()
-        return {"backbone": fingerprint(self._parameters)}
+            return self._head.fingerprints() | of_objects
+        return {"backbone": fingerprint(self._parameters)} | of_objects
 
     def margins(self, features: FrozenFeatures, learned: FrozenClass) -> PositionMap:
         """See `Matcher.margins`."""
@@ -277,6 +271,8 @@ class FrozenMatcher:
     def _known(self, features: Features, of_alike: Regions) -> FrozenFeatures:
         """Returns what is known of an image, from what the backbone gives and its regions."""
         known = FrozenFeatures(features.block4[0], of_alike, features)
+        if self._objects is None:
+            return known
         return known._replace(appearance=self.appearance(known))
 
     def _held_out(self, query, label, of_head, left_out: int, pairs: Sequence[Pair]) -> HeldOut:

@@ -49,8 +49,8 @@ class JointClass(NamedTuple):
 class JointMatcher:
     """Finds a class by two matchers: the margin is the mean of their log-odds.
 
-    Positions are those of the first; the log-odds of the second are interpolated at them. Whether
-    an image shows the class is told by the first.
+    Positions are those of the first; the log-odds of the second are interpolated at them. What an
+    object is tells the second.
 
     Attributes:
       grid: see `Matcher`.
@@ -78,7 +78,7 @@ class JointMatcher:
 
     def appearance(self, features: JointFeatures) -> Appearance:
         """See `Matcher.appearance`."""
-        return self._first.appearance(features.first)
+        return self._second.appearance(features.second)
 
     def learn(
         self,

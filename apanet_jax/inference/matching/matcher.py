@@ -25,7 +25,10 @@ class Matcher(Protocol):
         """Returns the features of an image in its square (RGB, 0 to 255)."""
 
     def appearance(self, features: Any) -> Appearance:
-        """Returns unit vectors of those features of an image that tell what an object is."""
+        """Returns unit vectors of those features of an image that tell what an object is.
+
+        Their map covers the whole square; it may have fewer positions than the margins.
+        """
 
     def learn(
         self,

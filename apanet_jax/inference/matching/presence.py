@@ -1,13 +1,15 @@
-"""Whether an image shows a class at all: what was found is compared with the supports.
+"""Whether an image shows a class at all: what it shows is compared with the supports.
 
 A segmenter always marks what resembles the class most. Two measures tell whether that is the class:
-by how much it stands out (`peak`), and how much the image resembles the supports' foreground
+by how much it stands out (`peak`), and how much of the image is alike what the supports show
 (`likeness`). `Decision` turns them into a probability.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float
 
@@ -17,19 +19,17 @@ from apanet_jax.inference.matching.whitening import unit
 PRESENT = 0.5
 """A class whose presence is above this is found."""
 PEAK_QUANTILE = 0.99
-ALIKE_QUANTILE = 0.97
-"""Of an image's cosines to a class: they are exceeded by few positions, but not by single ones."""
+ALIKE_SHARE = 0.1
+"""Of an image's positions, in those that are compared with a class."""
 FOREGROUND_SHARE = 0.5
-"""A position of a support is compared where the class has more than this share of it."""
-DENSITY_BANDWIDTH = 0.2
+"""Of the largest share of the class in a position of a support: those with as much count."""
 LIKENESS_SHARE = 2.0
 """How much of an image's likeness counts in the rank of each of its positions."""
-_LEAST_POSITIONS, _MOST_POSITIONS = 3, 4096
-"""Of all supports. Where fewer are compared, or more, it is those with the most of the class, or
-some of all of them."""
 
 Appearance = Float[np.ndarray, "rows columns channels"]
-"""Unit features that tell what an object is; see `Matcher.appearance`."""
+"""Unit features that tell what an object is, of a whole square; see `Matcher.appearance`."""
+Prototype = Float[np.ndarray, " channels"]
+"""The unit mean feature of a class."""
 
 
 class Decision(NamedTuple):
@@ -70,41 +70,40 @@ def nearest_decision(decisions: Mapping[int, Decision], shots: int) -> Decision:
     return decisions[min(decisions, key=lambda calibrated: abs(calibrated - shots))]
 
 
-class SupportAppearance(NamedTuple):
-    """How a class appears in its supports.
-
-    Attributes:
-      positions: unit features of the foreground's positions.
-      weights: of these, with the sum 1; every support has the same.
-      means: the unit mean features of each support's foreground.
-    """
-
-    positions: Float[np.ndarray, "positions channels"]
-    weights: Float[np.ndarray, " positions"]
-    means: Float[np.ndarray, "shots channels"]
-
-
-def support_appearance(
-    appearances: Sequence[Appearance], foregrounds: Sequence[PositionMap]
-) -> SupportAppearance:
-    """Returns how a class appears in its supports.
+def prototype(appearances: Sequence[Appearance], foregrounds: Sequence[PositionMap]) -> Prototype:
+    """Returns how a class appears in its supports: masked average pooling, each support alike.
 
     Args:
       appearances: features of each support.
-      foregrounds: which share of each position is the class, see `geometry.label_shares`.
+      foregrounds: which share of each position is the class, see `geometry.label_shares`, at any
+        number of positions.
     """
-    most = max(_MOST_POSITIONS // len(appearances), _LEAST_POSITIONS)
-    positions, weights, means = [], [], []
+    means = []
     for appearance, foreground in zip(appearances, foregrounds, strict=True):
-        flat, shares = appearance.reshape(-1, appearance.shape[-1]), foreground.ravel()
-        chosen = np.flatnonzero(shares > FOREGROUND_SHARE)
-        if len(chosen) < _LEAST_POSITIONS:
-            chosen = np.argsort(-shares, kind="stable")[:_LEAST_POSITIONS]
-        chosen = chosen[:: -(-len(chosen) // most)]
-        positions.append(flat[chosen].astype(np.float32))
-        weights.append(np.full(len(chosen), 1 / len(chosen) / len(appearances), np.float32))
-        means.append(_mean(appearance, foreground))
-    return SupportAppearance(np.concatenate(positions), np.concatenate(weights), np.stack(means))
+        rows, columns = appearance.shape[:2]
+        shares = cv2.resize(
+            foreground.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA
+        )
+        shares = np.where(shares >= FOREGROUND_SHARE * shares.max(), shares, 0)
+        means.append(unit(np.tensordot(shares, appearance, 2)))
+    return unit(np.mean(means, 0))
+
+
+def inside(
+    appearance: Appearance, window: tuple[int, int], positions: int
+) -> Float[np.ndarray, "rows columns channels"]:
+    """Returns the features of the part of a square that an image fills.
+
+    Args:
+      appearance: of the square.
+      window: rows and columns of margins that are centred on the image.
+      positions: of margins, along each side of the square.
+    """
+    rows, columns = (
+        math.ceil(count * length / positions)
+        for count, length in zip(window, appearance.shape[:2], strict=True)
+    )
+    return appearance[:rows, :columns]
 
 
 def peak(margins: PositionMap) -> float:
@@ -112,58 +111,39 @@ def peak(margins: PositionMap) -> float:
     return float(np.quantile(margins, PEAK_QUANTILE))
 
 
-def likeness(
-    supports: SupportAppearance, appearance: Appearance, margins: PositionMap, threshold: float
-) -> float:
-    """Returns how much an image resembles the class: the mean of three cosines.
+def likeness(of_class: Prototype, appearance: Float[np.ndarray, "rows columns channels"]) -> float:
+    """Returns how much an image resembles a class: cos(p, mean of q_x over the x most alike).
 
-    With unit features s_p of the supports' foreground, their weights w_p, the supports' means m_i,
-    and unit features q_x of the image, they are
-
-        sum_p w_p max_x cos(s_p, q_x)    how well what the supports show is found in the image,
-        quantile_x cos(mean_i m_i, q_x)  how much few of its positions resemble all of it, and
-        mean_i cos(m_i, mean_marked q_x) how much what was found does,
-
-    where the positions above the threshold are marked (or the highest hundredth, where that is
-    below it).
+    With the class's prototype p and the image's features q_x, these are the positions x with the
+    highest cos(p, q_x), `ALIKE_SHARE` of all.
 
     Args:
-      supports: how the class appears.
-      appearance: features of the image.
-      margins: of the image, at the same positions.
-      threshold: above it a position is marked.
+      of_class: its prototype.
+      appearance: of the image, without what is beyond it.
     """
-    marked = margins > min(threshold, peak(margins))
-    found = _mean(appearance, marked | (margins == margins.max()))
-    flat = appearance.reshape(-1, appearance.shape[-1]).astype(np.float32)
-    covered = supports.weights @ (supports.positions @ flat.T).max(1)
-    alike = np.quantile(flat @ unit(supports.means.mean(0)), ALIKE_QUANTILE)
-    return float((covered + alike + (supports.means @ found).mean()) / 3)
+    flat = appearance.reshape(-1, appearance.shape[-1])
+    most = max(round(ALIKE_SHARE * len(flat)), 1)
+    alike = np.argpartition(-(flat @ of_class), most - 1)[:most]
+    return float(unit(flat[alike].mean(0)) @ of_class)
 
 
-def ranks(supports: SupportAppearance, appearance: Appearance, likeness: float) -> PositionMap:
+def ranks(
+    of_class: Prototype, appearance: Appearance, likeness: float, positions: int
+) -> PositionMap:
     """Returns how well each position of an image goes with a class, on one scale for all classes.
 
-    With the supports' positions s_p, their weights w_p and h = `DENSITY_BANDWIDTH` it is
-
-        h log(sum_p w_p exp(cos(s_p, q_x) / h)) + `LIKENESS_SHARE` likeness,
-
-    how dense the class's supports are around the position, and what the whole image says. Margins
-    of different classes do not compare: each is against the background of its own supports.
+    It is cos(p, q_x) + `LIKENESS_SHARE` likeness: what is there, and what the whole image says.
+    Margins of different classes do not compare: each is against the background of its own supports.
 
     Args:
-      supports: how the class appears.
-      appearance: features of the image.
+      of_class: its prototype p.
+      appearance: features q_x of the whole square, between which the cosine is interpolated.
       likeness: of the image.
+      positions: along each side of the square.
     """
-    flat = appearance.reshape(-1, appearance.shape[-1]).astype(np.float32)
-    kernel = np.exp(flat @ supports.positions.T / DENSITY_BANDWIDTH) @ supports.weights
-    found = DENSITY_BANDWIDTH * np.log(kernel) + LIKENESS_SHARE * likeness
-    return found.reshape(appearance.shape[:2])
-
-
-def _mean(appearance: Appearance, weights: PositionMap) -> Float[np.ndarray, " channels"]:
-    return unit(np.tensordot(weights.astype(np.float32), appearance.astype(np.float32), 2))
+    cosines = (appearance @ of_class).astype(np.float32)
+    found = cv2.resize(cosines, (positions, positions), interpolation=cv2.INTER_LINEAR)
+    return found + LIKENESS_SHARE * likeness
 
 
 def _sigmoid(log_odds):

@@ -26,11 +26,6 @@ from apanet_jax.inference.matching.geometry import (
     label_shares,
     square_label,
 )
-from apanet_jax.inference.matching.presence import (
-    ALIKE_QUANTILE,
-    SupportAppearance,
-    support_appearance,
-)
 from apanet_jax.inference.matching.whitening import unit
 from apanet_jax.inference.multiscale.small_squares import SIDE, SmallSquares
 from apanet_jax.inference.multiscale.tiles import largest_part
@@ -61,6 +56,13 @@ ones a place has fewer pixels than a small square, so that close-ups show little
 whole does. An object of 3 % has 58 pixels in it, seven of Lite0's positions."""
 OBJECT_SHARE = 0.6
 """Of a close-up's side, in the longer side of what is marked."""
+ALIKE_QUANTILE = 0.97
+"""Of a square's cosines to a class: they are exceeded by few positions, but not by single ones."""
+FOREGROUND_SHARE = 0.5
+"""A position of a support is compared where the class has more than this share of it."""
+_LEAST_POSITIONS, _MOST_POSITIONS = 3, 4096
+"""Of all supports. Where fewer are compared, or more, it is those with the most of the class, or
+some of all of them."""
 
 
 class Place(NamedTuple):
@@ -69,6 +71,18 @@ class Place(NamedTuple):
     top: float
     left: float
     side: float
+
+
+class SupportAppearance(NamedTuple):
+    """How a class appears in its supports.
+
+    Attributes:
+      positions: unit features of the foreground's positions.
+      weights: of these, with the sum 1; every support has the same.
+    """
+
+    positions: Float[np.ndarray, "positions channels"]
+    weights: Float[np.ndarray, " positions"]
 
 
 class CloseUps(NamedTuple):
@@ -100,6 +114,29 @@ def small_supports(
         images.append(seen(image, Place(0, 0, max(label.shape)), small))
         foregrounds.append(label_shares(square_label(label, small), small)[0])
     return support_appearance(list(squares.appearances(images)), foregrounds)
+
+
+def support_appearance(
+    appearances: Sequence[Float[np.ndarray, "rows columns channels"]],
+    foregrounds: Sequence[PositionMap],
+) -> SupportAppearance:
+    """Returns how a class appears in its supports.
+
+    Args:
+      appearances: features of each support.
+      foregrounds: which share of each position is the class, see `geometry.label_shares`.
+    """
+    most = max(_MOST_POSITIONS // len(appearances), _LEAST_POSITIONS)
+    positions, weights = [], []
+    for appearance, foreground in zip(appearances, foregrounds, strict=True):
+        flat, shares = appearance.reshape(-1, appearance.shape[-1]), foreground.ravel()
+        chosen = np.flatnonzero(shares > FOREGROUND_SHARE)
+        if len(chosen) < _LEAST_POSITIONS:
+            chosen = np.argsort(-shares, kind="stable")[:_LEAST_POSITIONS]
+        chosen = chosen[:: -(-len(chosen) // most)]
+        positions.append(flat[chosen].astype(np.float32))
+        weights.append(np.full(len(chosen), 1 / len(chosen) / len(appearances), np.float32))
+    return SupportAppearance(np.concatenate(positions), np.concatenate(weights))
 
 
 def places(image_size: tuple[int, int]) -> list[Place]:

@@ -11,7 +11,8 @@ from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import (
     PRESENT,
     Decision,
-    SupportAppearance,
+    Prototype,
+    inside,
     likeness,
     peak,
     ranks,
@@ -42,12 +43,12 @@ class LearnedClass(NamedTuple):
 
     Attributes:
       learned: by the matcher.
-      appearance: of the class in its supports.
+      prototype: of the class in its supports, see `presence`.
       decision: how its margins become an answer.
     """
 
     learned: Any
-    appearance: SupportAppearance
+    prototype: Prototype
     decision: Decision
 
 
@@ -229,22 +230,21 @@ def _view(
     matcher: Matcher,
     classes: Sequence[LearnedClass],
     square: UInt8[np.ndarray, "size size 3"],
-    inside: tuple[int, int],
+    window: tuple[int, int],
 ) -> _View:
     """Returns what is found in a square, of whose positions so many rows and columns count."""
-    window = np.s_[: inside[0], : inside[1]]
-    features = matcher.embed(square)
-    margins = [np.asarray(matcher.margins(features, x.learned))[window] for x in classes]
-    margins = [x.astype(np.float32) for x in margins]
-    appearance = matcher.appearance(features)[window]
-    likenesses = [
-        likeness(of_class.appearance, appearance, x, of_class.decision.threshold)
-        for of_class, x in zip(classes, margins, strict=True)
-    ]
+    rows, columns = window
+    features, positions = matcher.embed(square), matcher.grid.positions
+    margins = [np.asarray(matcher.margins(features, x.learned)) for x in classes]
+    margins = [x[:rows, :columns].astype(np.float32) for x in margins]
+    appearance = matcher.appearance(features)
+    within = inside(appearance, window, positions)
+    likenesses = [likeness(x.prototype, within) for x in classes]
     compared = None
     if len(classes) > 1:
         pairs = zip(classes, likenesses, strict=True)
-        compared = np.stack([ranks(x.appearance, appearance, y) for x, y in pairs])
+        of_all = [ranks(x.prototype, appearance, y, positions) for x, y in pairs]
+        compared = np.stack(of_all)[:, :rows, :columns]
     peaks = np.array([peak(x) for x in margins])
     return _View(np.stack(margins), peaks, np.array(likenesses), compared)
 
