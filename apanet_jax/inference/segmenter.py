@@ -21,10 +21,10 @@ from apanet_jax.inference.answers.answer import Answer
 from apanet_jax.inference.answers.mask_options import DEFAULT_OPTIONS, MaskOptions
 from apanet_jax.inference.heads.bundled import open_matcher, reopen_matcher
 from apanet_jax.inference.heads.head_choice import AUTO, HeadChoice, HeadSource
-from apanet_jax.inference.matching.calibration import calibrated, prototype_of
+from apanet_jax.inference.matching.calibration import calibrated
 from apanet_jax.inference.matching.geometry import fitted_square, upsample
 from apanet_jax.inference.matching.matcher import Matcher
-from apanet_jax.inference.matching.presence import Decision
+from apanet_jax.inference.matching.presence import Decision, prototype_of
 from apanet_jax.inference.multiscale.close_ups import (
     CloseUps,
     SupportAppearance,
@@ -371,6 +371,7 @@ class Segmenter:
                 if (content := support.square.tobytes()) not in embedded:
                     embedded[content] = self.matcher.embed(support.square)
                 images[digest] = support._replace(features=embedded[content])
+        supports = self._with_prototypes(supports)
         anew = names if negatives.keys() != self._negatives.keys() else given
         learned = {
             name: self._learn(name, supports[name].values(), negatives.values())
@@ -395,25 +396,36 @@ class Segmenter:
         features, labels = [x.features for x in given], [x.label for x in given]
         before = self._learned[name].learned if name in self._learned else None
         learned = self.matcher.learn(features, labels, chosen, before)
-        shown = len(supports)
-        prototype = prototype_of(self.matcher, features[:shown], labels[:shown])
-        decision = calibrated(self.matcher, learned, features, labels)
-        return LearnedClass(learned, prototype, decision)
+        prototypes = [x.prototype for x in supports]
+        decision = calibrated(self.matcher, learned, features, labels, prototypes)
+        return LearnedClass(learned, prototype_of(prototypes), decision)
 
     @one_blas_thread()
     def _restore(self, contents: Contents, *, same: bool) -> None:
         """Takes the supports of a saved segmenter, with what the same matcher knew of them."""
-        kept = unpacked(contents, self.matcher.restored if same else lambda _: None)
+        kept = unpacked(contents, self.matcher.restored if same else None)
         negatives = kept.pop(None, {})
         if not same:
             self._fit({}, {name: kept[name] for name in contents.classes}, negatives)
             return
-        self._negatives, self._supports = negatives, kept
+        self._negatives, self._supports = negatives, self._with_prototypes(kept)
         negatives = self._negatives.values()
         self._learned = {
             name: self._learn(name, self._supports[name].values(), negatives, chosen)
             for name, chosen in contents.classes.items()
         }
+
+    def _with_prototypes(
+        self, supports: Mapping[str, dict[str, Support]]
+    ) -> dict[str, dict[str, Support]]:
+        """Returns the supports of each class with the prototypes that are not yet known."""
+
+        def known(support: Support) -> Support:
+            if support.prototype is not None:
+                return support
+            return support._replace(prototype=self.matcher.prototype(support.square, support.label))
+
+        return {name: {k: known(x) for k, x in y.items()} for name, y in supports.items()}
 
     def _close_ups(self) -> CloseUps:
         """Returns what close-ups need; computed where they are first needed."""

@@ -98,7 +98,7 @@ def test_an_image_left_out_is_as_if_it_had_not_been_given():
 
 def test_without_negatives_the_decision_is_the_matchers():
     made = ColourMatcher()
-    assert calibrated(made, None, [None], [np.ones((8, 8))]) == made.decision(None)
+    assert calibrated(made, None, [None], [np.ones((8, 8))], [np.ones(3)]) == made.decision(None)
 
 
 def test_negatives_that_cannot_be_used_are_refused():

@@ -11,6 +11,8 @@ from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.transforms import fit_square
 from apanet_jax.inference.matching.geometry import (
     Grid,
+    around,
+    fitted_square,
     grid_of,
     label_shares,
     pixel_weights,
@@ -129,3 +131,24 @@ def test_a_thin_line_keeps_its_course():
     # Row 405 of 1488 lies on row 17.7 of 65, which is nearest to the position at 16.
     assert rows.min() == 15 and rows.max() == 17
     assert columns.min() <= 8 and columns.max() >= 55
+
+
+@pytest.mark.parametrize(
+    ("foreground", "seen"),
+    [
+        # 20 pixels and their margin of 5 on each side; wider than high, and at the image's edges.
+        (np.s_[30:50, 40:60], np.s_[25:55, 35:65]),
+        (np.s_[38:42, 40:60], np.s_[25:55, 35:65]),
+        (np.s_[0:20, 70:80], np.s_[0:25, 60:80]),
+        (np.s_[30, 40], np.s_[29:32, 39:42]),
+    ],
+)
+def test_an_object_is_seen_with_its_surroundings_within_the_image(foreground, seen):
+    square = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
+    label = np.full((100, 100), IGNORE, np.uint8)
+    label[:60, :80] = 0
+    label[foreground] = 1
+    found, found_label = around(square, label, CONVOLUTIONS, 1.5)
+    np.testing.assert_array_equal(found, fitted_square(square[seen], CONVOLUTIONS))
+    np.testing.assert_array_equal(found_label, square_label(label[seen], CONVOLUTIONS))
+    assert (found_label == 1).any()

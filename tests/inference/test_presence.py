@@ -9,8 +9,9 @@ from apanet_jax.inference.matching.presence import (
     Decision,
     inside,
     likeness,
+    masked_mean,
     peak,
-    prototype,
+    prototype_of,
     ranks,
 )
 
@@ -34,14 +35,16 @@ def test_the_prototype_is_masked_average_pooling_of_each_support_alike(shots):
         kept = [(share, x) for share, x in kept if share >= shares.max() / 2]
         means.append(np.average([x for _, x in kept], axis=0, weights=[share for share, _ in kept]))
     expected = normalize(normalize(means).mean(0)[None])[0]
-    np.testing.assert_allclose(prototype(appearances, foregrounds), expected, atol=1e-5)
+    found = [masked_mean(*x) for x in zip(appearances, foregrounds, strict=True)]
+    np.testing.assert_allclose(found, normalize(means), atol=1e-5)
+    np.testing.assert_allclose(prototype_of(found), expected, atol=1e-5)
 
 
 def test_an_object_smaller_than_a_position_counts():
     (appearance,) = appearances_of(np.random.default_rng(0), 1)
     foreground = np.zeros((4, 5), np.float32)
     foreground[2, 3] = 0.01
-    np.testing.assert_allclose(prototype([appearance], [foreground]), appearance[2, 3], atol=1e-6)
+    np.testing.assert_allclose(masked_mean(appearance, foreground), appearance[2, 3], atol=1e-6)
 
 
 @pytest.mark.parametrize("shape,most", [((4, 5), 2), ((2, 2), 1)])
@@ -68,7 +71,7 @@ def test_a_support_resembles_itself_most():
     first, *others = appearances_of(np.random.default_rng(0), 21, channels=64)
     foreground = np.zeros((4, 5), np.float32)
     foreground[:2, 0] = 1  # A tenth of the positions.
-    of_class = prototype([first], [foreground])
+    of_class = masked_mean(first, foreground)
     assert likeness(of_class, first) > max(likeness(of_class, x) for x in others)
 
 

@@ -10,6 +10,7 @@ from apanet_jax.data.sources.synthetic import CLASS_NAMES, draw_image
 from apanet_jax.inference.matching.geometry import Grid, grid_of, upsample
 from apanet_jax.inference.matching.head_matcher import HeadMatcher
 from apanet_jax.inference.matching.presence import Decision
+from apanet_jax.inference.matching.whitening import unit
 from apanet_jax.inference.segmenter import Segmenter
 from apanet_jax.runtime.errors import UserError
 from apanet_jax.weights.head import head_shapes
@@ -32,6 +33,9 @@ class ColourMatcher:
 
     def appearance(self, features):
         return features
+
+    def prototype(self, square, label):
+        return unit(square[label == 1].mean(0) / 255)
 
     def learn(self, features, labels, chosen=None, before=None):
         inside = [x[y[::8, ::8] == 1] for x, y in zip(features, labels, strict=True)]

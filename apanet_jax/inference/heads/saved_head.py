@@ -202,7 +202,7 @@ def _check_backbone(folder: Path, found: BackboneWeights, *, calibrated: bool) -
     raise OtherWeights(
         f"{folder} was trained on backbone weights{was} with the fingerprint "
         f"{recorded.fingerprint[:12]}, those from {found.source} have {found.fingerprint[:12]}: "
-        f"install the former, or name them as backbone.weights in {folder / FILE}"
+        f"install the former, name them as backbone.weights in {folder / FILE}, or train it again"
     )
 
 

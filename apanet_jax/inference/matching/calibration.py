@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from scipy.optimize import minimize_scalar
 
 from apanet_jax.data.annotations.mask_values import IGNORE
-from apanet_jax.inference.matching.geometry import Grid, Label, label_shares
+from apanet_jax.inference.matching.geometry import Grid, Label
 from apanet_jax.inference.matching.matcher import Matcher
 from apanet_jax.inference.matching.presence import (
     Decision,
@@ -20,7 +20,7 @@ from apanet_jax.inference.matching.presence import (
     inside,
     likeness,
     peak,
-    prototype,
+    prototype_of,
 )
 
 SPREAD = 1.0
@@ -40,7 +40,11 @@ def negative_label(image_size: tuple[int, int], grid: Grid) -> UInt8[np.ndarray,
 
 
 def calibrated(
-    matcher: Matcher, learned: Any, features: Sequence[Any], labels: Sequence[Label]
+    matcher: Matcher,
+    learned: Any,
+    features: Sequence[Any],
+    labels: Sequence[Label],
+    prototypes: Sequence[Prototype],
 ) -> Decision:
     """Returns how a class's margins become an answer.
 
@@ -49,6 +53,7 @@ def calibrated(
       learned: the class.
       features: of its supports, then of its negatives.
       labels: of these, see `Matcher.learn`.
+      prototypes: of the supports, see `Matcher.prototype`.
 
     Returns:
       The matcher's own decision; where there are negatives, with another bias.
@@ -59,8 +64,6 @@ def calibrated(
         return decision
     shown = range(min(shots, MOST_COMPARED) if shots > 1 else 0)
     absent = range(shots, min(len(labels), shots + MOST_COMPARED))
-    appearances = [matcher.appearance(x) for x in features]
-    foregrounds = [label_shares(x, matcher.grid)[0] for x in labels[:shots]]
 
     def log_odds(index: int) -> float:
         """Returns the log-odds that one of the given images shows the class, by the others."""
@@ -70,9 +73,9 @@ def calibrated(
         )
         margins = np.asarray(matcher.margins(features[index], matcher.without(learned, index)))
         margins = margins[:rows, :columns]
-        others = [n for n in range(shots) if n != index]
-        of_class = prototype(*([x[n] for n in others] for x in (appearances, foregrounds)))
-        within = inside(appearances[index], (rows, columns), matcher.grid.positions)
+        of_class = prototype_of([x for n, x in enumerate(prototypes) if n != index])
+        appearance = matcher.appearance(features[index])
+        within = inside(appearance, (rows, columns), matcher.grid.positions)
         return decision.log_odds(peak(margins), likeness(of_class, within))
 
     of_shown, of_absent = ([log_odds(index) for index in indices] for indices in (shown, absent))
@@ -105,9 +108,3 @@ def offset(shown: Sequence[float], absent: Sequence[float]) -> float:
         return float(hits + np.logaddexp(0, absent + a).sum() * of_absent + a**2 / (2 * SPREAD**2))
 
     return float(minimize_scalar(loss).x)
-
-
-def prototype_of(matcher: Matcher, features: Sequence[Any], labels: Sequence[Label]) -> Prototype:
-    """Returns how a class appears in its supports, from their features and labels."""
-    foregrounds = [label_shares(x, matcher.grid)[0] for x in labels]
-    return prototype([matcher.appearance(x) for x in features], foregrounds)

@@ -8,11 +8,25 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
-from apanet_jax.inference.matching.geometry import Grid, Label, PositionMap, label_shares, shown
+from apanet_jax.inference.matching.geometry import (
+    Grid,
+    Label,
+    PositionMap,
+    around,
+    label_shares,
+    shown,
+)
 from apanet_jax.inference.matching.head_matcher import HeadMatcher, Match
 from apanet_jax.inference.matching.leave_one_out import Fit, HeldOut, fit
 from apanet_jax.inference.matching.object_features import ObjectFeatures
-from apanet_jax.inference.matching.presence import Appearance, Decision, nearest_decision
+from apanet_jax.inference.matching.presence import (
+    MARGIN,
+    Appearance,
+    Decision,
+    Prototype,
+    masked_mean,
+    nearest_decision,
+)
 from apanet_jax.inference.matching.regions import Regions, regions, smoothed
 from apanet_jax.inference.matching.rules import (
     SCALES,
@@ -178,9 +192,13 @@ class FrozenMatcher:
         """See `Matcher.appearance`."""
         if features.appearance is not None:
             return features.appearance
-        if self._objects is not None:
-            return self._objects(features.positions)
-        return unit(np.asarray(features.positions, np.float32))
+        return self._appearance(features.positions)
+
+    def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
+        """See `Matcher.prototype`."""
+        closer, label = around(square, label, self.grid, MARGIN)
+        (block4,) = self._apply(self._parameters, closer[None]).block4
+        return masked_mean(self._appearance(block4), label_shares(label, self.grid)[0])
 
     def decision(self, learned: FrozenClass) -> Decision:
         """See `Matcher.decision`."""
@@ -270,10 +288,12 @@ class FrozenMatcher:
 
     def _known(self, features: Features, of_alike: Regions) -> FrozenFeatures:
         """Returns what is known of an image, from what the backbone gives and its regions."""
-        known = FrozenFeatures(features.block4[0], of_alike, features)
-        if self._objects is None:
-            return known
-        return known._replace(appearance=self.appearance(known))
+        positions = features.block4[0]
+        appearance = None if self._objects is None else self._appearance(positions)
+        return FrozenFeatures(positions, of_alike, features, appearance)
+
+    def _appearance(self, block4: Float[Array, "rows columns channels"]) -> Appearance:
+        return unit(np.asarray(block4)) if self._objects is None else self._objects(block4)
 
     def _held_out(self, query, label, of_head, left_out: int, pairs: Sequence[Pair]) -> HeldOut:
         """Returns a support with its margins by the others and the negatives."""

@@ -4,6 +4,7 @@ An image is fitted into the top left of a square (`data.transforms.fit_square`),
 is square too. A `Grid` says on which pixels of that square the positions are centred.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from apanet_jax.data.annotations.mask_values import IGNORE
 from apanet_jax.data.transforms import fit_square, fitted_size
 from apanet_jax.models import backbones
 
@@ -206,6 +208,29 @@ def square_label(label: Label, grid: Grid) -> UInt8[np.ndarray, "size size"]:
         top, left = (max(centres[n] - 1, 0) for n in (row, column))
         square[top : top + 3, left : left + 3] = 1
     return square
+
+
+def around(
+    square: UInt8[np.ndarray, "side side 3"], label: Label, grid: Grid, margin: float
+) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
+    """Returns a support's object with its surroundings in a square, and the label there.
+
+    Args:
+      square: the support.
+      label: of it: 1 foreground, of which there is some, 0 background, 255 ignored or outside.
+      grid: of the square that is returned.
+      margin: longer side of what is shown, in longer sides of the foreground; what lies beyond the
+        image is left out.
+    """
+    sides = [np.flatnonzero((label == 1).any(axis)) for axis in (1, 0)]
+    side = margin * max(x[-1] + 1 - x[0] for x in sides)
+    window = []
+    for axis, x in zip((1, 0), sides, strict=True):
+        centre, image = (x[0] + x[-1] + 1) / 2, np.flatnonzero((label != IGNORE).any(axis))
+        first, end = max(centre - side / 2, image[0]), min(centre + side / 2, image[-1] + 1)
+        window.append(slice(int(first), max(math.ceil(end), int(first) + 1)))
+    part = tuple(window)
+    return fitted_square(square[part], grid), square_label(label[part], grid)
 
 
 def _shares(values: np.ndarray, grid: Grid) -> PositionMap:

@@ -9,8 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apanet_jax.inference.matching.geometry import Grid, shown
-from apanet_jax.inference.matching.presence import Appearance, Decision, nearest_decision
+from apanet_jax.inference.matching.geometry import Grid, Label, around, label_shares, shown
+from apanet_jax.inference.matching.presence import (
+    MARGIN,
+    Appearance,
+    Decision,
+    Prototype,
+    masked_mean,
+    nearest_decision,
+)
 from apanet_jax.inference.matching.whitening import unit
 from apanet_jax.models import backbones
 from apanet_jax.models.apanet import APANet, EncodedSupport, ImageFeatures
@@ -96,6 +103,11 @@ class HeadMatcher:
 
     def appearance(self, features: backbones.Features) -> Appearance:
         return unit(np.asarray(features.block4[0], np.float32))
+
+    def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
+        """See `Matcher.prototype`."""
+        closer, label = around(square, label, self.grid, MARGIN)
+        return masked_mean(self.appearance(self.embed(closer)), label_shares(label, self.grid)[0])
 
     def learn(self, features, labels, chosen=None, before=None) -> tuple[HeadSupport, ...]:
         """See `Matcher.learn`; a head has no use for negatives."""

@@ -19,7 +19,7 @@ from apanet_jax.inference.matching.geometry import (
     interpolation_weights,
     square_label,
 )
-from apanet_jax.inference.matching.presence import Appearance, Decision
+from apanet_jax.inference.matching.presence import Appearance, Decision, Prototype
 
 FIRST, SECOND = "first", "second"
 
@@ -79,6 +79,10 @@ class JointMatcher:
     def appearance(self, features: JointFeatures) -> Appearance:
         """See `Matcher.appearance`."""
         return self._second.appearance(features.second)
+
+    def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
+        """See `Matcher.prototype`."""
+        return self._second.prototype(square, label)
 
     def learn(
         self,

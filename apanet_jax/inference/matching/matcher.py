@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from apanet_jax.inference.matching.geometry import Grid, Label
-from apanet_jax.inference.matching.presence import Appearance, Decision
+from apanet_jax.inference.matching.presence import Appearance, Decision, Prototype
 
 
 class Matcher(Protocol):
@@ -28,6 +28,14 @@ class Matcher(Protocol):
         """Returns unit vectors of those features of an image that tell what an object is.
 
         Their map covers the whole square; it may have fewer positions than the margins.
+        """
+
+    def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
+        """Returns the mean `appearance` of the object in a support, seen as closely as it fits.
+
+        Args:
+          square: the support's.
+          label: of it, with foreground.
         """
 
     def learn(

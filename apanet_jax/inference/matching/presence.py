@@ -21,6 +21,8 @@ PRESENT = 0.5
 PEAK_QUANTILE = 0.99
 ALIKE_SHARE = 0.1
 """Of an image's positions, in those that are compared with a class."""
+MARGIN = 1.3
+"""Longer side of what is seen of a support for its prototype, in longer sides of the object."""
 FOREGROUND_SHARE = 0.5
 """Of the largest share of the class in a position of a support: those with as much count."""
 LIKENESS_SHARE = 2.0
@@ -70,23 +72,25 @@ def nearest_decision(decisions: Mapping[int, Decision], shots: int) -> Decision:
     return decisions[min(decisions, key=lambda calibrated: abs(calibrated - shots))]
 
 
-def prototype(appearances: Sequence[Appearance], foregrounds: Sequence[PositionMap]) -> Prototype:
-    """Returns how a class appears in its supports: masked average pooling, each support alike.
+def masked_mean(appearance: Appearance, foreground: PositionMap) -> Prototype:
+    """Returns how a class appears in one support: masked average pooling.
 
     Args:
-      appearances: features of each support.
-      foregrounds: which share of each position is the class, see `geometry.label_shares`, at any
+      appearance: of the support.
+      foreground: which share of each position is the class, see `geometry.label_shares`, at any
         number of positions.
     """
-    means = []
-    for appearance, foreground in zip(appearances, foregrounds, strict=True):
-        rows, columns = appearance.shape[:2]
-        shares = cv2.resize(
-            foreground.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA
-        )
-        shares = np.where(shares >= FOREGROUND_SHARE * shares.max(), shares, 0)
-        means.append(unit(np.tensordot(shares, appearance, 2)))
-    return unit(np.mean(means, 0))
+    rows, columns = appearance.shape[:2]
+    shares = cv2.resize(
+        foreground.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA
+    )
+    shares = np.where(shares >= FOREGROUND_SHARE * shares.max(), shares, 0)
+    return unit(np.tensordot(shares, appearance, 2))
+
+
+def prototype_of(supports: Sequence[Prototype]) -> Prototype:
+    """Returns how a class appears, from how it does in each of its supports: all count alike."""
+    return unit(np.mean(supports, 0))
 
 
 def inside(

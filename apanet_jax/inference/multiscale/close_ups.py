@@ -45,7 +45,7 @@ MOST_COMPARED = 160
 LEAST_SPREAD = 0.02
 """Of a measure over an image's places: in one that is all alike, the least difference would stand
 out."""
-OUTSTANDING = 3.3
+OUTSTANDING = 2.6
 """By how many standard deviations of the places a closer square resembles a class more than their
 mean."""
 PLACE_SHARE = 0.1

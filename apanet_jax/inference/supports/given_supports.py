@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from apanet_jax.inference.matching.calibration import negative_label
 from apanet_jax.inference.matching.geometry import Grid, fitted_square
+from apanet_jax.inference.matching.presence import Prototype
 from apanet_jax.inference.multiscale.scales import Scales, SupportView
 from apanet_jax.inference.supports.inputs import Image, as_image, several, support_label
 from apanet_jax.inference.supports.saved_segmenter import Contents, SavedImage, SavedSupport
@@ -28,6 +29,7 @@ class Support(NamedTuple):
       files: image and mask of each mask that was given; "" for what was no file.
       features: of the image; None: not yet embedded.
       zoom: by how much larger the object is than in the whole image, see `scales`.
+      prototype: see `Matcher.prototype`; None: not yet known, and of a negative.
     """
 
     square: UInt8[np.ndarray, "size size 3"]
@@ -36,6 +38,7 @@ class Support(NamedTuple):
     files: tuple[tuple[str, str], ...]
     features: Any = None
     zoom: float = 1.0
+    prototype: Prototype | None = None
 
 
 def given_supports(
@@ -113,28 +116,30 @@ def packed(
     images: dict[bytes, tuple[int, SavedImage]] = {}
     supports = []
     for name, of_class in kept.items():
-        for digest, (square, label, size, files, features, zoom) in of_class.items():
-            if (content := square.tobytes()) not in images:
-                images[content] = len(images), SavedImage(square, stored(features))
+        for digest, x in of_class.items():
+            if (content := x.square.tobytes()) not in images:
+                images[content] = len(images), SavedImage(x.square, stored(x.features))
             number, _ = images[content]
-            supports.append(SavedSupport(name, number, size, files, label, zoom, digest))
+            supports.append(
+                SavedSupport(name, number, x.size, x.files, x.label, x.zoom, digest, x.prototype)
+            )
     return tuple(supports), tuple(image for _, image in images.values())
 
 
 def unpacked(
-    contents: Contents, restored: Callable[[Mapping[str, np.ndarray]], Any]
+    contents: Contents, restored: Callable[[Mapping[str, np.ndarray]], Any] | None
 ) -> dict[str | None, dict[str, Support]]:
     """Returns the supports that `packed` was given.
 
     Args:
       contents: of a saved segmenter.
-      restored: `Matcher.restored`.
+      restored: `Matcher.restored`; None: of another matcher, by which they are not yet embedded.
     """
-    features = [restored(x.features) for x in contents.images]
+    features = [restored and restored(x.features) for x in contents.images]
     kept: dict[str | None, dict[str, Support]] = {}
-    for name, image, size, files, label, zoom, digest in contents.supports:
+    for name, image, size, files, label, zoom, digest, prototype in contents.supports:
         square = contents.images[image].square
-        support = Support(square, label, size, files, features[image], zoom)
+        support = Support(square, label, size, files, features[image], zoom, restored and prototype)
         kept.setdefault(name, {})[digest] = support
     return kept
 

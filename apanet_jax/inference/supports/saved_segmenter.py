@@ -40,6 +40,7 @@ class SavedSupport(NamedTuple):
       label: `[size, size]` uint8 in the matcher's square, see `geometry.square_label`.
       zoom: see `given_supports.Support`.
       digest: of the image that was given, by which a new mask of it takes this one's place.
+      prototype: see `given_supports.Support`; None of a negative, and in files of before.
     """
 
     class_name: str | None
@@ -49,6 +50,7 @@ class SavedSupport(NamedTuple):
     label: np.ndarray
     zoom: float
     digest: str
+    prototype: np.ndarray | None
 
 
 class SavedImage(NamedTuple):
@@ -103,6 +105,8 @@ def to_bytes(contents: Contents) -> bytes:
     ]
     described["images"] = len(contents.images)
     tensors = {f"label.{n}": x.label for n, x in enumerate(contents.supports)}
+    prototypes = {f"prototype.{n}": x.prototype for n, x in enumerate(contents.supports)}
+    tensors |= {name: x for name, x in prototypes.items() if x is not None}
     described["classes"] = {}
     for number, (name, chosen) in enumerate(contents.classes.items()):
         arrays = {k: x for k, x in chosen.items() if isinstance(x, np.ndarray)}
@@ -185,6 +189,7 @@ def _contents(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
             tensors[f"label.{n}"],
             x["zoom"],
             x["digest"],
+            tensors.get(f"prototype.{n}"),
         )
         for n, x in enumerate(described["supports"])
     )
