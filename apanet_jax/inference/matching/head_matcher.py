@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apanet_jax.inference.matching.geometry import Grid, Label, around, label_shares, shown
+from apanet_jax.inference.matching.geometry import Grid, Label, label_shares, shown
 from apanet_jax.inference.matching.presence import (
-    MARGIN,
     Appearance,
     Decision,
     Prototype,
@@ -105,9 +104,8 @@ class HeadMatcher:
         return unit(np.asarray(features.block4[0], np.float32))
 
     def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
-        """See `Matcher.prototype`."""
-        closer, label = around(square, label, self.grid, MARGIN)
-        return masked_mean(self.appearance(self.embed(closer)), label_shares(label, self.grid)[0])
+        """See `Matcher.prototype`; of the support as it is: closer, block 4 tells less."""
+        return masked_mean(self.appearance(self.embed(square)), label_shares(label, self.grid)[0])
 
     def learn(self, features, labels, chosen=None, before=None) -> tuple[HeadSupport, ...]:
         """See `Matcher.learn`; a head has no use for negatives."""

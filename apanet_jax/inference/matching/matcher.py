@@ -31,7 +31,7 @@ class Matcher(Protocol):
         """
 
     def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
-        """Returns the mean `appearance` of the object in a support, seen as closely as it fits.
+        """Returns the mean `appearance` of the object in a support, perhaps seen more closely.
 
         Args:
           square: the support's.
