@@ -13,6 +13,8 @@ from apanet_jax.inference.multiscale.close_ups import (
     LEAST_SIDE,
     OBJECT_SHARE,
     OUTSTANDING,
+    OVERRULING,
+    SURE,
     Likeness,
     Outstanding,
     Place,
@@ -196,6 +198,28 @@ def test_what_is_found_as_a_whole_stays_as_it_is(colours, monkeypatch):
     np.testing.assert_array_equal(found.margin(0), whole.margin(0))
     np.testing.assert_array_equal(found.mask(0), whole.mask(0))
     np.testing.assert_array_equal(found.scores, whole.scores)
+
+
+@pytest.mark.parametrize("by", [OVERRULING - 0.1, OVERRULING + 0.1])
+def test_what_is_found_for_less_than_sure_is_overruled_by_what_stands_out_more(
+    colours, monkeypatch, by
+):
+    shows, _ = large_image()
+    shows[100:500, 500:1100] = RED
+    segmenter = colours()
+    monkeypatch.setattr(
+        close_ups, "most_alike", lambda *given: [Outstanding(Place(830.0, 1230.0, 196.0), by)]
+    )
+    (closer,) = segmenter.answers([shows])
+    monkeypatch.setattr(Scales, "closer_side", lambda self, size: None)
+    (whole,) = segmenter.answers([shows])
+    assert whole.found[0] and whole.scores[0] < SURE
+    mask, before = closer.mask(0), whole.mask(0)
+    assert before[200:400, 600:1000].mean() > 0.9
+    if by < OVERRULING:
+        np.testing.assert_array_equal(mask, before)
+    else:
+        assert not mask[200:400, 600:1000].any() and mask[905:950, 1305:1350].mean() > 0.9
 
 
 def test_a_class_of_which_a_close_up_marks_nothing_stays_as_it_is(colours, monkeypatch):

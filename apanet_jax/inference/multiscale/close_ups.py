@@ -48,6 +48,11 @@ out."""
 OUTSTANDING = 2.6
 """By how many standard deviations of the places a closer square resembles a class more than their
 mean."""
+SURE = 0.9
+"""Presence above which what the whole image shows is not doubted."""
+OVERRULING = 3.3
+"""By how many standard deviations more a closer square does where the whole image shows the class
+elsewhere: photographs of one that fills them have squares that stand out by up to 2.7."""
 PLACE_SHARE = 0.1
 """Of the longer side of an image, in a place's side."""
 LEAST_SIDE = int(SIDE / PLACE_SHARE)

@@ -92,9 +92,9 @@ def search(
 ) -> list[Found]:
     """Looks for classes in an image.
 
-    Close-ups are for classes that are not found without, so that what is found without does not
-    change. Where the size that is asked for asks for close-ups, they are for all classes. A class
-    of which a close-up marks nothing stays as it is.
+    Close-ups are for classes that are not found without, or not for sure. Where the size that is
+    asked for asks for close-ups, they are for all classes. A class of which a close-up marks
+    nothing stays as it is.
 
     Args:
       matcher: which learned the classes.
@@ -109,14 +109,15 @@ def search(
     if close_ups_of is None or side is None:
         return found
     asked = scales.size is not None
-    wanted = [index for index, x in enumerate(found) if asked or x.presence <= PRESENT]
+    wanted = [index for index, x in enumerate(found) if asked or x.presence <= close_ups.SURE]
     if not wanted:
         return found
     large = enlarged(matcher.grid, side)
     for index, (place, by) in zip(
         wanted, close_ups.most_alike(image, close_ups_of(), wanted), strict=True
     ):
-        if by <= close_ups.OUTSTANDING:
+        elsewhere = found[index].presence > PRESENT
+        if by <= (close_ups.OVERRULING if elsewhere else close_ups.OUTSTANDING):
             continue
         view, place = _close_up(matcher, classes, index, place, image)
         if not (view.margins[index] > classes[index].decision.threshold).any():
