@@ -96,7 +96,7 @@ def prototype_of(supports: Sequence[Prototype]) -> Prototype:
 def inside(
     appearance: Appearance, window: tuple[int, int], positions: int
 ) -> Float[np.ndarray, "rows columns channels"]:
-    """Returns the features of the part of a square that an image fills.
+    """Returns the features of the part of a square that an image fills, rounded up.
 
     Args:
       appearance: of the square.
