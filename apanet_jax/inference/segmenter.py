@@ -423,7 +423,8 @@ class Segmenter:
         def known(support: Support) -> Support:
             if support.prototype is not None:
                 return support
-            return support._replace(prototype=self.matcher.prototype(support.square, support.label))
+            given = support.square, support.label, support.features
+            return support._replace(prototype=self.matcher.prototype(*given))
 
         return {name: {k: known(x) for k, x in y.items()} for name, y in supports.items()}
 

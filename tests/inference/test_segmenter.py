@@ -34,7 +34,7 @@ class ColourMatcher:
     def appearance(self, features):
         return features
 
-    def prototype(self, square, label):
+    def prototype(self, square, label, features):
         return unit(square[label == 1].mean(0) / 255)
 
     def learn(self, features, labels, chosen=None, before=None):

@@ -54,8 +54,8 @@ class Frozen(NamedTuple):
 
 # experiments/results/own_photographs.md has what these were fitted to.
 _PRESENCE = {1: (-3.52, 0.0, 11.086), 5: (-7.008, 0.0, 17.358)}
-"""A `Decision`'s bias, peak_weight and likeness_weight by the number of supports: what an object
-is tell the same features, whichever head finds where it is."""
+"""A `Decision`'s bias, peak_weight and likeness_weight by the number of supports: the same features
+tell what an object is, whichever head finds where it is."""
 
 _FROZEN = {
     SMALL: Frozen(

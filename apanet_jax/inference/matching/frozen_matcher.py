@@ -194,7 +194,9 @@ class FrozenMatcher:
             return features.appearance
         return self._appearance(features.positions)
 
-    def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
+    def prototype(
+        self, square: UInt8[np.ndarray, "size size 3"], label: Label, features: FrozenFeatures
+    ) -> Prototype:
         """See `Matcher.prototype`."""
         closer, label = around(square, label, self.grid, MARGIN)
         (block4,) = self._apply(self._parameters, closer[None]).block4

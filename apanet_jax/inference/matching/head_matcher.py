@@ -103,9 +103,9 @@ class HeadMatcher:
     def appearance(self, features: backbones.Features) -> Appearance:
         return unit(np.asarray(features.block4[0], np.float32))
 
-    def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
+    def prototype(self, square, label: Label, features: backbones.Features) -> Prototype:
         """See `Matcher.prototype`; of the support as it is: closer, block 4 tells less."""
-        return masked_mean(self.appearance(self.embed(square)), label_shares(label, self.grid)[0])
+        return masked_mean(self.appearance(features), label_shares(label, self.grid)[0])
 
     def learn(self, features, labels, chosen=None, before=None) -> tuple[HeadSupport, ...]:
         """See `Matcher.learn`; a head has no use for negatives."""

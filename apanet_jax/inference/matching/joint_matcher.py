@@ -80,9 +80,11 @@ class JointMatcher:
         """See `Matcher.appearance`."""
         return self._second.appearance(features.second)
 
-    def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
+    def prototype(
+        self, square: UInt8[np.ndarray, "size size 3"], label: Label, features: JointFeatures
+    ) -> Prototype:
         """See `Matcher.prototype`."""
-        return self._second.prototype(square, label)
+        return self._second.prototype(square, label, features.second)
 
     def learn(
         self,

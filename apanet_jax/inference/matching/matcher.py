@@ -30,12 +30,15 @@ class Matcher(Protocol):
         Their map covers the whole square; it may have fewer positions than the margins.
         """
 
-    def prototype(self, square: UInt8[np.ndarray, "size size 3"], label: Label) -> Prototype:
+    def prototype(
+        self, square: UInt8[np.ndarray, "size size 3"], label: Label, features: Any
+    ) -> Prototype:
         """Returns the mean `appearance` of the object in a support, perhaps seen more closely.
 
         Args:
           square: the support's.
           label: of it, with foreground.
+          features: of the square.
         """
 
     def learn(
