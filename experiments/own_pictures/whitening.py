@@ -4,7 +4,7 @@
         --channels=0-112 --shrinkage=0.3 \
         --output=apanet_jax/inference/matching/whitenings/efficientnet_lite0.npz
     python experiments/own_pictures/whitening.py --source=VOC_ANIMALS --source=SCENES \
-        --output=apanet_jax/inference/matching/object_mean.npz
+        --output=apanet_jax/inference/matching/whitenings/object_mean.npz
 
 The first is `inference.matching.whitening`. Its features are those that a run keeps of a data set's
 training images (`middle.npy`, with block 4's channels before block 3's, and `label.npy`); no label

@@ -3,11 +3,10 @@
 Block 4, which is compared to find where an object is, hardly tells one animal from another. The end
 of the network does: its features, at every 32nd pixel, are those on which the classifier of
 ImageNet stands. They are compared without what all photographs have in common, which is most of
-them: `object_mean.npz`, made by experiments/own_pictures/whitening.py.
+them: `whitenings/object_mean.npz`, made by experiments/own_pictures/whitening.py.
 """
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from apanet_jax.inference.matching.presence import Appearance
-from apanet_jax.inference.matching.whitening import unit
+from apanet_jax.inference.matching.whitening import DIRECTORY, unit
 from apanet_jax.models.efficientnet_lite import LITE0, EfficientNetLiteTop
 from apanet_jax.models.network import Parameters
 from apanet_jax.weights.efficientnet_lite import lite0_top_table
@@ -24,7 +23,7 @@ from apanet_jax.weights.load import find_weights, fingerprint
 from apanet_jax.weights.mapping import convert
 
 BACKBONE = "efficientnet_lite0"
-MEAN_FILE = Path(__file__).parent / "object_mean.npz"
+MEAN_FILE = DIRECTORY / "object_mean.npz"
 _BLOCK4_CHANNELS = 112
 
 
