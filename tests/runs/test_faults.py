@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -348,6 +349,9 @@ def element(number):
 def test_a_killed_worker_is_one_line_and_the_next_start_goes_on():
     with batches(element, count=None, batch_size=2, workers=1) as iterator:
         first = [next(iterator)["number"].tolist() for _ in range(3)]
+        # Until its buffer is full: of one that dies while it writes a batch, grain waits for the
+        # rest of it.
+        time.sleep(1)
         for worker in multiprocessing.active_children():
             os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(UserError, match="loading batch .* exit code -9") as refused:
