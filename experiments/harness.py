@@ -113,6 +113,16 @@ def whole(least: int) -> Callable[[str], int]:
     return number
 
 
+def add_whole(
+    parser: argparse.ArgumentParser, least: int, named: Iterable[tuple[str, int, str]]
+) -> None:
+    """Adds arguments that are whole numbers from `least` on: name, default and meaning of each."""
+    for name, default, meaning in named:
+        parser.add_argument(
+            f"--{name}", type=whole(least), default=default, help=f"{meaning} ({default})"
+        )
+
+
 def numbers(text: str) -> list[int]:
     """Reads an argument that is a list of whole numbers, such as 0,3, each named once."""
     words = text.split(",")

@@ -97,6 +97,28 @@ class InvertedResidual(nn.Module):
         return x + y if self.stride == 1 and inputs == self.channels else y
 
 
+def _blocks(
+    index: int,
+    stage: Stage,
+    stride: int,
+    dilations: tuple[int, int] = (1, 1),
+    dtype: jnp.dtype = jnp.float32,
+) -> list[InvertedResidual]:
+    """Returns a stage's blocks; the first has the stride, and the first of the dilations."""
+    return [
+        InvertedResidual(
+            stage.channels,
+            stage.size,
+            stage.expansion,
+            stride if block == 0 else 1,
+            dilations[0 if block == 0 else 1],
+            dtype,
+            name=f"stage{index}_{block}",
+        )
+        for block in range(stage.blocks)
+    ]
+
+
 class EfficientNetLite(ConvolutionalBackbone):
     """An EfficientNet-Lite as a backbone of stride 8.
 
@@ -125,20 +147,7 @@ class EfficientNetLite(ConvolutionalBackbone):
             if reached * stride > OUTPUT_STRIDE:
                 stride, dilation = 1, dilation * stride
             reached *= stride
-            blocks.append(
-                [
-                    InvertedResidual(
-                        stage.channels,
-                        stage.size,
-                        stage.expansion,
-                        stride if block == 0 else 1,
-                        before if block == 0 else dilation,
-                        self.dtype,
-                        name=f"stage{index}_{block}",
-                    )
-                    for block in range(stage.blocks)
-                ]
-            )
+            blocks.append(_blocks(index, stage, stride, (before, dilation), self.dtype))
         self.blocks = blocks
 
     def outputs(
@@ -192,12 +201,6 @@ class EfficientNetLiteTop(nn.Module):
     ) -> Float[Array, "batch rows columns 1280"]:
         x = block4[:, ::2, ::2]
         for index, stage in enumerate(self.stages[BLOCK4_STAGES:], BLOCK4_STAGES):
-            for block in range(stage.blocks):
-                x = InvertedResidual(
-                    stage.channels,
-                    stage.size,
-                    stage.expansion,
-                    stage.stride if block == 0 else 1,
-                    name=f"stage{index}_{block}",
-                )(x)
+            for block in _blocks(index, stage, stage.stride):
+                x = block(x)
         return nn.relu6(Pointwise(TOP_CHANNELS, name="head")(x))

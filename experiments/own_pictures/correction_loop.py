@@ -80,16 +80,15 @@ def arguments() -> Parser:
     size = {"type": harness.whole(0), "default": 0}
     parser.add_argument("--size", **size, help="longer side of images (the head's own)")
     parser.add_argument("--features", type=Path, help="keeps features here, for later runs")
-    for name, default, meaning in (
+    named = (
         ("repeats", 2, "collections of a class"),
         ("collection", 12, "images in a collection"),
         ("others", 12, "images beside a collection"),
         ("random", 2, "orders at random"),
         ("corrections", 3, "masks that are corrected"),
         ("seed", 1, "of what is drawn"),
-    ):
-        number = {"type": harness.whole(1), "default": default}
-        parser.add_argument(f"--{name}", **number, help=f"{meaning} ({default})")
+    )
+    harness.add_whole(parser, 1, named)
     return parser
 
 

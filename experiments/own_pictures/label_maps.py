@@ -52,14 +52,13 @@ def arguments() -> Parser:
     parser.add_argument(
         "--method", type=harness.some_of(METHODS), default="small,dinov2", help="which heads"
     )
-    for name, default, meaning in (
+    named = (
         ("shot", 5, "supports of each class"),
         ("queries", 4, "of each class"),
         ("min_area", 1000, "pixels of a class that an image needs to show it"),
         ("size", 0, "of an image; 0: the method's own"),
-    ):
-        number = {"type": harness.whole(0), "default": default}
-        parser.add_argument(f"--{name}", **number, help=f"{meaning} ({default})")
+    )
+    harness.add_whole(parser, 0, named)
     return parser
 
 

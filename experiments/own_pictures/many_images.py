@@ -47,9 +47,7 @@ def arguments() -> Parser:
         ("endings", ".jpg", "kinds of files"),
     ):
         parser.add_argument(f"--{name}", default=default, help=f"{meaning} ({default})")
-    for name, default in (("images", 30), ("repeats", 1)):
-        number = {"type": harness.whole(1), "default": default}
-        parser.add_argument(f"--{name}", **number, help=f"how many ({default})")
+    harness.add_whole(parser, 1, (("images", 30, "how many"), ("repeats", 1, "how many")))
     parser.add_argument("--checkout", type=Path, help="another checkout, measured in turn")
     own = "the other checkout uses the head that it has by default"
     parser.add_argument("--own_head", action="store_true", help=own)

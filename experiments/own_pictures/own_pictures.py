@@ -87,15 +87,14 @@ def arguments() -> Parser:
     parser.add_argument(
         "--method", type=harness.some_of(METHODS), default=",".join(METHODS), help="which heads"
     )
-    for name, default, meaning in (
+    named = (
         ("queries", 10, "of a class that show it, and as many that do not"),
         ("gap", 0, "names left out between supports and queries"),
         ("min_area", 1000, "pixels of a class that an image needs to show it"),
         ("negatives", 0, "images without the class that are given beside its supports"),
         ("drawn", 240, "images that are drawn for --calibrate"),
-    ):
-        number = {"type": harness.whole(0), "default": default}
-        parser.add_argument(f"--{name}", **number, help=f"{meaning} ({default})")
+    )
+    harness.add_whole(parser, 0, named)
     return parser
 
 

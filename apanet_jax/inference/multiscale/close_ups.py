@@ -65,9 +65,8 @@ ALIKE_QUANTILE = 0.97
 """Of a square's cosines to a class: they are exceeded by few positions, but not by single ones."""
 FOREGROUND_SHARE = 0.5
 """A position of a support is compared where the class has more than this share of it."""
-_LEAST_POSITIONS, _MOST_POSITIONS = 3, 4096
-"""Of all supports. Where fewer are compared, or more, it is those with the most of the class, or
-some of all of them."""
+_LEAST_POSITIONS = 3
+"""Of a support; where fewer have as much of the class, it is those with the most of it."""
 
 
 class Place(NamedTuple):
@@ -131,14 +130,12 @@ def support_appearance(
       appearances: features of each support.
       foregrounds: which share of each position is the class, see `geometry.label_shares`.
     """
-    most = max(_MOST_POSITIONS // len(appearances), _LEAST_POSITIONS)
     positions, weights = [], []
     for appearance, foreground in zip(appearances, foregrounds, strict=True):
         flat, shares = appearance.reshape(-1, appearance.shape[-1]), foreground.ravel()
         chosen = np.flatnonzero(shares > FOREGROUND_SHARE)
         if len(chosen) < _LEAST_POSITIONS:
             chosen = np.argsort(-shares, kind="stable")[:_LEAST_POSITIONS]
-        chosen = chosen[:: -(-len(chosen) // most)]
         positions.append(flat[chosen].astype(np.float32))
         weights.append(np.full(len(chosen), 1 / len(chosen) / len(appearances), np.float32))
     return SupportAppearance(np.concatenate(positions), np.concatenate(weights))
