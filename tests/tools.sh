@@ -4,7 +4,7 @@
 # Each is installed into an environment of its own, as they want other versions of what this package
 # wants too: with it by pip where that can be, else without what pip would install besides, and with
 # what their imports need. Nothing may be skipped: a tool that is missing there is an error. TOOL is
-# annotation, label_studio, napari (with LabelMe) or yolo; without, all. The environments are of
+# annotation, label_studio, labelme, napari or yolo; without, all. The environments are of
 # gigabytes, and are removed; with TOOLS_ENVIRONMENTS=DIR they stay in DIR, and a later run takes them
 # again.
 set -euo pipefail
@@ -16,7 +16,7 @@ trap 'rm -rf "$place"' EXIT
 environments=${TOOLS_ENVIRONMENTS:-$place}
 requirements=$place/requirements.txt
 cat requirements.txt > "$requirements"
-printf 'pytest\npytest-timeout\n' >> "$requirements"
+printf 'pytest\npytest-timeout\nhypothesis\n' >> "$requirements"
 export QT_QPA_PLATFORM=offscreen
 
 environment() {  # NAME PACKAGE…: installed with what this package needs, and what they need.
@@ -37,7 +37,7 @@ tests() {  # PACKAGES FILTER FILE…: the packages must be there.
     [ "$environments" != "$place" ] || rm -rf "$used"
 }
 
-for tool in ${tools:-annotation label_studio napari yolo}; do
+for tool in ${tools:-annotation label_studio labelme napari yolo}; do
     case $tool in
     annotation)
         environment annotation cvat-cli supervision 'ray[data]'
@@ -51,12 +51,13 @@ for tool in ${tools:-annotation label_studio napari yolo}; do
         alone label-studio-ml label-studio-sdk label-studio-tools
         tests label-studio-ml label_studio tests/inference/test_tools.py
         ;;
+    labelme)
+        environment labelme labelme
+        tests labelme labelme tests/inference/test_tools.py
+        ;;
     napari)
-        # labelme wants PyQt5 of a program that the test does not open, and models from the network.
-        environment napari napari npe2 magicgui PyQt6 qtpy imgviz loguru matplotlib natsort \
-            scikit-image tifffile
-        alone labelme
-        tests "napari labelme" "napari or frames or labelme" tests/inference/test_tools.py
+        environment napari napari npe2 magicgui PyQt6
+        tests napari "napari or frames" tests/inference/test_tools.py
         ;;
     yolo)
         # ultralytics brings a second OpenCV, beside the headless one.
@@ -64,6 +65,6 @@ for tool in ${tools:-annotation label_studio napari yolo}; do
         alone ultralytics ultralytics-thop
         tests ultralytics ultralytics tests/inference/test_tools.py
         ;;
-    *) echo "error: $tool: expected annotation, label_studio, napari or yolo" >&2; exit 2 ;;
+    *) echo "error: $tool: expected annotation, label_studio, labelme, napari or yolo" >&2; exit 2 ;;
     esac
 done
