@@ -10,8 +10,8 @@ scenes, and `dinov2` those of voc_animals, all of its classes:
 
     python -m apanet_jax.prepare folder --source=VOC_ANIMALS --source=SCENES --drawn=600 \\
         --output=RECORDS
-    python -m apanet_jax.main --mode=train --config=configs/folder.py:records=RECORDS,fold=10 \\
-        --workdir=WORKDIR
+    python -m apanet_jax.main --mode=train --config=configs/folder.py:records=RECORDS,fold=10,\\
+        steps=1800 --workdir=WORKDIR
     python -m apanet_jax.prepare folder --source=VOC_ANIMALS --output=RECORDS
     python -m apanet_jax.main --mode=train --config=configs/folder.py:records=RECORDS,fold=-1,\\
         backbone=dinov2_vits14,image_size=336,longer_side=336,views=1,priors=density_ratio \\
