@@ -12,7 +12,8 @@ head finds there says how far it knows the class. A rule mixes the margins of bo
   weighted: each with a weight that is proportional to its IoU on the supports.
   ratio: half APANet, half the density ratio of the supports (bandwidth 0.2), as `predict` takes it.
   chosen_ratio: half of what is chosen, half the density ratio.
-Nothing in them is fitted.
+  threshold: APANet above the threshold of `thresholds.py` with the largest IoU on the supports.
+Nothing in them is fitted on other episodes.
 
 WORKDIR/seed*/fold*/rule_<name>/ holds what a trained run would leave there: results.json and every
 episode's counts. WORKDIR/table_rules.md, .json and .csv: mIoU beside baseline and APANet, and
@@ -45,11 +46,13 @@ from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 from experiments.paper.ablation_report import Table, TableRow, write_table
 from experiments.paper.run_lines import APANET, BASELINE
+from experiments.paper.thresholds import THRESHOLDS
 from experiments.paper.training_free import maps
 
 BANDWIDTH, RATIO_SCALE = 0.2, 0.05
 """Of the density ratio in `predict`: its bandwidth, and what its margin is divided by."""
-RULES = ("mean", "chosen", "weighted", "ratio", "chosen_ratio")
+RULES = ("mean", "chosen", "weighted", "ratio", "chosen_ratio", "threshold")
+AT_ZERO = THRESHOLDS.index(0.0)
 TABLE = Table(
     "",
     "Baseline and APANet together",
@@ -73,29 +76,36 @@ def arguments() -> Parser:
 
 def mixed(
     margins: Float[Array, "2 batch height width"],
-    known: Float[Array, "2 batch"],
+    known: Float[Array, "thresholds 2 batch"],
     ratio: Float[Array, "batch height width"],
 ) -> Float[Array, "rules batch height width"]:
     """Returns the margins of each of `RULES`.
 
     Args:
       margins: of the query, by the baseline and by APANet.
-      known: the IoU of both on the supports, in [0, 1].
+      known: the IoU of both on the supports at each of `THRESHOLDS`, in [0, 1].
       ratio: the density ratio of the query, in the heads' units.
     """
     baseline, apanet = margins
-    takes_baseline = (known[0] > known[1])[:, None, None]
-    chosen = jnp.where(takes_baseline, baseline, apanet)
-    total = known.sum(0)
-    of_apanet = jnp.where(total > 0, known[1] / jnp.where(total > 0, total, 1), 0.5)[:, None, None]
+    of_baseline, of_apanet = known[AT_ZERO]
+    chosen = jnp.where((of_baseline > of_apanet)[:, None, None], baseline, apanet)
+    total = of_baseline + of_apanet
+    share = jnp.where(total > 0, of_apanet / jnp.where(total > 0, total, 1), 0.5)[:, None, None]
     found = {
         "mean": margins.mean(0),
         "chosen": chosen,
-        "weighted": (1 - of_apanet) * baseline + of_apanet * apanet,
+        "weighted": (1 - share) * baseline + share * apanet,
         "ratio": (apanet + ratio) / 2,
         "chosen_ratio": (chosen + ratio) / 2,
+        "threshold": apanet - nearest_best(known[:, 1])[:, None, None],
     }
     return jnp.stack([found[name] for name in RULES])
+
+
+def nearest_best(known: Float[Array, "thresholds batch"]) -> Float[Array, " batch"]:
+    """Returns the threshold of the largest IoU, of equal ones that nearest 0."""
+    order = jnp.array(sorted(range(len(THRESHOLDS)), key=lambda k: abs(THRESHOLDS[k])))
+    return jnp.array(THRESHOLDS)[order][known[order].argmax(0)]
 
 
 def left_out(batch: Batch, place: int) -> Batch:
@@ -131,7 +141,7 @@ def _scored(
 
     of_query, known = margins(batch), []
     for place in range(batch["support_labels"].shape[1]):
-        found = margins(left_out(batch, place)) > 0
+        found = margins(left_out(batch, place)) > jnp.array(THRESHOLDS)[:, None, None, None, None]
         label = batch["support_labels"][:, place]
         share = at_size(label == 1, found.shape[-2:], centred=network.head.centred)
         known.append(soft_iou(found.astype(jnp.float32), share))

@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 
-from experiments.paper.support_choice import RULES, left_out, mixed, soft_iou
+from experiments.paper.support_choice import AT_ZERO, RULES, left_out, mixed, soft_iou
+from experiments.paper.thresholds import THRESHOLDS
 from tests.scripts import assert_refused, run_script
 
 
 def test_mixtures_by_hand():
     margins = np.zeros((2, 3, 1, 2), np.float32)
     margins[0], margins[1] = 2.0, -4.0
-    known = np.array([[0.6, 0.2, 0.0], [0.2, 0.2, 0.0]], np.float32)
+    known = np.zeros((len(THRESHOLDS), 2, 3), np.float32)
+    known[AT_ZERO] = [[0.6, 0.2, 0.0], [0.2, 0.2, 0.0]]
+    known[THRESHOLDS.index(2.0)] = [[0.1, 0.2, 0.0], [0.7, 0.2, 0.0]]
     ratio = np.full((3, 1, 2), 6.0, np.float32)
     found = dict(zip(RULES, np.asarray(mixed(margins, known, ratio))[:, :, 0, 0], strict=True))
     np.testing.assert_allclose(found["mean"], [-1, -1, -1])
@@ -18,6 +21,7 @@ def test_mixtures_by_hand():
     np.testing.assert_allclose(found["weighted"], [0.5, -1, -1], rtol=1e-6)
     np.testing.assert_allclose(found["ratio"], [1, 1, 1])
     np.testing.assert_allclose(found["chosen_ratio"], [4, 1, 1])
+    np.testing.assert_allclose(found["threshold"], [-6, -4, -4])
 
 
 @pytest.mark.parametrize("shot", [1, 3])
