@@ -14,8 +14,8 @@ scenes, and `dinov2` those of voc_animals, all of its classes:
         steps=1800 --workdir=WORKDIR
     python -m apanet_jax.prepare folder --source=VOC_ANIMALS --output=RECORDS
     python -m apanet_jax.main --mode=train --config=configs/folder.py:records=RECORDS,fold=-1,\\
-        backbone=dinov2_vits14,image_size=336,longer_side=336,views=1,priors=density_ratio \\
-        --workdir=WORKDIR
+        backbone=dinov2_vits14,image_size=336,longer_side=336,views=1,priors=density_ratio,\\
+        steps=1800 --workdir=WORKDIR
 
 experiments/results/own_photographs.md has what they score. Each is then exported:
 

@@ -85,6 +85,26 @@ def test_a_segmenter_of_an_earlier_version_is_known_by_the_parts_of_its_matcher(
         reopened(now.hashes | {"backbone": "c"})
 
 
+def test_another_head_of_the_package_is_of_an_earlier_version_and_one_of_the_user_is_not(
+    monkeypatch, tmp_path
+):
+    now = WithWeights({"backbone": "a", "head": "b", "second backbone": "c", "second head": "d"})
+    monkeypatch.setattr(bundled, "open_matcher", lambda *_, **__: (DINOV2, now))
+
+    def reopened(folder, **saved):
+        source = HeadSource(folder, DINOV2, True)
+        return bundled.reopen_matcher(source, 518, now.hashes | saved, "red.apanet")
+
+    assert reopened(None) == (DINOV2, now, True)
+    assert (
+        reopened(None, head="e") == reopened(None, **{"second head": "e"}) == (DINOV2, now, False)
+    )
+    with pytest.raises(UserError, match="whose head had weights of the hash e, and those .* b"):
+        reopened(str(tmp_path), head="e")
+    with pytest.raises(UserError, match="whose backbone had weights of the hash e"):
+        reopened(None, head="e", backbone="e")
+
+
 @pytest.mark.parametrize("name", [SMALL, DINOV2])
 def test_heads_that_come_along_are_of_the_backbones_that_are_compared(name):
     frozen = bundled._FROZEN[name]

@@ -124,7 +124,8 @@ def reopen_matcher(
 ) -> tuple[str, Matcher, bool]:
     """Returns the matcher of a saved segmenter, its head's name, and whether it is the same one.
 
-    It is not where an earlier version of the package saved it, whose matcher had other parts.
+    It is not where an earlier version of the package saved it, whose matcher had other parts, or
+    whose own head was another one.
 
     Args:
       source: of the matcher.
@@ -140,13 +141,16 @@ def reopen_matcher(
     found = matcher.fingerprints()
     if weights.keys() != found.keys():
         return name, matcher, False
-    for part, now in found.items():
-        if (was := weights[part]) != now:
-            raise UserError(
-                f"{where} was fitted with {name}, whose {part} had weights of the hash {was[:12]}, "
-                f"and those on this machine have {now[:12]}: install the former, or fit again"
-            )
-    return name, matcher, True
+    others = [part for part, now in found.items() if weights[part] != now]
+    packaged = source.folder is None and all(part.endswith("head") for part in others)
+    if packaged or not others:
+        return name, matcher, not others
+    part = others[0]
+    raise UserError(
+        f"{where} was fitted with {name}, whose {part} had weights of the hash "
+        f"{weights[part][:12]}, and those on this machine have {found[part][:12]}: install the "
+        "former, or fit again"
+    )
 
 
 def _folder_of(folder: Path, where: str) -> Path:
