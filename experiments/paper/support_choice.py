@@ -46,13 +46,12 @@ from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 from experiments.paper.ablation_report import Table, TableRow, write_table
 from experiments.paper.run_lines import APANET, BASELINE
-from experiments.paper.thresholds import THRESHOLDS
+from experiments.paper.thresholds import AT_ZERO, THRESHOLDS
 from experiments.paper.training_free import maps
 
 BANDWIDTH, RATIO_SCALE = 0.2, 0.05
 """Of the density ratio in `predict`: its bandwidth, and what its margin is divided by."""
 RULES = ("mean", "chosen", "weighted", "ratio", "chosen_ratio", "threshold")
-AT_ZERO = THRESHOLDS.index(0.0)
 TABLE = Table(
     "",
     "Baseline and APANet together",

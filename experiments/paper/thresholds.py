@@ -42,6 +42,7 @@ from apanet_jax.runtime.errors import Parser, UserError
 from experiments import harness
 
 THRESHOLDS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+AT_ZERO = THRESHOLDS.index(0.0)
 _TRUE, _FOUND, _BOTH, _PIXELS = range(4)
 
 Sums = Int[np.ndarray, "thresholds 4"]
@@ -177,7 +178,7 @@ def _by_class(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
     for row in rows:
         places = [0]
         if "chosen" in row:
-            places = [THRESHOLDS.index(0.0), THRESHOLDS.index(row["chosen"])]
+            places = [AT_ZERO, THRESHOLDS.index(row["chosen"])]
         for name, found in row["classes"].items():
             key = (name, row["variant"], row["shot"])
             sums[key] = sums.get(key, 0) + np.array(found)[places]

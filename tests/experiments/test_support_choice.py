@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.paper.support_choice import AT_ZERO, RULES, left_out, mixed, soft_iou
-from experiments.paper.thresholds import THRESHOLDS
+from experiments.paper.support_choice import RULES, left_out, mixed, soft_iou
+from experiments.paper.thresholds import AT_ZERO, THRESHOLDS
 from tests.scripts import assert_refused, run_script
 
 
